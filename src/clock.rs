@@ -1,0 +1,76 @@
+//! The only place that knows the time.
+//!
+//! Promises: [`Clock::now`] is UTC wall-clock time for timestamps; [`Clock::monotonic`] never goes back and is what durations
+//! are measured with. Everything that needs either takes `&dyn Clock`, so that a test can hand in a [`FixedClock`].
+
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+
+/// A source of wall-clock and monotonic time.
+pub trait Clock: Debug + Send + Sync {
+    /// Wall-clock time, UTC.
+    fn now(&self) -> DateTime<Utc>;
+    /// Time since an arbitrary start that never goes back; for durations.
+    fn monotonic(&self) -> Duration;
+}
+
+/// A clock that can be shared.
+pub type SharedClock = Arc<dyn Clock>;
+
+/// The machine's own clocks.
+#[derive(Debug)]
+pub struct SystemClock {
+    start: Instant,
+}
+
+impl SystemClock {
+    /// A shared system clock, whose monotonic time starts now.
+    pub fn shared() -> SharedClock {
+        Arc::new(Self { start: Instant::now() })
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+/// A clock that stands still until it is told to move.
+#[derive(Debug)]
+pub struct FixedClock {
+    state: Mutex<(DateTime<Utc>, Duration)>,
+}
+
+impl FixedClock {
+    /// A clock that shows `now`.
+    pub fn shared(now: DateTime<Utc>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new((now, Duration::ZERO)) })
+    }
+
+    /// Moves both times forward.
+    pub fn advance(&self, by: Duration) {
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        state.0 += by;
+        state.1 += by;
+    }
+}
+
+impl Clock for FixedClock {
+    fn now(&self) -> DateTime<Utc> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).0
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).1
+    }
+}

@@ -1,0 +1,3 @@
+//! Farshore: parse, assemble, run, exit code.
+
+fn main() {}

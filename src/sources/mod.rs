@@ -1,0 +1,176 @@
+//! What is protected, and how each kind is captured and rebuilt.
+//!
+//! Each kind has two types: one that captures ([`Capture`]) and one that rebuilds ([`Rebuild`]). They know nothing of chunks,
+//! packs or keys: bytes go into a [`Sink`] and come from an [`Origin`], which `operations` implements over the repository.
+//!
+//! Promises of every kind:
+//! * Entries are handed over in strictly ascending byte order of their path; the path is unique within the snapshot.
+//! * Memory does not grow with the number of entries or the size of one.
+//! * What could not be read is reported to the observer as a problem, named, and never silently left out.
+//! * Rebuilding never writes outside its target, refuses a target that is not empty unless told otherwise, and an error leaves
+//!   nothing that looks whole and is not.
+//! * No secret appears in an error, a fact or an entry.
+
+mod entry;
+mod error;
+
+use std::{fmt::Debug, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::stream::BoxStream;
+
+pub use entry::{Content, Entry};
+pub use error::{ExchangeError, SourceError};
+
+use crate::{
+    clock::SharedClock,
+    progress::{Check, PhaseTime, SharedObserver},
+};
+
+/// How a stream of bytes is cut into chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Where the bytes themselves say so (FastCDC, 1 MiB on average): an insertion costs only its neighbourhood.
+    ContentDefined,
+    /// Every so many bytes: for what is changed in place, or always replaced whole (bucket objects: [`OBJECT_PART_BYTES`]).
+    Fixed(u32),
+}
+
+/// Bucket objects up to this size are one chunk; larger ones are cut into parts of this size. Bytes.
+pub const OBJECT_PART_BYTES: u32 = 8 << 20;
+
+/// Where captured bytes and entries go.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// Opens a writer for the bytes of one entry. Many may be open at once (as many as [`CaptureContext::parallelism`]).
+    /// `size` is a hint in bytes, where known: the memory limit then holds just that much.
+    async fn content(&self, cut: Cut, size: Option<u64>) -> Result<Box<dyn ContentWriter>, ExchangeError>;
+
+    /// Appends an entry; its path must be greater than the one before it.
+    async fn entry(&self, entry: Entry) -> Result<(), ExchangeError>;
+}
+
+/// Takes the bytes of one entry, in order. Dropping it unfinished abandons them.
+#[async_trait]
+pub trait ContentWriter: Send {
+    /// More bytes; waits when the pipeline is full. Pieces of any size; 64 KiB to 1 MiB is best.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), ExchangeError>;
+
+    /// The end. What is returned goes into the entry.
+    async fn finish(self: Box<Self>) -> Result<Content, ExchangeError>;
+}
+
+/// What a capture is given.
+pub struct CaptureContext<'a> {
+    /// Where bytes and entries go.
+    pub sink: &'a dyn Sink,
+    /// The entries of the same source in the newest point, sorted by path, for reusing what has not changed: an entry whose
+    /// source says "unchanged" is handed to the sink again with its old [`Content`], without being read.
+    pub earlier: Option<BoxStream<'a, Result<Entry, ExchangeError>>>,
+    /// Told of progress and problems.
+    pub observer: SharedObserver,
+    /// The time.
+    pub clock: SharedClock,
+    /// How many readers to run at once, at most.
+    pub parallelism: usize,
+    /// The recovery point's consistency time T so far: set by databases, which come first; buckets are listed after it.
+    pub consistent_at: Option<DateTime<Utc>>,
+}
+
+/// What a capture says when it is done.
+#[derive(Debug, Clone)]
+pub struct Captured {
+    /// What rebuilding and checking need beside the entries (server version, LSN, counts …): a JSON object, kept in the point.
+    pub facts: serde_json::Value,
+    /// The instant this snapshot shows, where there is exactly one (a database's exported snapshot).
+    pub consistent_at: Option<DateTime<Utc>>,
+}
+
+/// One direction: from the thing protected into a sink.
+#[async_trait]
+pub trait Capture: Debug + Send + Sync {
+    /// `postgres`, `bucket`, `files` or `command`.
+    fn kind(&self) -> &'static str;
+
+    /// What is captured, as an operator would write it down, without secrets.
+    fn describe(&self) -> String;
+
+    /// Captures everything.
+    async fn capture(&self, context: CaptureContext<'_>) -> Result<Captured, SourceError>;
+}
+
+/// Where stored entries and bytes come from. Everything it yields was authenticated.
+#[async_trait]
+pub trait Origin: Send + Sync {
+    /// All entries of the snapshot (or those the operator's `--path` selected), sorted by path.
+    fn entries(&self) -> BoxStream<'_, Result<Entry, ExchangeError>>;
+
+    /// The bytes of one content, in order, read ahead.
+    fn read(&self, content: &Content) -> BoxStream<'static, Result<Bytes, ExchangeError>>;
+
+    /// The bytes of many contents **in whatever order is fastest**: grouped by pack, many requests in flight. Hand over batches
+    /// of some thousand entries or some hundred megabytes. Each piece is a whole chunk (so: a whole object or a whole part of
+    /// [`OBJECT_PART_BYTES`] for a bucket); its memory counts against the limit until its `bytes` are dropped, so do not
+    /// collect pieces. Contents of size 0 yield nothing.
+    fn deliver(&self, wanted: Vec<Content>) -> BoxStream<'static, Result<Piece, ExchangeError>>;
+}
+
+/// A piece of one of the contents that were asked for.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    /// Which of the wanted contents.
+    pub index: usize,
+    /// Where it lies in it, in bytes.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// What a rebuild is given.
+pub struct RebuildContext<'a> {
+    /// Where entries and bytes come from.
+    pub origin: Arc<dyn Origin>,
+    /// [`Captured::facts`] of the snapshot.
+    pub facts: &'a serde_json::Value,
+    /// Told of progress and problems.
+    pub observer: SharedObserver,
+    /// The time.
+    pub clock: SharedClock,
+    /// How many writers to run at once, at most.
+    pub parallelism: usize,
+    /// The target may hold something already; what matches is kept, what differs is replaced, the rest is left alone.
+    pub into_existing: bool,
+    /// Only a part of the snapshot was asked for (`--path`): counts cannot be compared.
+    pub partial: bool,
+}
+
+/// What a rebuild says when it is done.
+#[derive(Debug, Clone, Default)]
+pub struct Rebuilt {
+    /// What was compared, expected against actual.
+    pub checks: Vec<Check>,
+    /// How long its phases took (`database transfer`, `database recovery`, `object transfer` …, DESIGN's words).
+    pub phases: Vec<PhaseTime>,
+    /// Entries written.
+    pub items: u64,
+    /// Entries that were there and matched already.
+    pub items_kept: u64,
+    /// Plain bytes written.
+    pub bytes: u64,
+}
+
+/// The other direction: from an origin into a target.
+#[async_trait]
+pub trait Rebuild: Debug + Send + Sync {
+    /// The target, as an operator would write it down, without secrets.
+    fn describe(&self) -> String;
+
+    /// Looks at the target without changing it: reachable, allowed, empty (unless `into_existing`), new enough, room enough.
+    /// Returns one line that says what was found, for the plan.
+    async fn inspect(&self, facts: &serde_json::Value, into_existing: bool) -> Result<String, SourceError>;
+
+    /// Rebuilds everything the origin yields.
+    async fn rebuild(&self, context: RebuildContext<'_>) -> Result<Rebuilt, SourceError>;
+}

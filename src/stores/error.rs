@@ -1,0 +1,125 @@
+//! What can go wrong at a store, named by what the caller can do.
+
+/// An error of a store. `place` is the object or bucket it happened at, as an operator would write it down.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such object.
+    #[error("{place}: no such object")]
+    NotFound {
+        /// Where.
+        place: String,
+    },
+    /// There is no such bucket, container or directory, or no access that would show it.
+    #[error("{place}: no such bucket, container or directory; check the name in the policy, or run `farshore init --create`")]
+    NoSuchPlace {
+        /// Where.
+        place: String,
+    },
+    /// An if-absent write found an object.
+    #[error("{place}: already exists")]
+    AlreadyExists {
+        /// Where.
+        place: String,
+    },
+    /// The object is no longer the one that was meant.
+    #[error("{place}: changed while it was being read")]
+    Changed {
+        /// Where.
+        place: String,
+    },
+    /// The range begins beyond the object's end.
+    #[error("{place}: the object ends before the range asked for")]
+    InvalidRange {
+        /// Where.
+        place: String,
+    },
+    /// The credentials are missing, wrong or expired.
+    #[error(
+        "{place}: the credentials were refused ({detail}); check the access key and secret that the policy or the environment names"
+    )]
+    Unauthenticated {
+        /// Where.
+        place: String,
+        /// The server's or the provider chain's own words.
+        detail: String,
+    },
+    /// The identity may not do this.
+    #[error("{place}: permission denied to {action} ({detail}); grant this identity that right")]
+    Denied {
+        /// Where.
+        place: String,
+        /// What was tried: `put`, `list` …
+        action: &'static str,
+        /// The server's own words.
+        detail: String,
+    },
+    /// No room is left.
+    #[error("{place}: no space left ({detail}); free some or enlarge the target, then run the command again")]
+    Full {
+        /// Where.
+        place: String,
+        /// The system's own words.
+        detail: String,
+    },
+    /// The server asks to slow down.
+    #[error("{place}: the server asks to slow down ({detail})")]
+    Throttled {
+        /// Where.
+        place: String,
+        /// The server's own words.
+        detail: String,
+    },
+    /// No answer in time, connection refused or broken, 5xx.
+    #[error("{place}: not reachable ({detail}); check the endpoint, the network and the server's health")]
+    Unavailable {
+        /// Where.
+        place: String,
+        /// What happened on the wire.
+        detail: String,
+    },
+    /// What arrived or was sent is not what was meant: a checksum, a length, an impossible answer.
+    #[error("{place}: damaged in transfer or storage: {detail}")]
+    Corrupt {
+        /// Where.
+        place: String,
+        /// What did not match.
+        detail: String,
+    },
+    /// The store has no such ability.
+    #[error("{place}: {what} is not supported by this store")]
+    Unsupported {
+        /// Where.
+        place: String,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// Anything else, final.
+    #[error("{place}: {action} failed: {detail}")]
+    Other {
+        /// Where.
+        place: String,
+        /// What was tried.
+        action: &'static str,
+        /// What happened.
+        detail: String,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call may succeed if it is made again after a while.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Throttled { .. } | Self::Unavailable { .. } | Self::Corrupt { .. } => true,
+            Self::NotFound { .. }
+            | Self::NoSuchPlace { .. }
+            | Self::AlreadyExists { .. }
+            | Self::Changed { .. }
+            | Self::InvalidRange { .. }
+            | Self::Unauthenticated { .. }
+            | Self::Denied { .. }
+            | Self::Full { .. }
+            | Self::Unsupported { .. }
+            | Self::Other { .. } => false,
+        }
+    }
+}

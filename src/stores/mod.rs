@@ -1,0 +1,199 @@
+//! How objects at a site, or in a bucket, are read and written.
+//!
+//! Promises, and the contract suite (`tests/…/store_contract`) holds every store and every wrapper to them:
+//! * A key is any non-empty UTF-8 string of at most 1,024 bytes, byte-ordered in listings; `a//b`, a trailing `/`, `..` and
+//!   control characters are ordinary keys. They are relative to the store's prefix.
+//! * A put is atomic: readers see all of it or nothing. With [`PutOptions::if_absent`] exactly one of several racers wins and
+//!   the others get [`StoreError::AlreadyExists`] — where the store honours it, which `repository::probe` finds out.
+//! * Listing pages are sorted by key bytes and start strictly after the key given.
+//! * Deleting what is not there succeeds.
+//! * Errors say what the caller can do ([`StoreError::is_transient`]); retry is decided in one place, the `retry` wrapper; the
+//!   SDKs' own retries are off.
+//!
+//! Leaves out on purpose: locks, renames, directories.
+
+mod error;
+
+use std::{collections::BTreeMap, fmt::Debug, ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+pub use error::StoreError;
+
+/// What travels with an object beside its bytes. Everything is optional; an empty value is left out of requests.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectAttributes {
+    /// `Content-Type`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// `Cache-Control`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_control: Option<String>,
+    /// `Content-Disposition`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_disposition: Option<String>,
+    /// `Content-Encoding`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_encoding: Option<String>,
+    /// `Content-Language`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_language: Option<String>,
+    /// Storage class or access tier, by the provider's own name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+    /// User metadata (`x-amz-meta-*`), names in lower case.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Object tags.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+}
+
+/// What a store says of one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectStat {
+    /// Key relative to the store's prefix.
+    pub key: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// The site's time of last modification.
+    pub modified: DateTime<Utc>,
+    /// Opaque tag that changes whenever the bytes do (S3: the ETag without quotes; filesystem: size, mtime and inode).
+    pub etag: String,
+    /// Version id, on a versioned bucket.
+    pub version: Option<String>,
+    /// SHA-256 of the bytes as the store itself keeps it, where it does. Never in a listing.
+    pub sha256: Option<[u8; 32]>,
+    /// Storage class as listed, where the store has such a thing.
+    pub storage_class: Option<String>,
+}
+
+/// An object being read.
+pub struct Download {
+    /// Of the whole object, whatever range was asked for.
+    pub stat: ObjectStat,
+    /// Headers and user metadata. Tags are in it only when asked for by [`GetOptions::attributes`].
+    pub attributes: ObjectAttributes,
+    /// The bytes asked for, in order; a short read is an error of the stream, never a silent end.
+    pub body: BoxStream<'static, Result<Bytes, StoreError>>,
+}
+
+/// How to get an object.
+#[derive(Debug, Clone, Default)]
+pub struct GetOptions {
+    /// Only these bytes; the end may lie beyond the object (a start beyond it is [`StoreError::InvalidRange`]).
+    pub range: Option<Range<u64>>,
+    /// Refuse with [`StoreError::Changed`] if the object's etag is another.
+    pub if_match: Option<String>,
+    /// Fetch tags too (one more request on S3).
+    pub attributes: bool,
+}
+
+/// How to put an object.
+#[derive(Debug, Clone, Default)]
+pub struct PutOptions {
+    /// Refuse with [`StoreError::AlreadyExists`] if there is an object of that key.
+    pub if_absent: bool,
+    /// SHA-256 of the body, when the caller has it already: sent so that the server verifies it. Without it the store computes
+    /// and sends a checksum of its own choice.
+    pub sha256: Option<[u8; 32]>,
+    /// Headers, metadata, tags.
+    pub attributes: ObjectAttributes,
+}
+
+/// One page of a listing.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// Sorted by key bytes.
+    pub objects: Vec<ObjectStat>,
+    /// Whether there is more after the last object.
+    pub more: bool,
+}
+
+/// A part of a multipart upload, as [`Store::complete_upload`] wants it back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadedPart {
+    /// 1-based.
+    pub number: u32,
+    /// What the server answered for it.
+    pub etag: String,
+    /// SHA-256 of the part.
+    pub sha256: [u8; 32],
+}
+
+/// The mechanism by which objects at a site or in a bucket are read and written. See the room's promises above.
+#[async_trait]
+pub trait Store: Debug + Send + Sync {
+    /// How an operator would write the place down, for instance `s3://bucket/prefix`; never holds a secret.
+    fn describe(&self) -> String;
+
+    /// Writes an object in one request; at most [`MAX_SINGLE_PUT_BYTES`]. Returns what was stored (size, etag, version, modified).
+    async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError>;
+
+    /// Opens an object for reading.
+    async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError>;
+
+    /// What the store says of an object, with its stored checksum where it keeps one.
+    async fn stat(&self, key: &str) -> Result<ObjectStat, StoreError>;
+
+    /// At most `limit` objects whose keys begin with `prefix` and lie strictly after `start_after` in byte order.
+    async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError>;
+
+    /// Removes an object; succeeds if there is none.
+    async fn delete(&self, key: &str) -> Result<(), StoreError>;
+
+    /// Begins a multipart upload and returns its id. Nothing is visible under `key` until it is completed.
+    async fn begin_upload(&self, key: &str, attributes: ObjectAttributes) -> Result<String, StoreError>;
+
+    /// Uploads one part (5 MiB to 5 GiB except for the last one), in any order, each once.
+    async fn upload_part(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<UploadedPart, StoreError>;
+
+    /// Joins the parts (sorted by number) into the object.
+    async fn complete_upload(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[UploadedPart],
+        if_absent: bool,
+    ) -> Result<ObjectStat, StoreError>;
+
+    /// Drops an upload and what was stored for it; succeeds if it is gone already.
+    async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError>;
+
+    /// Makes the bucket, container or directory if it is missing (`init --create`).
+    async fn create(&self) -> Result<(), StoreError>;
+}
+
+/// A store that can be shared.
+pub type SharedStore = Arc<dyn Store>;
+
+/// Largest body of one [`Store::put`], bytes. Larger objects go by multipart. (S3's own limit is 5 GiB.)
+pub const MAX_SINGLE_PUT_BYTES: u64 = 256 << 20;
+
+/// Longest key, in bytes (S3's limit).
+pub const MAX_KEY_BYTES: usize = 1024;
+
+/// Reads an object, or a range of it, whole into memory, refusing more than `limit` bytes.
+///
+/// # Errors
+/// Those of the store; [`StoreError::Corrupt`] if there are more than `limit` bytes.
+pub async fn read_all(store: &dyn Store, key: &str, options: GetOptions, limit: u64) -> Result<Bytes, StoreError> {
+    use futures_util::StreamExt;
+    let mut download = store.get(key, options).await?;
+    let mut all = Vec::new();
+    while let Some(piece) = download.body.next().await {
+        let piece = piece?;
+        if all.len() as u64 + piece.len() as u64 > limit {
+            return Err(StoreError::Corrupt {
+                place: format!("{}/{key}", store.describe()),
+                detail: format!("more than the {limit} bytes that this kind of object may have"),
+            });
+        }
+        all.extend_from_slice(&piece);
+    }
+    Ok(all.into())
+}

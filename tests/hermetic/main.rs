@@ -1,0 +1,4 @@
+//! Tests that need no server.
+
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,4 @@
+//! Tests against real servers: PostgreSQL, S3, etcd. Run through `make test`.
+
+#[path = "../support/mod.rs"]
+mod support;

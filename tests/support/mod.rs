@@ -1,0 +1,15 @@
+//! What several test binaries share. Servers are started by `testbed/with-servers`, which hands their addresses over in the
+//! environment; a test that needs one and does not find it fails loudly, it never skips.
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
+/// The value of an environment variable that `testbed/with-servers` sets.
+///
+/// # Panics
+/// If it is missing: a server test must never pass without its server.
+pub fn server(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| {
+        panic!(
+            "{variable} is not set: run this through `make test`, or `testbed/with-servers cargo test …`, which start the servers"
+        )
+    })
+}
