@@ -1,1 +1,203 @@
-//! placeholder
+//! Everything Farshore keeps under one prefix at a site: chunks, packs, indexes, keys, recovery points.
+//!
+//! Invariants (normative text: `docs/format.md`):
+//! * Every object is written once, only-if-absent, never overwritten, never renamed.
+//! * Order of writes of a backup: the data key → packs → the index that names them → … → the recovery point. The point's
+//!   existence is the commit; a crash anywhere before it leaves at worst packs that nothing refers to, which the next run finds
+//!   through their partial indexes and uses.
+//! * Nothing that was read is used before its authentication tag verified, and no chunk before its keyed hash did.
+//! * No locks: any number of writers and readers.
+//!
+//! Leaves out on purpose: what the bytes mean (that is the sources' affair), and deleting (prune).
+
+mod cache;
+mod chunk;
+mod entry;
+mod error;
+mod evidence;
+mod format;
+mod index;
+mod keys;
+mod memory;
+mod pack;
+mod point;
+mod probe;
+mod reader;
+mod seal;
+mod structure;
+mod workers;
+mod writer;
+
+use std::{path::PathBuf, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+pub use chunk::{ChunkId, ChunkList, ChunkRef, Class, REF_BYTES, parse_refs};
+pub use entry::EntryRecord;
+pub use error::RepositoryError;
+pub use evidence::EvidenceName;
+pub use format::Id;
+pub use keys::{Identities, Recipients, generate_identity, random, sha256};
+pub use memory::Budget;
+pub use point::{Agent, Point, PointName, Snapshot};
+pub use reader::{Piece, Reader};
+pub use structure::{PackCheck, StructureReport};
+pub use workers::Workers;
+pub use writer::{ContentStream, Cutting, EntryStream, WriteSummary, Writer};
+
+use crate::{
+    clock::SharedClock,
+    repository::{
+        error::Result,
+        format::{FORMAT, REPOSITORY_FILE},
+        keys::{Catalogue, DataKeys},
+    },
+    stores::{GetOptions, PutOptions, SharedStore, StoreError, read_all},
+};
+
+/// `repository.json`: the only object in plain text. It says where to begin, and nothing that an attacker could gain by changing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RepositoryFile {
+    /// Always `farshore`.
+    pub product: String,
+    /// Number of the format.
+    pub format: u64,
+    /// The repository's id, hexadecimal.
+    pub id: String,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// `aes-256-gcm`, with keys wrapped by `age`; or `none`: the keys lie beside the data in plain text.
+    pub encryption: String,
+    /// Id of the catalogue key, hexadecimal.
+    pub catalogue_key: String,
+    /// What `init` found out: `exclusive` (if-absent writes have one winner) or `last-writer-wins`.
+    pub writes: String,
+}
+
+/// `encryption` of a repository whose keys are not wrapped.
+pub const UNENCRYPTED: &str = "none";
+
+/// A repository whose catalogue key is open.
+#[derive(Debug)]
+pub struct Repository {
+    store: SharedStore,
+    clock: SharedClock,
+    file: RepositoryFile,
+    catalogue: Arc<Catalogue>,
+    identities: Identities,
+    cache_directory: PathBuf,
+}
+
+/// What `init` found and made.
+#[derive(Debug, Clone, Serialize)]
+pub struct Initialised {
+    /// The repository's id, hexadecimal.
+    pub id: String,
+    /// See [`RepositoryFile::writes`].
+    pub writes: String,
+    /// See [`RepositoryFile::encryption`].
+    pub encryption: String,
+    /// What was probed and found, a line each.
+    pub findings: Vec<String>,
+}
+
+fn parse_id(place: &str, text: &str) -> Result<Id> {
+    let mut id = Id::default();
+    hex::decode_to_slice(text, &mut id)
+        .map_err(|_| RepositoryError::Damaged { place: place.to_owned(), detail: format!("{text:?} is no id of 16 bytes") })?;
+    Ok(id)
+}
+
+impl Repository {
+    /// Makes a new repository, after probing what the store really does.
+    ///
+    /// # Errors
+    /// [`RepositoryError::AlreadyThere`], the store's, [`RepositoryError::Key`].
+    pub async fn init(store: &SharedStore, clock: &SharedClock, recipients: &Recipients) -> Result<Initialised> {
+        match store.stat(REPOSITORY_FILE).await {
+            Ok(_) => return Err(RepositoryError::AlreadyThere { place: store.describe() }),
+            Err(StoreError::NotFound { .. }) => {}
+            Err(other) => return Err(other.into()),
+        }
+        let found = probe::probe(store).await?;
+        let id: Id = random();
+        let catalogue = Catalogue::create(store, &id, recipients).await?;
+        let file = RepositoryFile {
+            product: "farshore".to_owned(),
+            format: FORMAT.into(),
+            id: hex::encode(id),
+            created_at: clock.now(),
+            encryption: if matches!(recipients, Recipients::Nobody) { UNENCRYPTED } else { "aes-256-gcm" }.to_owned(),
+            catalogue_key: hex::encode(catalogue.id),
+            writes: found.writes.clone(),
+        };
+        let body = serde_json::to_vec_pretty(&file).expect("strings and a number always serialise");
+        let options = PutOptions { if_absent: true, sha256: Some(sha256(&body)), ..PutOptions::default() };
+        store.put(REPOSITORY_FILE, body.into(), options).await.map_err(|error| match error {
+            StoreError::AlreadyExists { .. } => RepositoryError::AlreadyThere { place: store.describe() },
+            other => other.into(),
+        })?;
+        Ok(Initialised { id: file.id, writes: file.writes, encryption: file.encryption, findings: found.findings })
+    }
+
+    /// Opens a repository with the identities at hand. `cache_root` is the directory under which local indexes live.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoRepository`], [`RepositoryError::UnknownFormat`], [`RepositoryError::Key`], the store's.
+    pub async fn open(
+        store: SharedStore,
+        clock: SharedClock,
+        identities: &Identities,
+        cache_root: &std::path::Path,
+    ) -> Result<Self> {
+        let place = format!("{}/{REPOSITORY_FILE}", store.describe());
+        let body =
+            read_all(store.as_ref(), REPOSITORY_FILE, GetOptions::default(), 1 << 20).await.map_err(|error| match error {
+                StoreError::NotFound { .. } => RepositoryError::NoRepository { place: store.describe() },
+                other => other.into(),
+            })?;
+        let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
+        let file: RepositoryFile = serde_json::from_slice(&body).map_err(|error| damaged(error.to_string()))?;
+        if file.product != "farshore" {
+            return Err(damaged(format!("belongs to {:?}", file.product)));
+        }
+        if file.format != u64::from(FORMAT) {
+            return Err(RepositoryError::UnknownFormat { place, found: file.format, known: FORMAT.into() });
+        }
+        let (id, key) = (parse_id(&place, &file.id)?, parse_id(&place, &file.catalogue_key)?);
+        let catalogue = Catalogue::open(&store, &key, &id, file.encryption == UNENCRYPTED, identities).await?;
+        // Named by id and key: a site that lies about either never meets the cache of another repository.
+        let cache_directory = cache_root.join(format!("{}-{}", hex::encode(id), hex::encode(&key[..4])));
+        Ok(Self { store, clock, file, catalogue: Arc::new(catalogue), identities: identities.clone(), cache_directory })
+    }
+
+    /// What `repository.json` says.
+    pub fn file(&self) -> &RepositoryFile {
+        &self.file
+    }
+
+    /// The store it lies in.
+    pub fn store(&self) -> &SharedStore {
+        &self.store
+    }
+
+    /// Whether the keys lie beside the data; every report repeats it.
+    pub fn is_unencrypted(&self) -> bool {
+        self.file.encryption == UNENCRYPTED
+    }
+
+    fn data_keys(&self) -> DataKeys {
+        DataKeys::new(self.store.clone(), self.is_unencrypted(), self.identities.clone())
+    }
+
+    /// Opens the local index and brings it up to date with the site's.
+    ///
+    /// # Errors
+    /// The store's, [`RepositoryError::Damaged`] for an index that is, [`RepositoryError::Cache`].
+    pub async fn chunks(&self) -> Result<Arc<cache::ChunkCache>> {
+        structure::synchronise(self).await
+    }
+}
+
+pub use cache::ChunkCache;

@@ -1,0 +1,254 @@
+//! The local index: every chunk of the repository and where it lies, in a file that can be deleted at any time.
+//!
+//! Assumes nothing about what is on disk: the cache of a repository that is locked by another process is replaced by a private
+//! one for this run; one that is damaged, or knows an index that the site no longer has, is thrown away and rebuilt from the
+//! site's indexes. Memory is flat in the number of chunks.
+
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, RwLock},
+};
+
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::{
+    Class, RepositoryError,
+    chunk::{ChunkId, Encoding},
+    error::Result,
+    format::Id,
+    pack::{PackEntry, Place},
+};
+
+/// Memory that redb may use for pages, bytes.
+const PAGE_CACHE_BYTES: usize = 16 << 20;
+const FILE: &str = "chunks-1.redb";
+
+/// id → pack number, offset, sealed, plain, encoding.
+type ChunkRow = (u32, u32, u32, u32, u8);
+/// number → sha256, size, class, run, data key.
+type PackRow = (&'static [u8; 32], u32, u8, &'static [u8; 16], &'static [u8; 16]);
+const CHUNKS: TableDefinition<'static, &[u8; 32], ChunkRow> = TableDefinition::new("chunks");
+const PACKS: TableDefinition<'static, u32, PackRow> = TableDefinition::new("packs");
+const INDEXES: TableDefinition<'static, &[u8; 32], ()> = TableDefinition::new("indexes");
+
+/// Where a chunk is, with all that is needed to read it.
+#[derive(Debug, Clone)]
+pub struct Location {
+    /// In the pack.
+    pub place: Place,
+    /// Number of the pack in this cache, for grouping and [`ChunkCache::pack`].
+    pub pack: u32,
+}
+
+/// A pack, as the cache knows it (without its chunks).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackRecord {
+    /// Its name.
+    pub sha256: [u8; 32],
+    /// Its size in bytes.
+    pub size: u32,
+    /// Family of its chunks.
+    pub class: Class,
+    /// The run that wrote it.
+    pub run: Id,
+    /// Data key of its chunks.
+    pub data_key: Id,
+}
+
+struct Tables {
+    chunks: ReadOnlyTable<&'static [u8; 32], ChunkRow>,
+    packs: ReadOnlyTable<u32, PackRow>,
+}
+
+/// The local index of one repository.
+pub struct ChunkCache {
+    database: Database,
+    tables: RwLock<Arc<Tables>>,
+    path: PathBuf,
+    /// Keeps a private cache's directory until the end of the run.
+    _private: Option<tempfile::TempDir>,
+}
+
+impl std::fmt::Debug for ChunkCache {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "ChunkCache({})", self.path.display())
+    }
+}
+
+fn failed(path: &Path) -> impl Fn(redb::Error) -> RepositoryError + '_ {
+    move |error| RepositoryError::Cache { path: path.display().to_string(), detail: error.to_string() }
+}
+
+impl ChunkCache {
+    /// Opens the cache in `directory`, or a private one where that is in use by another process.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`] if neither can be had.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let unusable = |detail: String| RepositoryError::Cache { path: directory.display().to_string(), detail };
+        fs::create_dir_all(directory).map_err(|error| unusable(error.to_string()))?;
+        let path = directory.join(FILE);
+        match Self::at(&path, None) {
+            Ok(cache) => Ok(cache),
+            Err(redb::Error::DatabaseAlreadyOpen) => {
+                let private = tempfile::tempdir_in(directory).map_err(|error| unusable(error.to_string()))?;
+                let path = private.path().join(FILE);
+                Self::at(&path, Some(private)).map_err(failed(&path))
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the local cache is unusable and is rebuilt from the site");
+                fs::remove_file(&path).map_err(|error| unusable(error.to_string()))?;
+                Self::at(&path, None).map_err(failed(&path))
+            }
+        }
+    }
+
+    fn at(path: &Path, private: Option<tempfile::TempDir>) -> Result<Self, redb::Error> {
+        let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create(path)?;
+        let write = database.begin_write()?;
+        write.open_table(CHUNKS)?;
+        write.open_table(PACKS)?;
+        write.open_table(INDEXES)?;
+        write.commit()?;
+        let tables = RwLock::new(Arc::new(read(&database)?));
+        Ok(Self { database, tables, path: path.to_owned(), _private: private })
+    }
+
+    fn failed(&self) -> impl Fn(redb::Error) -> RepositoryError + '_ {
+        failed(&self.path)
+    }
+
+    /// The indexes that are in the cache.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`].
+    pub fn indexes(&self) -> Result<HashSet<[u8; 32]>> {
+        let collect = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(INDEXES)?;
+            table.iter()?.map(|row| Ok(*row?.0.value())).collect()
+        };
+        collect().map_err(self.failed())
+    }
+
+    /// Forgets everything.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`].
+    pub fn clear(&self) -> Result<()> {
+        let clear = || -> Result<_, redb::Error> {
+            let write = self.database.begin_write()?;
+            write.delete_table(CHUNKS)?;
+            write.delete_table(PACKS)?;
+            write.delete_table(INDEXES)?;
+            write.open_table(CHUNKS)?;
+            write.open_table(PACKS)?;
+            write.open_table(INDEXES)?;
+            write.commit()?;
+            self.refresh()
+        };
+        clear().map_err(self.failed())
+    }
+
+    fn refresh(&self) -> Result<(), redb::Error> {
+        let tables = Arc::new(read(&self.database)?);
+        *self.tables.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = tables;
+        Ok(())
+    }
+
+    /// Adds the packs of an index. Blocking.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`].
+    pub fn add(&self, index: &[u8; 32], packs: &[PackEntry]) -> Result<()> {
+        let add = || -> Result<_, redb::Error> {
+            let mut write = self.database.begin_write()?;
+            // A cache that is lost in a crash is rebuilt; waiting for the disk here would only slow the backup down.
+            write.set_durability(Durability::None)?;
+            {
+                let mut chunk_rows = write.open_table(CHUNKS)?;
+                let mut pack_rows = write.open_table(PACKS)?;
+                let mut number = pack_rows.last()?.map_or(0, |(last, _)| last.value() + 1);
+                for pack in packs {
+                    let class = u8::from(pack.class == Class::Catalogue) + 1;
+                    pack_rows.insert(number, (&pack.sha256, pack.size, class, &pack.run, &pack.data_key))?;
+                    for place in &pack.places {
+                        let row = (number, place.offset, place.sealed_bytes, place.plain_bytes, place.encoding as u8);
+                        chunk_rows.insert(&place.id.0, row)?;
+                    }
+                    number += 1;
+                }
+                write.open_table(INDEXES)?.insert(index, ())?;
+            }
+            write.commit()?;
+            self.refresh()
+        };
+        add().map_err(self.failed())
+    }
+
+    /// Writes what was added through to the disk, so that the next run finds it.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`].
+    pub fn persist(&self) -> Result<()> {
+        let persist = || -> Result<_, redb::Error> { Ok(self.database.begin_write()?.commit()?) };
+        persist().map_err(self.failed())
+    }
+
+    fn tables(&self) -> Arc<Tables> {
+        Arc::clone(&self.tables.read().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// Where a chunk lies, if any index knows it.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`].
+    pub fn find(&self, id: &ChunkId) -> Result<Option<Location>> {
+        let find = || -> Result<_, redb::Error> {
+            let Some(row) = self.tables().chunks.get(&id.0)? else { return Ok(None) };
+            let (pack, offset, sealed_bytes, plain_bytes, encoding) = row.value();
+            let encoding = Encoding::from_number(encoding).unwrap_or(Encoding::Plain);
+            Ok(Some(Location { place: Place { id: *id, offset, sealed_bytes, plain_bytes, encoding }, pack }))
+        };
+        find().map_err(self.failed())
+    }
+
+    /// A pack by its number.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`], also for a number that is not there.
+    pub fn pack(&self, number: u32) -> Result<PackRecord> {
+        let row = self.tables().packs.get(number).map_err(|error| self.failed()(error.into()))?;
+        let row = row.ok_or_else(|| RepositoryError::Cache {
+            path: self.path.display().to_string(),
+            detail: format!("pack {number} is missing"),
+        })?;
+        Ok(record(row.value()))
+    }
+
+    /// All packs, with their numbers.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`].
+    pub fn packs(&self) -> Result<Vec<(u32, PackRecord)>> {
+        let collect = || -> Result<_, redb::Error> {
+            self.tables()
+                .packs
+                .range::<u32>(..)?
+                .map(|row| row.map(|(number, pack)| (number.value(), record(pack.value()))).map_err(Into::into))
+                .collect()
+        };
+        collect().map_err(self.failed())
+    }
+}
+
+fn record((sha256, size, class, run, data_key): (&[u8; 32], u32, u8, &[u8; 16], &[u8; 16])) -> PackRecord {
+    let class = if class == 1 { Class::Data } else { Class::Catalogue };
+    PackRecord { sha256: *sha256, size, class, run: *run, data_key: *data_key }
+}
+
+fn read(database: &Database) -> Result<Tables, redb::Error> {
+    let read = database.begin_read()?;
+    Ok(Tables { chunks: read.open_table(CHUNKS)?, packs: read.open_table(PACKS)? })
+}

@@ -1,0 +1,103 @@
+//! What can go wrong with a repository, named by what the caller can do.
+
+use crate::stores::StoreError;
+
+/// An error of the repository.
+#[derive(Debug, thiserror::Error)]
+pub enum RepositoryError {
+    /// There is no repository under this prefix.
+    #[error("{place}: there is no Farshore repository here; check the site in the policy, or make one with `farshore init`")]
+    NoRepository {
+        /// The site.
+        place: String,
+    },
+    /// `init` found one already.
+    #[error("{place}: there is a repository here already; use it, or choose another prefix")]
+    AlreadyThere {
+        /// The site.
+        place: String,
+    },
+    /// The repository's format is one this program does not know.
+    #[error(
+        "{place}: the repository has format {found}, this program reads format {known}; use the farshore version that wrote it, or a newer one"
+    )]
+    UnknownFormat {
+        /// The object.
+        place: String,
+        /// What it says.
+        found: u64,
+        /// What this program knows.
+        known: u64,
+    },
+    /// None of the keys at hand opens what is needed.
+    #[error("{place}: {detail}")]
+    Key {
+        /// The wrapped key.
+        place: String,
+        /// What was tried, and the next step.
+        detail: String,
+    },
+    /// Something read from the site is not what was written there.
+    #[error(
+        "{place}: damaged: {detail}; run `farshore verify --read-data` to find everything that is hurt, and restore from another point or site"
+    )]
+    Damaged {
+        /// The object, and where in it.
+        place: String,
+        /// What did not match.
+        detail: String,
+    },
+    /// A chunk that a point needs is in no index.
+    #[error(
+        "chunk {id} is in no index of {place}: an index or a pack was lost; run `farshore verify` to see which points are hurt"
+    )]
+    MissingChunk {
+        /// The site.
+        place: String,
+        /// The chunk's id, hexadecimal.
+        id: String,
+    },
+    /// No point, or more than one, goes by this name.
+    #[error("{wanted}: {detail}")]
+    NoSuchPoint {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        detail: String,
+    },
+    /// A caller broke the rules of the entry stream or gave impossible parameters.
+    #[error("{subject}: {detail}")]
+    Refused {
+        /// The entry or parameter.
+        subject: String,
+        /// Which rule.
+        detail: String,
+    },
+    /// The local cache cannot be used.
+    #[error("local cache {path}: {detail}; delete that directory (it is rebuilt from the site) or point --cache-dir elsewhere")]
+    Cache {
+        /// Where.
+        path: String,
+        /// What happened.
+        detail: String,
+    },
+    /// The site.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another task of the same run failed first; this is its error.
+    #[error("{0}")]
+    Earlier(std::sync::Arc<RepositoryError>),
+}
+
+impl RepositoryError {
+    /// The error itself, behind any [`Self::Earlier`].
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Earlier(inner) => inner.root(),
+            other => other,
+        }
+    }
+}
+
+/// Shorthand of this room.
+pub type Result<T, E = RepositoryError> = std::result::Result<T, E>;

@@ -1,0 +1,90 @@
+//! Evidence: records of drills and verifications, sealed under the catalogue key and kept beside the points.
+//!
+//! They hold no data of the sources, and writers must read them (retention counts verified points), so they are sealed like
+//! the rest of the catalogue and not under a key of their own; `docs/decisions` says more.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use super::{
+    Repository, RepositoryError,
+    error::Result,
+    format::{EVIDENCE, Header, Kind, MAX_POINT_BYTES},
+    index::{open_object, seal_object},
+    keys::{random, sha256},
+    point::{dated_name, fresh_id, list_all, parse_dated_name},
+};
+use crate::stores::{GetOptions, PutOptions, read_all};
+
+/// What a piece of evidence is called.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EvidenceName {
+    /// When it was written, to the second.
+    pub time: DateTime<Utc>,
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// Key of the object.
+    pub key: String,
+}
+
+impl Repository {
+    /// Stores a record (JSON) and returns its name and the SHA-256 of the stored object, for the next one to be chained to.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn put_evidence(&self, json: &[u8]) -> Result<(EvidenceName, String)> {
+        let run = random();
+        let header = Header { kind: Kind::Evidence, catalogue_key: self.catalogue.id, run, data_key: [0; 16] };
+        let bytes = seal_object(&header, &self.catalogue.sealing_key(&run), json);
+        let (time, id) = (self.clock.now(), fresh_id());
+        let key = format!("{EVIDENCE}{}", dated_name(time, &id));
+        let hash = sha256(&bytes);
+        let options = PutOptions { if_absent: true, sha256: Some(hash), ..PutOptions::default() };
+        self.store.put(&key, Bytes::from(bytes), options).await?;
+        Ok((EvidenceName { time, id, key }, hex::encode(hash)))
+    }
+
+    /// All evidence, oldest first.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn evidence_names(&self) -> Result<Vec<EvidenceName>> {
+        let mut names: Vec<_> = list_all(self, EVIDENCE)
+            .await?
+            .into_iter()
+            .filter_map(|object| {
+                let (time, id) = parse_dated_name(object.key.strip_prefix(EVIDENCE)?)?;
+                let id = id.to_owned();
+                Some(EvidenceName { time, id, key: object.key })
+            })
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Reads a record, with the SHA-256 of its stored object.
+    ///
+    /// # Errors
+    /// The store's, [`RepositoryError::Damaged`].
+    pub async fn evidence(&self, name: &EvidenceName) -> Result<(Vec<u8>, String)> {
+        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await?;
+        let place = format!("{}/{}", self.store.describe(), name.key);
+        let (_, plain) = open_object(&place, &bytes, Kind::Evidence, &self.catalogue)?;
+        Ok((plain, hex::encode(sha256(&bytes))))
+    }
+
+    /// A fresh id for a point.
+    pub fn fresh_point_id() -> String {
+        fresh_id()
+    }
+
+    /// Fails unless this is a repository whose newest evidence can be read with the keys at hand; for `doctor`-style checks.
+    ///
+    /// # Errors
+    /// The store's, [`RepositoryError::Damaged`].
+    pub async fn newest_evidence(&self) -> Result<Option<(EvidenceName, Vec<u8>, String)>, RepositoryError> {
+        let Some(name) = self.evidence_names().await?.pop() else { return Ok(None) };
+        let (plain, hash) = self.evidence(&name).await?;
+        Ok(Some((name, plain, hash)))
+    }
+}

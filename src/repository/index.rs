@@ -1,0 +1,118 @@
+//! Index objects: where each chunk of some packs lies.
+//!
+//! ```text
+//! header (64) | sealed( zstd( pack … ) )
+//! pack: sha256 32 | size u32 | class u8 (1 data, 2 catalogue) | run 16 | data key 16 | count u32 | count × directory record
+//! ```
+
+use super::{
+    Class, RepositoryError,
+    error::Result,
+    format::{HEADER_BYTES, Header, Id, Kind, MAX_CATALOGUE_PLAIN_BYTES},
+    keys::{Catalogue, sha256},
+    pack::{PackEntry, Place, RECORD_BYTES},
+    seal::SealingKey,
+};
+
+const PACK_BYTES: usize = 32 + 4 + 1 + 16 + 16 + 4;
+
+/// zstd level of indexes, points and evidence: small objects, read often.
+const CATALOGUE_LEVEL: i32 = 3;
+
+/// Seals `plain` as a stand-alone catalogue object of this kind: header, then the compressed bytes, sealed.
+pub fn seal_object(header: &Header, key: &SealingKey, plain: &[u8]) -> Vec<u8> {
+    let compressed = zstd::bulk::compress(plain, CATALOGUE_LEVEL).expect("zstd fails only for want of memory");
+    let header = header.encode();
+    let mut out = header.to_vec();
+    key.seal_into(&header, &compressed, &mut out);
+    out
+}
+
+/// Opens what [`seal_object`] made.
+///
+/// # Errors
+/// [`RepositoryError::Damaged`] naming `place`, [`RepositoryError::UnknownFormat`], [`RepositoryError::Key`] for another
+/// repository's object.
+pub fn open_object(place: &str, bytes: &[u8], kind: Kind, catalogue: &Catalogue) -> Result<(Header, Vec<u8>)> {
+    let damaged = |detail: String| RepositoryError::Damaged { place: place.to_owned(), detail };
+    let header = Header::decode(place, bytes, &[kind])?;
+    if header.catalogue_key != catalogue.id {
+        return Err(damaged(format!(
+            "is sealed under the catalogue key {}, not this repository's",
+            hex::encode(header.catalogue_key)
+        )));
+    }
+    let mut sealed = bytes[HEADER_BYTES..].to_vec();
+    let compressed =
+        catalogue.opening_key(&header.run).open(&bytes[..HEADER_BYTES], &mut sealed).map_err(|error| damaged(error.to_string()))?;
+    let plain =
+        zstd::bulk::decompress(compressed, frame_bytes(compressed).ok_or_else(|| damaged("says no sane length".to_owned()))?)
+            .map_err(|error| damaged(format!("does not decompress: {error}")))?;
+    Ok((header, plain))
+}
+
+/// What the zstd frame says of its plain length, if that is within bounds.
+fn frame_bytes(compressed: &[u8]) -> Option<usize> {
+    let length = zstd::zstd_safe::get_frame_content_size(compressed).ok()??;
+    usize::try_from(length).ok().filter(|length| *length <= MAX_CATALOGUE_PLAIN_BYTES)
+}
+
+/// Makes an index of `packs`; returns its bytes and their SHA-256.
+pub fn encode_index(catalogue: &Catalogue, run: &Id, key: &SealingKey, packs: &[PackEntry]) -> (Vec<u8>, [u8; 32]) {
+    let mut plain = Vec::new();
+    for pack in packs {
+        plain.extend_from_slice(&pack.sha256);
+        plain.extend_from_slice(&pack.size.to_le_bytes());
+        plain.push(match pack.class {
+            Class::Data => 1,
+            Class::Catalogue => 2,
+        });
+        plain.extend_from_slice(&pack.run);
+        plain.extend_from_slice(&pack.data_key);
+        let count = u32::try_from(pack.places.len()).expect("packs are closed far below 2^32 chunks");
+        plain.extend_from_slice(&count.to_le_bytes());
+        for place in &pack.places {
+            place.encode(&mut plain);
+        }
+    }
+    let header = Header { kind: Kind::Index, catalogue_key: catalogue.id, run: *run, data_key: [0; 16] };
+    let bytes = seal_object(&header, key, &plain);
+    let name = sha256(&bytes);
+    (bytes, name)
+}
+
+/// Reads an index.
+///
+/// # Errors
+/// [`RepositoryError::Damaged`] naming `place`.
+pub fn decode_index(place: &str, name: &[u8; 32], bytes: &[u8], catalogue: &Catalogue) -> Result<Vec<PackEntry>> {
+    let damaged = |detail: &str| RepositoryError::Damaged { place: place.to_owned(), detail: detail.to_owned() };
+    if sha256(bytes) != *name {
+        return Err(damaged("the SHA-256 of its bytes is not its name"));
+    }
+    let (_, plain) = open_object(place, bytes, Kind::Index, catalogue)?;
+    let mut rest = plain.as_slice();
+    let mut packs = Vec::new();
+    while !rest.is_empty() {
+        let (head, tail) = rest.split_at_checked(PACK_BYTES).ok_or_else(|| damaged("ends within a pack"))?;
+        let number = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
+        let id = |at: usize| -> Id { head[at..at + 16].try_into().expect("sixteen bytes") };
+        let (records, after) =
+            tail.split_at_checked(number(69) as usize * RECORD_BYTES).ok_or_else(|| damaged("ends within a pack's chunks"))?;
+        let places: Option<Vec<Place>> = records.chunks_exact(RECORD_BYTES).map(Place::decode).collect();
+        packs.push(PackEntry {
+            sha256: head[..32].try_into().expect("32 bytes"),
+            size: number(32),
+            class: match head[36] {
+                1 => Class::Data,
+                2 => Class::Catalogue,
+                _ => return Err(damaged("has a pack of unknown class")),
+            },
+            run: id(37),
+            data_key: id(53),
+            places: places.ok_or_else(|| damaged("has an impossible record"))?,
+        });
+        rest = after;
+    }
+    Ok(packs)
+}

@@ -1,0 +1,82 @@
+//! The memory budget: bytes in flight, bounded by one number.
+//!
+//! A [`Budget`] hands out bytes that own their share; the share goes back when the last reference to the bytes is dropped.
+//! No task holds one share while it waits for a second one (that could deadlock); the places that seem to are explained there.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How the policy's memory limit is divided.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    chunks: Arc<Semaphore>,
+    chunk_bytes: usize,
+    pack_bytes: usize,
+}
+
+/// Smallest pack aimed at, bytes.
+const MIN_PACK_BYTES: usize = 16 << 20;
+/// Largest pack aimed at, bytes.
+const MAX_PACK_BYTES: usize = 64 << 20;
+/// Packs in flight to the site at once, per pipeline.
+pub const UPLOADS: usize = 4;
+
+impl Budget {
+    /// Divides `limit_bytes`: a quarter for chunks on their way, a sixteenth for a pack (of which [`UPLOADS`] and two being
+    /// filled exist at once), the rest for the sources' buffers, the local index and the program itself.
+    pub fn new(limit_bytes: u64) -> Self {
+        let limit = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
+        let chunk_bytes = (limit / 4).clamp(32 << 20, 512 << 20);
+        Self {
+            chunks: Arc::new(Semaphore::new(chunk_bytes)),
+            chunk_bytes,
+            pack_bytes: (limit / 16).clamp(MIN_PACK_BYTES, MAX_PACK_BYTES),
+        }
+    }
+
+    /// What a pack aims at, bytes.
+    pub fn pack_bytes(&self) -> usize {
+        self.pack_bytes
+    }
+
+    /// All that may be in flight, bytes.
+    pub fn chunk_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+
+    /// Waits for a share of `bytes` (never more than all there is).
+    pub async fn share(&self, bytes: usize) -> Share {
+        let wanted = u32::try_from(bytes.clamp(1, self.chunk_bytes)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.chunks).acquire_many_owned(wanted).await;
+        Share(permit.expect("the semaphore is never closed"))
+    }
+}
+
+/// A part of the budget, given back when dropped.
+#[derive(Debug)]
+pub struct Share(OwnedSemaphorePermit);
+
+impl Share {
+    /// Takes `bytes` out of this share into one of their own.
+    pub fn split(&mut self, bytes: usize) -> Option<Self> {
+        self.0.split(bytes).map(Self)
+    }
+
+    /// Bytes that hold this share until the last reference to them is dropped.
+    pub fn wrap(self, bytes: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Shared { bytes, _share: self })
+    }
+}
+
+struct Shared {
+    bytes: Vec<u8>,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}

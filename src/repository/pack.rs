@@ -1,0 +1,189 @@
+//! Packs: many sealed chunks in one immutable object, with a sealed directory and a fixed trailer.
+//!
+//! ```text
+//! header (64) | sealed chunk … | sealed directory | directory length u32 LE | chunk count u32 LE | "FSPKEND1"
+//! ```
+//! The directory is sealed under the run's catalogue key with the header as associated data, so that indexes can be rebuilt
+//! from packs without any data key.
+
+use super::{
+    Class, RepositoryError,
+    chunk::{ChunkId, Encoding, seal_chunk},
+    error::Result,
+    format::{HEADER_BYTES, Header, Id, Kind},
+    keys::{Catalogue, sha256},
+    seal::SealingKey,
+};
+
+/// Bytes of one directory record: id 32, offset u32, sealed length u32, plain length u32, encoding u8; little-endian.
+pub const RECORD_BYTES: usize = 45;
+const TRAILER_BYTES: usize = 16;
+const TRAILER_MAGIC: [u8; 8] = *b"FSPKEND1";
+
+/// Where one chunk lies in its pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The chunk.
+    pub id: ChunkId,
+    /// From the start of the pack, bytes.
+    pub offset: u32,
+    /// Sealed bytes (nonce and tag included).
+    pub sealed_bytes: u32,
+    /// Plain bytes.
+    pub plain_bytes: u32,
+    /// How the plain bytes were written down.
+    pub encoding: Encoding,
+}
+
+impl Place {
+    /// Appends the record.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.id.0);
+        for number in [self.offset, self.sealed_bytes, self.plain_bytes] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.push(self.encoding as u8);
+    }
+
+    /// Reads a record of exactly [`RECORD_BYTES`].
+    pub fn decode(record: &[u8]) -> Option<Self> {
+        let number = |at: usize| Some(u32::from_le_bytes(record.get(at..at + 4)?.try_into().ok()?));
+        Some(Self {
+            id: ChunkId(record.get(..32)?.try_into().ok()?),
+            offset: number(32)?,
+            sealed_bytes: number(36)?,
+            plain_bytes: number(40)?,
+            encoding: Encoding::from_number(*record.get(44)?)?,
+        })
+    }
+}
+
+/// What an index says of a pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackEntry {
+    /// Its name.
+    pub sha256: [u8; 32],
+    /// Its size in bytes.
+    pub size: u32,
+    /// Which family its chunks are of.
+    pub class: Class,
+    /// The run that wrote it.
+    pub run: Id,
+    /// The data key its chunks are sealed under (zero for catalogue packs).
+    pub data_key: Id,
+    /// Its chunks by offset.
+    pub places: Vec<Place>,
+}
+
+/// A pack being filled.
+#[derive(Debug)]
+pub struct PackBuilder {
+    header: Header,
+    bytes: Vec<u8>,
+    places: Vec<Place>,
+}
+
+/// A pack that is whole.
+#[derive(Debug)]
+pub struct Pack {
+    /// For the index.
+    pub entry: PackEntry,
+    /// What to upload.
+    pub bytes: Vec<u8>,
+}
+
+impl PackBuilder {
+    /// An empty pack that will be about `target_bytes` long.
+    pub fn new(header: Header, target_bytes: usize) -> Self {
+        let mut bytes = Vec::with_capacity(target_bytes);
+        bytes.extend_from_slice(&header.encode());
+        Self { header, bytes, places: Vec::new() }
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether no chunk is in it.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Seals a chunk's encoded bytes right into the pack.
+    pub fn push(&mut self, key: &SealingKey, id: ChunkId, plain_bytes: u32, encoding: Encoding, encoded: &[u8]) {
+        let start = self.bytes.len();
+        seal_chunk(key, &id, encoding, plain_bytes, encoded, &mut self.bytes);
+        let offset = u32::try_from(start).expect("packs are closed far below 4 GiB");
+        let sealed_bytes = u32::try_from(self.bytes.len() - start).expect("chunks are at most 8 MiB");
+        self.places.push(Place { id, offset, sealed_bytes, plain_bytes, encoding });
+    }
+
+    /// Adds directory and trailer, and names the pack. Hashes all of it: CPU work.
+    pub fn finish(mut self, catalogue: &SealingKey) -> Pack {
+        let mut directory = Vec::with_capacity(self.places.len() * RECORD_BYTES);
+        for place in &self.places {
+            place.encode(&mut directory);
+        }
+        let start = self.bytes.len();
+        catalogue.seal_into(&self.header.encode(), &directory, &mut self.bytes);
+        let length = u32::try_from(self.bytes.len() - start).expect("a directory is 45 bytes a chunk");
+        let count = u32::try_from(self.places.len()).expect("packs are closed far below 2^32 chunks");
+        self.bytes.extend_from_slice(&length.to_le_bytes());
+        self.bytes.extend_from_slice(&count.to_le_bytes());
+        self.bytes.extend_from_slice(&TRAILER_MAGIC);
+        let entry = PackEntry {
+            sha256: sha256(&self.bytes),
+            size: u32::try_from(self.bytes.len()).expect("packs are closed far below 4 GiB"),
+            class: if self.header.kind == Kind::DataPack { Class::Data } else { Class::Catalogue },
+            run: self.header.run,
+            data_key: self.header.data_key,
+            places: self.places,
+        };
+        Pack { entry, bytes: self.bytes }
+    }
+}
+
+/// Reads header and directory of a whole pack, after comparing its bytes with its name.
+///
+/// # Errors
+/// [`RepositoryError::Damaged`] naming `place`, for anything that does not match.
+pub fn read_pack(place: &str, expected: &[u8; 32], bytes: &[u8], catalogue: &Catalogue) -> Result<PackEntry> {
+    let damaged = |detail: &str| RepositoryError::Damaged { place: place.to_owned(), detail: detail.to_owned() };
+    if sha256(bytes) != *expected {
+        return Err(damaged("the SHA-256 of its bytes is not its name"));
+    }
+    let header = Header::decode(place, bytes, &[Kind::DataPack, Kind::CataloguePack])?;
+    let trailer_at = bytes.len().checked_sub(TRAILER_BYTES).filter(|at| *at >= HEADER_BYTES).ok_or_else(|| damaged("too short"))?;
+    let trailer = &bytes[trailer_at..];
+    if trailer[8..] != TRAILER_MAGIC {
+        return Err(damaged("does not end as a pack"));
+    }
+    let number = |at: usize| u32::from_le_bytes(trailer[at..at + 4].try_into().expect("four bytes")) as usize;
+    let directory_at =
+        trailer_at.checked_sub(number(0)).filter(|at| *at >= HEADER_BYTES).ok_or_else(|| damaged("has an impossible directory"))?;
+    let mut directory = bytes[directory_at..trailer_at].to_vec();
+    let plain = catalogue
+        .opening_key(&header.run)
+        .open(&bytes[..HEADER_BYTES], &mut directory)
+        .map_err(|error| damaged(&format!("its directory: {error}")))?;
+    if plain.len() != number(4) * RECORD_BYTES {
+        return Err(damaged("its directory has not the length that the trailer says"));
+    }
+    let places: Option<Vec<Place>> = plain.chunks_exact(RECORD_BYTES).map(Place::decode).collect();
+    let places = places.ok_or_else(|| damaged("its directory has an impossible record"))?;
+    let inside = |place: &Place| {
+        place.offset as usize >= HEADER_BYTES && place.offset as usize + place.sealed_bytes as usize <= directory_at
+    };
+    if !places.iter().all(inside) {
+        return Err(damaged("its directory points outside of it"));
+    }
+    Ok(PackEntry {
+        sha256: *expected,
+        size: u32::try_from(bytes.len()).map_err(|_| damaged("longer than 4 GiB"))?,
+        class: if header.kind == Kind::DataPack { Class::Data } else { Class::Catalogue },
+        run: header.run,
+        data_key: header.data_key,
+        places,
+    })
+}

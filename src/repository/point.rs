@@ -1,0 +1,253 @@
+//! Recovery points: the commit, and the root from which everything else is found.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ChunkList, Repository, RepositoryError,
+    error::Result,
+    format::{Header, Id, Kind, MAX_POINT_BYTES, POINTS},
+    index::{open_object, seal_object},
+    keys::{random, sha256},
+};
+use crate::{
+    progress::Problem,
+    stores::{GetOptions, ObjectStat, PutOptions, read_all},
+};
+
+/// Who wrote a point.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Of the program.
+    pub version: String,
+    /// Name of the machine.
+    pub host: String,
+}
+
+/// What one source looked like at one time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Name of the source in the policy.
+    pub source: String,
+    /// `postgres`, `bucket`, `files`, `command`.
+    pub kind: String,
+    /// What was captured, as an operator would write it down.
+    pub description: String,
+    /// The instant it shows, where there is exactly one.
+    #[serde(default)]
+    pub consistent_at: Option<DateTime<Utc>>,
+    /// The entry stream.
+    pub entries: ChunkList,
+    /// How many entries it has.
+    pub entry_count: u64,
+    /// Plain bytes of all contents.
+    pub content_bytes: u64,
+    /// What rebuilding and checking need beside the entries.
+    pub facts: serde_json::Value,
+    /// What could not be captured as it should.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
+}
+
+/// One snapshot of every source of a policy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Point {
+    /// Its id, 16 hexadecimal digits.
+    pub id: String,
+    /// Name of the policy.
+    pub policy: String,
+    /// Region of the agent, where the policy names one.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// T: what was committed before it is in the point.
+    pub consistent_at: DateTime<Utc>,
+    /// When the backup began.
+    pub started_at: DateTime<Utc>,
+    /// When the last byte was confirmed by the site.
+    pub finished_at: DateTime<Utc>,
+    /// Who wrote it.
+    pub agent: Agent,
+    /// The policy file as it was: a restore needs no other copy.
+    pub policy_text: String,
+    /// `aes-256-gcm` or `none`.
+    pub encryption: String,
+    /// By name of the source, in the policy's order.
+    pub snapshots: Vec<Snapshot>,
+    /// What later versions add.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, serde_json::Value>,
+}
+
+impl Point {
+    /// The key of its object: policy, T to the second, id.
+    pub fn object_key(&self) -> String {
+        format!("{POINTS}{}/{}", self.policy, dated_name(self.consistent_at, &self.id))
+    }
+
+    /// The snapshot of a source.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoSuchPoint`] naming the sources that there are.
+    pub fn snapshot(&self, source: &str) -> Result<&Snapshot> {
+        self.snapshots.iter().find(|snapshot| snapshot.source == source).ok_or_else(|| RepositoryError::NoSuchPoint {
+            wanted: format!("source {source}"),
+            detail: format!(
+                "point {} has no such source; it has {}",
+                self.id,
+                self.snapshots.iter().map(|snapshot| snapshot.source.as_str()).collect::<Vec<_>>().join(", ")
+            ),
+        })
+    }
+
+    /// Problems of all sources, each naming its source.
+    pub fn problems(&self) -> Vec<Problem> {
+        let of = |snapshot: &Snapshot| {
+            let source = snapshot.source.clone();
+            snapshot
+                .problems
+                .clone()
+                .into_iter()
+                .map(move |problem| Problem::new(format!("{source}: {}", problem.subject), problem.message))
+        };
+        self.snapshots.iter().flat_map(of).collect()
+    }
+}
+
+/// What a point's object name says; listing needs no more.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct PointName {
+    /// T, to the second.
+    pub time: DateTime<Utc>,
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// Name of the policy.
+    pub policy: String,
+    /// Key of the object.
+    pub key: String,
+}
+
+const TIME_FORMAT: &str = "%Y%m%dT%H%M%SZ";
+
+/// A fresh id of a point or a piece of evidence.
+pub fn fresh_id() -> String {
+    hex::encode(random::<8>())
+}
+
+/// `<UTC>-<id>`.
+pub fn dated_name(time: DateTime<Utc>, id: &str) -> String {
+    format!("{}-{id}", time.format(TIME_FORMAT))
+}
+
+/// Reads `<UTC>-<id>`.
+pub fn parse_dated_name(name: &str) -> Option<(DateTime<Utc>, &str)> {
+    let (time, id) = name.split_once('-')?;
+    let time = NaiveDateTime::parse_from_str(time, TIME_FORMAT).ok()?.and_utc();
+    (id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some((time, id))
+}
+
+impl PointName {
+    fn parse(key: &str) -> Option<Self> {
+        let (policy, name) = key.strip_prefix(POINTS)?.split_once('/')?;
+        let (time, id) = parse_dated_name(name)?;
+        Some(Self { time, id: id.to_owned(), policy: policy.to_owned(), key: key.to_owned() })
+    }
+}
+
+/// Lists a prefix to its end.
+pub async fn list_all(repository: &Repository, prefix: &str) -> Result<Vec<ObjectStat>> {
+    let mut all: Vec<ObjectStat> = Vec::new();
+    loop {
+        let after = all.last().map(|object| object.key.clone());
+        let page = repository.store.list(prefix, after.as_deref(), 1000).await?;
+        let done = !page.more || page.objects.is_empty();
+        all.extend(page.objects);
+        if done {
+            return Ok(all);
+        }
+    }
+}
+
+impl Repository {
+    /// All points (of one policy, or of all), oldest first. Nothing is downloaded.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn point_names(&self, policy: Option<&str>) -> Result<Vec<PointName>> {
+        let prefix = policy.map_or_else(|| POINTS.to_owned(), |policy| format!("{POINTS}{policy}/"));
+        let mut names: Vec<_> = list_all(self, &prefix).await?.iter().filter_map(|object| PointName::parse(&object.key)).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The point that `wanted` names: an id, an unambiguous beginning of one, or `latest`.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoSuchPoint`], saying what there is.
+    pub async fn find_point(&self, policy: Option<&str>, wanted: &str) -> Result<PointName> {
+        let names = self.point_names(policy).await?;
+        let none = |detail: String| RepositoryError::NoSuchPoint { wanted: wanted.to_owned(), detail };
+        let Some(newest) = names.last() else {
+            let whose = policy.map_or_else(String::new, |policy| format!(" of policy {policy}"));
+            return Err(none(format!(
+                "{} holds no recovery point{whose} yet; make one with `farshore backup`",
+                self.store.describe()
+            )));
+        };
+        if wanted == "latest" {
+            return Ok(newest.clone());
+        }
+        let matching: Vec<_> =
+            names.iter().filter(|name| !wanted.is_empty() && name.id.starts_with(&wanted.to_lowercase())).collect();
+        match matching.as_slice() {
+            [one] => Ok((*one).clone()),
+            [] => Err(none("no recovery point has this id; `farshore points` lists them".to_owned())),
+            [first, second, ..] => {
+                Err(none(format!("more than one point begins so ({}, {} …); give more digits", first.id, second.id)))
+            }
+        }
+    }
+
+    /// Reads a point.
+    ///
+    /// # Errors
+    /// The store's; [`RepositoryError::Damaged`], also if its contents are not what its name says.
+    pub async fn point(&self, name: &PointName) -> Result<Point> {
+        let place = format!("{}/{}", self.store.describe(), name.key);
+        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await?;
+        let (_, plain) = open_object(&place, &bytes, Kind::Point, &self.catalogue)?;
+        let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
+        let point: Point = serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))?;
+        if point.object_key() != name.key {
+            return Err(damaged(format!("holds the point whose name is {} instead", point.object_key())));
+        }
+        Ok(point)
+    }
+
+    /// SHA-256 of a point's stored object: through it, everything in the point is fixed (its root hash).
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn root_hash(&self, name: &PointName) -> Result<String> {
+        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await?;
+        Ok(hex::encode(sha256(&bytes)))
+    }
+}
+
+/// Writes the point: the commit. Everything that it refers to must be confirmed by the site.
+pub async fn commit(repository: &Repository, run: &Id, key: &super::seal::SealingKey, point: &Point) -> Result<PointName> {
+    let header = Header { kind: Kind::Point, catalogue_key: repository.catalogue.id, run: *run, data_key: [0; 16] };
+    let plain = serde_json::to_vec(point).expect("strings, numbers and JSON values always serialise");
+    let bytes = seal_object(&header, key, &plain);
+    let object = point.object_key();
+    let options = PutOptions { if_absent: true, sha256: Some(sha256(&bytes)), ..PutOptions::default() };
+    repository.store.put(&object, bytes.into(), options).await?;
+    PointName::parse(&object).ok_or_else(|| RepositoryError::Refused {
+        subject: point.policy.clone(),
+        detail: format!(
+            "cannot be part of an object's name together with {}",
+            point.consistent_at.to_rfc3339_opts(SecondsFormat::Secs, true)
+        ),
+    })
+}

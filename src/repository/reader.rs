@@ -1,0 +1,363 @@
+//! The way out: site → ranged reads → authentication tag → zstd → keyed hash → bytes.
+//!
+//! Reads go by pack, not by file: wanted chunks are grouped by pack, sorted by offset, neighbours merged into one ranged
+//! request, many requests in flight. Every chunk's tag is verified, and then its keyed hash: a stolen writer could store a
+//! false chunk under a true id.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    Budget, ChunkCache, ChunkList, ChunkRef, Class, EntryRecord, Repository, RepositoryError, Snapshot, Workers,
+    cache::{Location, PackRecord},
+    chunk::open_chunk,
+    entry::parse_chunk,
+    error::Result,
+    format::{MAX_CHUNK_BYTES, pack_key},
+    keys::{Catalogue, DataKeys},
+    memory::Share,
+    pack::Place,
+    seal::OpeningKey,
+    workers::Desk,
+};
+use crate::stores::{GetOptions, SharedStore, read_all};
+
+/// Bytes between two wanted chunks that are cheaper to read than to ask anew for.
+const MERGE_GAP_BYTES: u64 = 128 << 10;
+/// Longest ranged read, bytes (sealed).
+const MAX_RANGE_BYTES: u64 = 8 << 20;
+/// Requests in flight at once, per stream of pieces.
+const REQUESTS: usize = 16;
+/// Groups that an ordered stream reads ahead.
+const READ_AHEAD: usize = 6;
+
+/// A piece of one of the contents asked for.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    /// Which of the wanted contents.
+    pub index: usize,
+    /// Where it lies in it, bytes.
+    pub offset: u64,
+    /// The plain bytes.
+    pub bytes: Bytes,
+}
+
+/// Reads chunks, contents and entries of a repository.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: SharedStore,
+    catalogue: Arc<Catalogue>,
+    data_keys: DataKeys,
+    cache: Arc<ChunkCache>,
+    workers: Arc<Workers>,
+    budget: Budget,
+}
+
+/// Where pieces of a chunk are wanted.
+type Wanted = Vec<(usize, u64)>;
+
+/// One ranged read: neighbouring chunks of one pack.
+#[derive(Debug)]
+struct Range {
+    pack: u32,
+    chunks: Vec<(Place, Wanted)>,
+}
+
+impl Range {
+    fn start(&self) -> u64 {
+        self.chunks.first().map_or(0, |(place, _)| u64::from(place.offset))
+    }
+
+    fn end(&self) -> u64 {
+        self.chunks.last().map_or(0, |(place, _)| u64::from(place.offset) + u64::from(place.sealed_bytes))
+    }
+
+    /// Whether `place` is near enough to be read with the rest.
+    fn takes(&self, pack: u32, place: &Place) -> bool {
+        let end = u64::from(place.offset) + u64::from(place.sealed_bytes);
+        let start = u64::from(place.offset);
+        pack == self.pack && start >= self.end() && start - self.end() <= MERGE_GAP_BYTES && end - self.start() <= MAX_RANGE_BYTES
+    }
+
+    /// Memory that reading and opening it takes.
+    fn cost(&self) -> usize {
+        let plain: usize = self.chunks.iter().map(|(place, _)| place.plain_bytes as usize).sum();
+        plain + usize::try_from(self.end() - self.start()).unwrap_or(usize::MAX)
+    }
+}
+
+impl Reader {
+    /// A reader with the keys at hand; data keys are opened when first needed.
+    ///
+    /// # Errors
+    /// As [`Repository::chunks`].
+    pub async fn open(repository: &Repository, workers: Arc<Workers>, budget: Budget) -> Result<Self> {
+        let cache = repository.chunks().await?;
+        let shared = Shared {
+            store: repository.store.clone(),
+            catalogue: Arc::clone(&repository.catalogue),
+            data_keys: repository.data_keys(),
+            cache,
+            workers,
+            budget,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The entries of a snapshot, in order of path.
+    pub fn entries(&self, snapshot: &Snapshot) -> BoxStream<'static, Result<EntryRecord>> {
+        let chunks = self.list(&snapshot.entries, Class::Catalogue);
+        let records = chunks.map(|chunk| match chunk.and_then(|chunk| parse_chunk(&chunk)) {
+            Ok(records) => stream::iter(records.into_iter().map(Ok).collect::<Vec<_>>()),
+            Err(error) => stream::iter(vec![Err(error)]),
+        });
+        records.flatten().boxed()
+    }
+
+    /// The bytes of a content, in order, read ahead.
+    pub fn read(&self, content: &ChunkList) -> BoxStream<'static, Result<Bytes>> {
+        self.list(content, Class::Data)
+    }
+
+    fn list(&self, list: &ChunkList, class: Class) -> BoxStream<'static, Result<Bytes>> {
+        let (this, list) = (self.clone(), list.clone());
+        stream::once(async move {
+            let refs = this.flatten(&list).await?;
+            Ok::<_, RepositoryError>(this.in_order(refs, class))
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    /// The level-0 refs of a list.
+    ///
+    /// # Errors
+    /// The store's, [`RepositoryError::Damaged`], [`RepositoryError::MissingChunk`].
+    pub async fn flatten(&self, list: &ChunkList) -> Result<Vec<ChunkRef>> {
+        let mut refs: Vec<ChunkRef> = list.chunks()?.collect();
+        for _ in 0..list.level {
+            let bytes: Vec<Bytes> = self.in_order(refs, Class::Catalogue).try_collect().await?;
+            refs = super::parse_refs(&bytes.concat())?.collect();
+        }
+        Ok(refs)
+    }
+
+    /// Chunks in the order asked for, neighbours read together, several requests ahead.
+    fn in_order(&self, refs: Vec<ChunkRef>, class: Class) -> BoxStream<'static, Result<Bytes>> {
+        let shared = Arc::clone(&self.shared);
+        let mut queue = refs.into_iter().peekable();
+        let groups = std::iter::from_fn(move || {
+            let first = queue.next()?;
+            let mut range = match shared.locate(&first) {
+                Ok(found) => Range { pack: found.pack, chunks: vec![(found.place, vec![(0, 0)])] },
+                Err(error) => return Some(Err(error)),
+            };
+            while let Some(next) = queue.peek() {
+                let Ok(found) = shared.locate(next) else { break };
+                if !range.takes(found.pack, &found.place) {
+                    break;
+                }
+                let number = range.chunks.len();
+                range.chunks.push((found.place, vec![(number, 0)]));
+                queue.next();
+            }
+            Some(Ok(range))
+        });
+        let shared = Arc::clone(&self.shared);
+        stream::iter(groups)
+            .map(move |range| {
+                let shared = Arc::clone(&shared);
+                async move { shared.fetch(range?, class).await }
+            })
+            .buffered(READ_AHEAD)
+            .map_ok(|pieces| stream::iter(pieces.into_iter().map(|piece| Ok(piece.bytes))))
+            .try_flatten()
+            .boxed()
+    }
+
+    /// The bytes of many contents, in whatever order is fastest.
+    pub fn deliver(&self, wanted: Vec<ChunkList>) -> BoxStream<'static, Result<Piece>> {
+        let this = self.clone();
+        stream::once(async move {
+            let ranges = this.plan(&wanted).await?;
+            let shared = Arc::clone(&this.shared);
+            let pieces = stream::iter(ranges)
+                .map(move |range| {
+                    let shared = Arc::clone(&shared);
+                    async move { shared.fetch(range, Class::Data).await }
+                })
+                .buffer_unordered(REQUESTS)
+                .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
+                .try_flatten();
+            Ok::<_, RepositoryError>(pieces)
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    /// Groups all chunks by pack and offset; a chunk that is wanted twice is read once.
+    async fn plan(&self, wanted: &[ChunkList]) -> Result<Vec<Range>> {
+        let mut by_place: BTreeMap<(u32, u32), (Place, Wanted)> = BTreeMap::new();
+        for (index, list) in wanted.iter().enumerate() {
+            let mut offset = 0;
+            for chunk in self.flatten(list).await? {
+                let found = self.shared.locate(&chunk)?;
+                by_place
+                    .entry((found.pack, found.place.offset))
+                    .or_insert_with(|| (found.place, Vec::new()))
+                    .1
+                    .push((index, offset));
+                offset += u64::from(chunk.length);
+            }
+        }
+        let mut ranges: Vec<Range> = Vec::new();
+        for ((pack, _), (place, wanted)) in by_place {
+            match ranges.last_mut() {
+                Some(range) if range.takes(pack, &place) => range.chunks.push((place, wanted)),
+                _ => ranges.push(Range { pack, chunks: vec![(place, wanted)] }),
+            }
+        }
+        Ok(ranges)
+    }
+
+    /// Reads a whole pack and verifies everything in it: name, directory, and (for packs whose data key is at hand) every
+    /// chunk's tag and keyed hash. Returns the number of chunks and of plain bytes.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Damaged`] naming the first thing that does not match; the store's; [`RepositoryError::Key`].
+    pub async fn verify_pack(&self, record: &PackRecord) -> Result<(u64, u64)> {
+        let shared = &self.shared;
+        let _share = shared.budget.share(record.size as usize + MAX_CHUNK_BYTES).await;
+        let key = pack_key(&record.sha256);
+        let place = format!("{}/{key}", shared.store.describe());
+        let bytes = read_all(shared.store.as_ref(), &key, GetOptions::default(), u64::from(record.size)).await?;
+        let opener = shared.opener(record).await?;
+        let (worker, record) = (Arc::clone(shared), record.clone());
+        shared
+            .on_worker(&place.clone(), move |desk| {
+                let entry = super::pack::read_pack(&place, &record.sha256, &bytes, &worker.catalogue)?;
+                if (entry.class, entry.run, entry.data_key) != (record.class, record.run, record.data_key) {
+                    return Err(RepositoryError::Damaged { place, detail: "its header is not what its index says".to_owned() });
+                }
+                let mut plain_bytes = 0;
+                for chunk in &entry.places {
+                    let start = chunk.offset as usize;
+                    let plain = worker.open(
+                        desk,
+                        &opener,
+                        record.class,
+                        chunk,
+                        &bytes[start..start + chunk.sealed_bytes as usize],
+                        &place,
+                    )?;
+                    plain_bytes += plain.len() as u64;
+                }
+                Ok((entry.places.len() as u64, plain_bytes))
+            })
+            .await
+    }
+
+    /// The local index.
+    pub fn cache(&self) -> &Arc<ChunkCache> {
+        &self.shared.cache
+    }
+}
+
+impl Shared {
+    fn locate(&self, chunk: &ChunkRef) -> Result<Location> {
+        let missing = || RepositoryError::MissingChunk { place: self.store.describe(), id: chunk.id.to_string() };
+        let found = self.cache.find(&chunk.id)?.ok_or_else(missing)?;
+        if found.place.plain_bytes != chunk.length || found.place.plain_bytes as usize > MAX_CHUNK_BYTES {
+            return Err(RepositoryError::Damaged {
+                place: format!("chunk {}", chunk.id),
+                detail: format!("an index says {} plain bytes, the entry says {}", found.place.plain_bytes, chunk.length),
+            });
+        }
+        Ok(found)
+    }
+
+    async fn opener(&self, record: &PackRecord) -> Result<Arc<OpeningKey>> {
+        match record.class {
+            Class::Data => self.data_keys.get(&record.data_key).await,
+            Class::Catalogue => Ok(self.catalogue.opening_key(&record.run)),
+        }
+    }
+
+    /// Reads and opens one range; its pieces hold their share of the memory until they are dropped.
+    async fn fetch(self: Arc<Self>, range: Range, class: Class) -> Result<Vec<Piece>> {
+        let record = self.cache.pack(range.pack)?;
+        let key = pack_key(&record.sha256);
+        let place = format!("{}/{key}", self.store.describe());
+        if record.class != class {
+            return Err(RepositoryError::Damaged { place, detail: format!("holds {:?} where {class:?} is wanted", record.class) });
+        }
+        let share = self.budget.share(range.cost()).await;
+        let opener = self.opener(&record).await?;
+        let (start, end) = (range.start(), range.end());
+        let options = GetOptions { range: Some(start..end), ..GetOptions::default() };
+        let sealed = read_all(self.store.as_ref(), &key, options, end - start).await?;
+        if sealed.len() as u64 != end - start {
+            return Err(RepositoryError::Damaged { place, detail: format!("ends before byte {end}, where a chunk should") });
+        }
+        let worker = Arc::clone(&self);
+        self.on_worker(&place.clone(), move |desk| {
+            let mut share: Share = share;
+            let mut pieces = Vec::with_capacity(range.chunks.len());
+            for (chunk, wanted) in &range.chunks {
+                let from = chunk.offset as usize - usize::try_from(start).unwrap_or(usize::MAX);
+                let plain = worker.open(desk, &opener, class, chunk, &sealed[from..from + chunk.sealed_bytes as usize], &place)?;
+                let bytes = match share.split(plain.len()) {
+                    Some(own) => own.wrap(plain),
+                    None => plain.into(),
+                };
+                pieces.extend(wanted.iter().map(|(index, offset)| Piece { index: *index, offset: *offset, bytes: bytes.clone() }));
+            }
+            Ok(pieces)
+        })
+        .await
+    }
+
+    /// Opens one chunk: tag, length, keyed hash.
+    fn open(&self, desk: &mut Desk, key: &OpeningKey, class: Class, chunk: &Place, sealed: &[u8], place: &str) -> Result<Vec<u8>> {
+        let damaged = |detail: String| RepositoryError::Damaged { place: format!("{place}, chunk {}", chunk.id), detail };
+        if chunk.plain_bytes as usize > MAX_CHUNK_BYTES {
+            return Err(damaged(format!("says {} plain bytes", chunk.plain_bytes)));
+        }
+        let mut sealed = sealed.to_vec();
+        let encoded = open_chunk(key, &chunk.id, chunk.encoding, chunk.plain_bytes, &mut sealed)
+            .map_err(|error| damaged(error.to_string()))?;
+        let plain = desk.decode(chunk.encoding, encoded, chunk.plain_bytes as usize).map_err(damaged)?;
+        if self.catalogue.chunk_id(class, &plain) != chunk.id {
+            return Err(damaged("its bytes are not what its name says: somebody with a writer's keys put it there".to_owned()));
+        }
+        Ok(plain)
+    }
+
+    async fn on_worker<T: Send + 'static>(
+        &self,
+        place: &str,
+        work: impl FnOnce(&mut Desk) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.workers.run(move |desk| {
+            let _ = reply.send(work(desk));
+        });
+        answer.await.unwrap_or_else(|_| {
+            Err(RepositoryError::Refused {
+                subject: place.to_owned(),
+                detail: "a defect: a worker gave up; the log says why".to_owned(),
+            })
+        })
+    }
+}

@@ -1,0 +1,163 @@
+//! Threads for CPU work: hashing, compressing, sealing and their way back. Async tasks only move bytes.
+//!
+//! Work that other work waits for (cutting) goes before the rest. Each thread keeps its zstd contexts, which are costly to make.
+
+use std::{
+    fmt,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::chunk::Encoding;
+
+/// What a job may use of its thread.
+pub struct Desk {
+    compressor: zstd::bulk::Compressor<'static>,
+    decompressor: zstd::bulk::Decompressor<'static>,
+    /// Scratch space that keeps its capacity.
+    pub scratch: Vec<u8>,
+}
+
+type Job = Box<dyn FnOnce(&mut Desk) + Send>;
+
+/// A fixed number of threads. Dropping it lets queued work finish, then joins them.
+pub struct Workers {
+    urgent: Option<Sender<Job>>,
+    usual: Option<Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Workers({})", self.threads.len())
+    }
+}
+
+impl Workers {
+    /// `count` threads that compress at zstd `level`.
+    ///
+    /// # Errors
+    /// The operating system's, if it gives no thread or no memory for contexts.
+    pub fn start(count: usize, level: i32) -> std::io::Result<Arc<Self>> {
+        let (urgent, urgent_jobs) = unbounded::<Job>();
+        let (usual, usual_jobs) = unbounded::<Job>();
+        let threads = (0..count.max(1))
+            .map(|number| {
+                let (urgent_jobs, usual_jobs) = (urgent_jobs.clone(), usual_jobs.clone());
+                let mut desk = Desk {
+                    compressor: zstd::bulk::Compressor::new(level)?,
+                    decompressor: zstd::bulk::Decompressor::new()?,
+                    scratch: Vec::new(),
+                };
+                thread::Builder::new().name(format!("worker-{number}")).spawn(move || work(&mut desk, &urgent_jobs, &usual_jobs))
+            })
+            .collect::<std::io::Result<_>>()?;
+        Ok(Arc::new(Self { urgent: Some(urgent), usual: Some(usual), threads }))
+    }
+
+    /// How many threads there are.
+    pub fn count(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Queues a job. The caller bounds how much is queued (by the memory budget).
+    pub fn run(&self, job: impl FnOnce(&mut Desk) + Send + 'static) {
+        send(self.usual.as_ref(), Box::new(job));
+    }
+
+    /// Queues a job before the usual ones.
+    pub fn run_first(&self, job: impl FnOnce(&mut Desk) + Send + 'static) {
+        send(self.urgent.as_ref(), Box::new(job));
+    }
+}
+
+fn send(queue: Option<&Sender<Job>>, job: Job) {
+    let queue = queue.expect("the queue is only taken away when the workers are dropped");
+    assert!(queue.send(job).is_ok(), "a worker thread catches every panic of its jobs, so none has gone");
+}
+
+fn work(desk: &mut Desk, urgent: &Receiver<Job>, usual: &Receiver<Job>) {
+    loop {
+        let job = urgent.try_recv().or_else(|_| {
+            crossbeam_channel::select! {
+                recv(urgent) -> job => job,
+                recv(usual) -> job => job,
+            }
+        });
+        // Both queues are closed together; what is still queued is done first.
+        let Ok(job) = job.or_else(|_| urgent.recv()).or_else(|_| usual.recv()) else { return };
+        // A job that panics must not take the thread with it: its own reply channel is dropped, which its owner notices.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(desk))).is_err() {
+            tracing::error!("a worker's job panicked; the operation that it belonged to fails");
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        (self.urgent, self.usual) = (None, None);
+        for thread in self.threads.drain(..) {
+            // The last reference may be dropped by a job itself: a thread cannot join itself.
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// Chunks shorter than this are compressed without a test. Bytes.
+const TEST_FROM_BYTES: usize = 64 << 10;
+/// How much of a chunk the test compresses, three times. Bytes.
+const SAMPLE_BYTES: usize = 4 << 10;
+
+impl Desk {
+    /// Compresses `plain` into `scratch` if that pays; says which encoding the bytes to seal have.
+    ///
+    /// Incompressible data (media, archives, encrypted files) is recognised by compressing three small samples, which costs a
+    /// hundredth of compressing it all in vain; what saves less than a fiftieth is stored as it is, too.
+    pub fn encode(&mut self, plain: &[u8]) -> Encoding {
+        if plain.len() >= TEST_FROM_BYTES && !self.samples_compress(plain) {
+            return Encoding::Plain;
+        }
+        self.scratch.clear();
+        self.scratch.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        match self.compressor.compress_to_buffer(plain, &mut self.scratch) {
+            Ok(length) if length + plain.len() / 50 < plain.len() => Encoding::Zstd,
+            // zstd fails only for want of memory; the bytes as they are, are right as well.
+            _ => Encoding::Plain,
+        }
+    }
+
+    fn samples_compress(&mut self, plain: &[u8]) -> bool {
+        let last = plain.len() - SAMPLE_BYTES;
+        let mut compressed = 0;
+        for start in [last / 8, last / 2, last - last / 8] {
+            self.scratch.clear();
+            self.scratch.reserve(zstd::zstd_safe::compress_bound(SAMPLE_BYTES));
+            match self.compressor.compress_to_buffer(&plain[start..start + SAMPLE_BYTES], &mut self.scratch) {
+                Ok(length) => compressed += length,
+                Err(_) => return true,
+            }
+        }
+        compressed < 3 * SAMPLE_BYTES * 97 / 100
+    }
+
+    /// Decodes bytes that were authenticated, into exactly `plain_bytes` bytes.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn decode(&mut self, encoding: Encoding, encoded: &[u8], plain_bytes: usize) -> Result<Vec<u8>, String> {
+        let plain = match encoding {
+            Encoding::Plain => encoded.to_vec(),
+            Encoding::Zstd => {
+                self.decompressor.decompress(encoded, plain_bytes).map_err(|error| format!("does not decompress: {error}"))?
+            }
+        };
+        if plain.len() != plain_bytes {
+            return Err(format!("has {} plain bytes instead of {plain_bytes}", plain.len()));
+        }
+        Ok(plain)
+    }
+}

@@ -1,0 +1,267 @@
+//! The way in: bytes → chunks → keyed hash → known? → zstd → seal → pack → site, all stages at once.
+//!
+//! Bytes arrive on async tasks ([`ContentStream`]) and are only copied there; cutting, hashing, compressing, sealing and naming
+//! packs happen on [`Workers`]; uploads are async again. What is in flight is bounded by the [`Budget`] and by the number of
+//! uploads. The first error ends the run: everything that waits learns of it.
+//!
+//! If we stop here: before an upload is confirmed its pack is in no index; before an index is stored its chunks are in no
+//! cache; before the point is stored nothing of the run is visible.
+
+mod chunks;
+mod content;
+mod entries;
+mod packs;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use content::{ContentStream, Cutting};
+pub use entries::EntryStream;
+
+use super::{
+    Budget, ChunkCache, ChunkId, Class, Point, PointName, Recipients, Repository, RepositoryError, Workers,
+    cache::PackRecord,
+    error::Result,
+    format::{Header, Id, Kind, PACKS},
+    keys::{Catalogue, create_data_key, random},
+    memory::UPLOADS,
+    pack::{PackBuilder, PackEntry},
+    point::{self, list_all},
+    seal::SealingKey,
+};
+use crate::stores::SharedStore;
+
+/// What a run wrote.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct WriteSummary {
+    /// Chunks that the repository did not have.
+    pub chunks_new: u64,
+    /// Chunks that it had, so that they were not stored again.
+    pub chunks_known: u64,
+    /// Plain bytes that went through the pipeline.
+    pub bytes_read: u64,
+    /// Plain bytes of the new chunks.
+    pub bytes_new: u64,
+    /// Bytes sent to the site: packs and indexes.
+    pub bytes_stored: u64,
+    /// Packs written.
+    pub packs: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    chunks_new: AtomicU64,
+    chunks_known: AtomicU64,
+    bytes_read: AtomicU64,
+    bytes_new: AtomicU64,
+    bytes_stored: AtomicU64,
+    packs: AtomicU64,
+}
+
+/// What all parts of a run share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    store: SharedStore,
+    catalogue: Arc<Catalogue>,
+    workers: Arc<Workers>,
+    budget: Budget,
+    runtime: tokio::runtime::Handle,
+    cache: Arc<ChunkCache>,
+    /// Packs that indexes name and the site has not (or in another size): their chunks are stored anew.
+    missing: HashSet<u32>,
+    run: Id,
+    data_key: Id,
+    data_sealing: SealingKey,
+    catalogue_sealing: SealingKey,
+    cutter: content::Cutter,
+    /// Chunks of this run that no stored index names yet, in shards by the first byte of the id.
+    claims: Vec<Mutex<HashSet<ChunkId>>>,
+    builders: Mutex<HashMap<Class, PackBuilder>>,
+    uploads: Arc<Semaphore>,
+    tasks: TaskTracker,
+    /// Packs that the site confirmed and no stored index names yet.
+    confirmed: Mutex<Vec<PackEntry>>,
+    failure: OnceLock<Arc<RepositoryError>>,
+    failed: CancellationToken,
+    counters: Counters,
+}
+
+impl Shared {
+    /// Records the first error of the run and wakes everything that waits.
+    fn fail(&self, error: RepositoryError) {
+        let _ = self.failure.set(Arc::new(error));
+        self.failed.cancel();
+    }
+
+    fn check(&self) -> Result<()> {
+        self.failure.get().map_or(Ok(()), |error| Err(RepositoryError::Earlier(Arc::clone(error))))
+    }
+
+    /// Waits for `work`, or for the failure of the run.
+    async fn unless_failed<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.failed.cancelled() => Err(self.check().err().unwrap_or_else(|| RepositoryError::Refused {
+                subject: "backup".to_owned(),
+                detail: "was cancelled".to_owned(),
+            })),
+            done = work => Ok(done),
+        }
+    }
+
+    fn header(&self, class: Class) -> Header {
+        let (kind, data_key) = match class {
+            Class::Data => (Kind::DataPack, self.data_key),
+            Class::Catalogue => (Kind::CataloguePack, [0; 16]),
+        };
+        Header { kind, catalogue_key: self.catalogue.id, run: self.run, data_key }
+    }
+}
+
+/// One backup run's way into the repository.
+#[derive(Debug)]
+pub struct Writer {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // A run that is given up must not go on uploading behind its caller's back.
+        self.shared.failed.cancel();
+    }
+}
+
+impl Writer {
+    /// Begins a run: a fresh data key, stored wrapped before anything is sealed under it; the local index up to date; the packs
+    /// that the index names looked up at the site, so that no chunk of a lost pack is adopted.
+    ///
+    /// # Errors
+    /// The store's, [`RepositoryError::Key`], [`RepositoryError::Cache`], [`RepositoryError::Damaged`].
+    pub async fn begin(repository: &Repository, recipients: &Recipients, workers: Arc<Workers>, budget: Budget) -> Result<Self> {
+        let unencrypted = matches!(recipients, Recipients::Nobody);
+        if unencrypted != repository.is_unencrypted() {
+            return Err(RepositoryError::Refused {
+                subject: repository.store.describe(),
+                detail: format!(
+                    "the repository is {}, the policy says otherwise; mend [encryption] in the policy, or choose another prefix and run `farshore init`",
+                    if repository.is_unencrypted() { "unencrypted" } else { "encrypted" }
+                ),
+            });
+        }
+        let cache = repository.chunks().await?;
+        let missing = missing_packs(repository, &cache).await?;
+        let (data_key, data_sealing) = create_data_key(&repository.store, recipients).await?;
+        let run: Id = random();
+        let shared = Shared {
+            store: repository.store.clone(),
+            catalogue: Arc::clone(&repository.catalogue),
+            workers,
+            budget,
+            runtime: tokio::runtime::Handle::current(),
+            cache,
+            missing,
+            run,
+            data_key,
+            data_sealing,
+            catalogue_sealing: repository.catalogue.sealing_key(&run),
+            cutter: content::Cutter::new(repository.catalogue.cut_seed),
+            claims: (0..64).map(|_| Mutex::default()).collect(),
+            builders: Mutex::default(),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
+            tasks: TaskTracker::new(),
+            confirmed: Mutex::default(),
+            failure: OnceLock::new(),
+            failed: CancellationToken::new(),
+            counters: Counters::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Packs that indexes name and the site has lost; the next bytes that are the same mend them.
+    pub fn packs_missing(&self) -> usize {
+        self.shared.missing.len()
+    }
+
+    /// Whether every chunk of this list can be adopted: known, and its pack at the site. Long lists answer for their top only.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`], [`RepositoryError::Damaged`].
+    pub fn has(&self, list: &super::ChunkList) -> Result<bool> {
+        for chunk in list.chunks()? {
+            if !self.shared.has(&chunk.id)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A stream for the bytes of one entry. `size` is a hint in bytes.
+    pub fn content(&self, cutting: Cutting, size: Option<u64>) -> ContentStream {
+        ContentStream::new(Arc::clone(&self.shared), Class::Data, cutting, size)
+    }
+
+    /// A stream for the entries of one snapshot.
+    pub fn entries(&self) -> EntryStream {
+        EntryStream::new(Arc::clone(&self.shared))
+    }
+
+    /// What was written so far.
+    pub fn summary(&self) -> WriteSummary {
+        let counters = &self.shared.counters;
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        WriteSummary {
+            chunks_new: of(&counters.chunks_new),
+            chunks_known: of(&counters.chunks_known),
+            bytes_read: of(&counters.bytes_read),
+            bytes_new: of(&counters.bytes_new),
+            bytes_stored: of(&counters.bytes_stored),
+            packs: of(&counters.packs),
+        }
+    }
+
+    /// Stores what is still being packed and waits until the site has confirmed every pack and index.
+    ///
+    /// # Errors
+    /// The first error of the run.
+    pub async fn flush(&self) -> Result<()> {
+        packs::flush(&self.shared).await
+    }
+
+    /// Flushes, then stores the point: the commit.
+    ///
+    /// # Errors
+    /// The first error of the run, or the store's.
+    pub async fn commit(&self, repository: &Repository, point: &Point) -> Result<PointName> {
+        self.flush().await?;
+        let name = point::commit(repository, &self.shared.run, &self.shared.catalogue_sealing, point).await?;
+        let cache = Arc::clone(&self.shared.cache);
+        // Only the next run's speed hangs on it.
+        if let Err(error) = tokio::task::spawn_blocking(move || cache.persist()).await.unwrap_or(Ok(())) {
+            tracing::warn!(%error, "the local index was not saved; the next run rebuilds it");
+        }
+        Ok(name)
+    }
+}
+
+async fn missing_packs(repository: &Repository, cache: &Arc<ChunkCache>) -> Result<HashSet<u32>> {
+    let known = cache.packs()?;
+    if known.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let there: HashMap<[u8; 32], u64> = list_all(repository, PACKS)
+        .await?
+        .into_iter()
+        .filter_map(|object| Some((super::format::name_sha256(&object.key)?, object.size)))
+        .collect();
+    let lost = |record: &PackRecord| there.get(&record.sha256) != Some(&u64::from(record.size));
+    Ok(known.into_iter().filter(|(_, record)| lost(record)).map(|(number, _)| number).collect())
+}
