@@ -11,11 +11,23 @@
 //!
 //! Leaves out on purpose: whether anything named in the file exists or answers; that is for `init` and `doctor`-like checks.
 
+mod connection;
+mod consistency;
+mod document;
+mod meaning;
+mod problem;
+mod reading;
+mod schema;
 mod secret;
 mod settings;
 mod site;
 mod source;
+mod source_meaning;
+mod structure;
+mod typed;
 
+pub use problem::{PolicyErrors, PolicyProblem};
+pub use schema::schema;
 pub use secret::{PlainOrSecret, SecretReference};
 pub use settings::{CrossCheck, DrillPolicy, Encryption, Limits, Objectives, Probe, Recipients, Retention};
 pub use site::{FilesystemPolicy, S3Policy, SitePolicy, StorePolicy};

@@ -1,4 +1,5 @@
 //! Tests that need no server.
 
+mod policy;
 #[path = "../support/mod.rs"]
 mod support;
