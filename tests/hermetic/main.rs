@@ -1,5 +1,6 @@
 //! Tests that need no server.
 
+mod policy;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -1,0 +1,272 @@
+//! From what is typed to what is meant, piece by piece.
+//!
+//! Each function reports what is wrong with its piece and returns what it could make of it; only if nothing at all was reported
+//! is the result used. `source_meaning` and `consistency` are the other two parts of the same step.
+
+use std::{
+    path::{Component, Path as FilePath, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use bytesize::ByteSize;
+
+use super::{
+    DrillPolicy, Encryption, FilesystemPolicy, Limits, Objectives, PlainOrSecret, Recipients, Retention, S3Policy, SecretReference,
+    StorePolicy, connection,
+    document::{Findings, Path},
+    typed::{
+        TypedDrill, TypedEncryption, TypedLimits, TypedObjectives, TypedPlainOrSecret, TypedRetention, TypedSecret, TypedStore,
+    },
+};
+
+/// A name of a policy, source or site.
+pub fn name(name: Option<String>, path: &Path, findings: &mut Findings<'_>) -> String {
+    let Some(name) = name else { return String::new() };
+    let fine = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte));
+    if !fine || !name.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit()) {
+        findings.add(
+            path,
+            "is no good as a name: it becomes part of object keys and unit names; use lower-case letters, digits, '.', '_' and '-', \
+             beginning with a letter or digit",
+        );
+    } else if name.len() > 64 {
+        findings.add(path, "is longer than 64 characters");
+    }
+    name
+}
+
+/// A duration with units, above zero.
+pub fn duration(text: Option<String>, example: &str, path: &Path, findings: &mut Findings<'_>) -> Option<Duration> {
+    let text = text?;
+    match humantime::parse_duration(&text) {
+        Ok(duration) if duration.is_zero() => findings.add(path, format!("is zero; should be a duration such as \"{example}\"")),
+        Ok(duration) => return Some(duration),
+        Err(_) => findings.add(
+            path,
+            format!(
+                "is no duration; should be numbers with units (s, m, h, d, w; m is minutes, M is months) such as \"{example}\""
+            ),
+        ),
+    }
+    None
+}
+
+/// An absolute path without `..`.
+pub fn absolute(text: &str, path: &Path, findings: &mut Findings<'_>) -> PathBuf {
+    let file = FilePath::new(text);
+    if !file.is_absolute() {
+        findings.add(path, "is not absolute; a timer does not run where you do: begin it with /");
+    } else if file.components().any(|component| component == Component::ParentDir) {
+        findings.add(path, "contains ..; write the path it stands for");
+    }
+    // Without doubled or trailing slashes, so that paths can be compared.
+    file.components().collect()
+}
+
+/// Where a secret is.
+pub fn secret(typed: Option<TypedSecret>, path: &Path, findings: &mut Findings<'_>) -> Option<SecretReference> {
+    let typed = typed?;
+    match (typed.file, typed.env, typed.credential) {
+        (Some(file), None, None) => Some(SecretReference::File(absolute(&file, &path.key("file"), findings))),
+        (None, Some(env), None) => {
+            let mut letters = env.chars();
+            let begins = letters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
+            if !begins || !letters.all(|letter| letter.is_ascii_alphanumeric() || letter == '_') {
+                findings.add(&path.key("env"), "is no name of an environment variable; letters, digits and _ only (and no $)");
+            }
+            Some(SecretReference::Env(env))
+        }
+        (None, None, Some(credential)) => {
+            if credential.is_empty() || credential.contains('/') || credential.starts_with('.') || credential.len() > 255 {
+                findings.add(
+                    &path.key("credential"),
+                    "is no name of a systemd credential; it is the part before the colon in LoadCredential=name:/path",
+                );
+            }
+            Some(SecretReference::Credential(credential))
+        }
+        (None, None, None) => {
+            findings.add(path, "says nothing; should be one of { file = \"/…\" }, { env = \"NAME\" }, { credential = \"name\" }");
+            None
+        }
+        _ => {
+            findings.add(path, "says more than one of file, env, credential; keep the one that holds");
+            None
+        }
+    }
+}
+
+/// A text, or where a secret is.
+pub fn plain_or_secret(typed: Option<TypedPlainOrSecret>, path: &Path, findings: &mut Findings<'_>) -> Option<PlainOrSecret> {
+    match typed? {
+        TypedPlainOrSecret::Plain(text) => Some(PlainOrSecret::Plain(text)),
+        TypedPlainOrSecret::Secret(typed) => secret(Some(typed), path, findings).map(PlainOrSecret::Secret),
+    }
+}
+
+/// A connection URI.
+pub fn url(text: Option<String>, password_key: &str, path: &Path, findings: &mut Findings<'_>) -> Option<String> {
+    let text = text?;
+    for problem in connection::problems(&text, password_key) {
+        findings.add(path, problem);
+    }
+    Some(text)
+}
+
+/// A place that holds objects.
+pub fn store(typed: Option<TypedStore>, path: &Path, findings: &mut Findings<'_>) -> Option<StorePolicy> {
+    match typed? {
+        TypedStore::Filesystem { path: directory } => {
+            let directory = absolute(&directory?, &path.key("path"), findings);
+            Some(StorePolicy::Filesystem(FilesystemPolicy { path: directory }))
+        }
+        TypedStore::S3 { bucket, prefix, region, endpoint, path_style, access_key, secret_key, session_token, profile } => {
+            credentials_fit(path, findings);
+            let bucket = bucket.unwrap_or_default();
+            if bucket.contains(['/', ':']) || bucket.chars().any(char::is_whitespace) {
+                findings.add(
+                    &path.key("bucket"),
+                    "is no bucket name; only the name stands here, the rest goes into prefix and endpoint",
+                );
+            }
+            let prefix = prefix.unwrap_or_default();
+            if prefix.starts_with('/') || prefix.ends_with('/') {
+                findings
+                    .add(&path.key("prefix"), "begins or ends with a slash; leave it away, one is added between prefix and key");
+            }
+            if region
+                .as_ref()
+                .is_some_and(|region| region.is_empty() || !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'))
+            {
+                findings.add(&path.key("region"), "is no region; should be a text such as \"us-east-1\"");
+            }
+            if let Some(endpoint) = &endpoint {
+                endpoint_fits(endpoint, &path.key("endpoint"), findings);
+            }
+            Some(StorePolicy::S3(S3Policy {
+                path_style: path_style.unwrap_or(endpoint.is_some()),
+                bucket,
+                prefix,
+                region,
+                endpoint,
+                access_key: plain_or_secret(access_key, &path.key("access_key"), findings),
+                secret_key: secret(secret_key, &path.key("secret_key"), findings),
+                session_token: secret(session_token, &path.key("session_token"), findings),
+                profile,
+            }))
+        }
+    }
+}
+
+fn credentials_fit(path: &Path, findings: &mut Findings<'_>) {
+    // By what stands in the file: a key that was written in a wrong way is reported as that, not as missing.
+    let [access, secret, token, profile] =
+        ["access_key", "secret_key", "session_token", "profile"].map(|key| findings.is_there(&path.key(key)));
+    if access && !secret {
+        findings.add(path, "has an access_key without a secret_key; give both, or neither and leave it to the provider's own ways");
+    }
+    if secret && !access {
+        findings.add(path, "has a secret_key without an access_key; give both, or neither and leave it to the provider's own ways");
+    }
+    if token && !secret {
+        findings.add(&path.key("session_token"), "belongs to an access_key and a secret_key, which are not there");
+    }
+    if profile && (access || secret) {
+        findings.add(&path.key("profile"), "stands beside keys; keep one of the two");
+    }
+}
+
+fn endpoint_fits(endpoint: &str, path: &Path, findings: &mut Findings<'_>) {
+    let fine = url::Url::parse(endpoint).is_ok_and(|url| {
+        let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
+        matches!(url.scheme(), "http" | "https") && url.has_host() && bare && url.username().is_empty() && url.password().is_none()
+    });
+    if !fine {
+        findings.add(
+            path,
+            "is no endpoint; should be http:// or https:// with a host and perhaps a port, such as \"https://s3.example.org:9000\"",
+        );
+    }
+}
+
+/// `[objectives]`.
+pub fn objectives(typed: TypedObjectives, path: &Path, findings: &mut Findings<'_>) -> Objectives {
+    Objectives {
+        rpo: duration(typed.rpo, "26h", &path.key("rpo"), findings),
+        rto: duration(typed.rto, "1h", &path.key("rto"), findings),
+    }
+}
+
+/// `[retention]`.
+pub fn retention(typed: TypedRetention, path: &Path, findings: &mut Findings<'_>) -> Retention {
+    let keep_within = duration(typed.keep_within, "30d", &path.key("keep_within"), findings);
+    keep_within.map_or_else(Retention::default, |keep_within| Retention { keep_within })
+}
+
+/// The least that the pipeline runs in: a pack being filled, one being sent, and a few chunks in each stage. Bytes.
+const LEAST_MEMORY_BYTES: u64 = 64 << 20;
+
+/// `[limits]`.
+pub fn limits(typed: TypedLimits, path: &Path, findings: &mut Findings<'_>) -> Limits {
+    let mut limits = Limits::default();
+    if let Some(memory) = typed.memory {
+        match ByteSize::from_str(&memory) {
+            Ok(size) if size.as_u64() >= LEAST_MEMORY_BYTES => limits.memory_bytes = size.as_u64(),
+            Ok(_) => findings.add(&path.key("memory"), "is less than \"64MiB\", which the pipeline needs at least"),
+            Err(_) => findings
+                .add(&path.key("memory"), "is no size; should be a number with a unit (MiB, GiB, MB, GB) such as \"256MiB\""),
+        }
+    }
+    limits.parallelism = typed.parallelism.and_then(|count| usize::try_from(count).ok());
+    if let Some(level) = typed.compression_level.and_then(|level| i32::try_from(level).ok()) {
+        limits.compression_level = level;
+    }
+    limits
+}
+
+/// `[encryption]`, or the word.
+pub fn encryption(typed: TypedEncryption, path: &Path, findings: &mut Findings<'_>) -> Encryption {
+    let typed = match typed {
+        TypedEncryption::Word(_) => return Encryption::None,
+        TypedEncryption::Recipients(typed) => typed,
+    };
+    let mut recipients: Vec<String> = Vec::new();
+    for (index, recipient) in typed.recipients.into_iter().flatten().enumerate() {
+        let Some(recipient) = recipient else { continue };
+        let place = path.key("recipients").index(index);
+        if recipient.to_ascii_uppercase().starts_with("AGE-SECRET-KEY-") {
+            findings.add(
+                &place,
+                "is a secret key, not a public one; take it out of this file, treat it as lost if the file was shared, and write the \
+                 public key (age1…) that belongs to it",
+            );
+        } else if let Err(reason) = age::x25519::Recipient::from_str(&recipient) {
+            findings.add(&place, format!("is no public key of age ({reason}); should be age1 and 58 more letters and digits, as `farshore key generate` prints it"));
+        } else if recipients.contains(&recipient) {
+            findings.add(&place, "is there twice; the second recipient should be another key, for instance one in escrow");
+        }
+        recipients.push(recipient);
+    }
+    Encryption::Recipients(Recipients { recipients, agent: secret(typed.agent, &path.key("agent"), findings) })
+}
+
+/// `[drill]` without its probes.
+pub fn drill(typed: TypedDrill, path: &Path, findings: &mut Findings<'_>) -> DrillPolicy {
+    let mut drill = DrillPolicy::default();
+    if let Some(directory) = typed.directory {
+        drill.directory = absolute(&directory, &path.key("directory"), findings);
+        if drill.directory == FilePath::new("/") {
+            findings.add(
+                &path.key("directory"),
+                "is the whole machine, and drills clean up after themselves; name a directory of their own",
+            );
+        }
+    }
+    if typed.server_password.is_some() && typed.server.is_none() {
+        findings.add(&path.key("server_password"), "belongs to a server, which is not there");
+    }
+    drill.server = url(typed.server, "server_password", &path.key("server"), findings);
+    drill.server_password = secret(typed.server_password, &path.key("server_password"), findings);
+    drill
+}

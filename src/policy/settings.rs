@@ -1,0 +1,109 @@
+//! Everything in a policy that is neither source nor site.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::SecretReference;
+
+/// What a drill is measured against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Objectives {
+    /// Data lost at most.
+    pub rpo: Option<Duration>,
+    /// Time until service at most.
+    pub rto: Option<Duration>,
+}
+
+/// Who can read the repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Encryption {
+    /// Whoever holds an identity of one of these.
+    Recipients(Recipients),
+    /// Everybody who can read the site. Only if the policy says so in words.
+    None,
+}
+
+/// Whose keys open the repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipients {
+    /// Public keys (`age1…`), at least one, none twice.
+    pub recipients: Vec<String>,
+    /// The agent's own identity, which opens the catalogue key and nothing else.
+    pub agent: Option<SecretReference>,
+}
+
+/// How long recovery points are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Every point younger than this is kept. Default 30 days.
+    pub keep_within: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { keep_within: Duration::from_secs(30 * 24 * 3600) }
+    }
+}
+
+/// What the agent may use of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory for the data under way, whatever the size of the sources. Default 256 MiB, at least 64 MiB.
+    pub memory_bytes: u64,
+    /// Readers and CPU workers at once; without it, as many as there are processors.
+    pub parallelism: Option<usize>,
+    /// zstd level, 1 to 19. Default 1.
+    pub compression_level: i32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory_bytes: 256 << 20, parallelism: None, compression_level: 1 }
+    }
+}
+
+/// One `[[cross_check]]`: every key that the query yields must be among the restored objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrossCheck {
+    /// A `postgres` source of this policy.
+    pub source: String,
+    /// SQL that yields one column of object keys.
+    pub query: String,
+    /// A `bucket` source of this policy.
+    pub objects: String,
+}
+
+/// Where and how drills run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrillPolicy {
+    /// Scratch clusters and objects; absolute; what a drill makes there it removes.
+    pub directory: PathBuf,
+    /// A server on which scratch databases are made (a connection URI without a password); without it, a scratch cluster is
+    /// started.
+    pub server: Option<String>,
+    /// The password for `server`.
+    pub server_password: Option<SecretReference>,
+    /// SQL whose answer is known.
+    pub probes: Vec<Probe>,
+}
+
+impl DrillPolicy {
+    /// Where drills run if the policy does not say: under the systemd unit's `StateDirectory`.
+    pub const DEFAULT_DIRECTORY: &str = "/var/lib/farshore/drill";
+}
+
+impl Default for DrillPolicy {
+    fn default() -> Self {
+        Self { directory: PathBuf::from(Self::DEFAULT_DIRECTORY), server: None, server_password: None, probes: Vec::new() }
+    }
+}
+
+/// One `[[drill.probe]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// A `postgres` source of this policy.
+    pub source: String,
+    /// SQL that yields one row of one column.
+    pub query: String,
+    /// That value as PostgreSQL writes it as text: `t`, `42`.
+    pub expect: String,
+}

@@ -1,0 +1,64 @@
+//! Where recovery points go, and how a store is named in a policy.
+
+use std::path::PathBuf;
+
+use super::{PlainOrSecret, SecretReference};
+
+/// One `[[site]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SitePolicy {
+    /// Unique within the policy; `[a-z0-9._-]`, begins with a letter or digit.
+    pub name: String,
+    /// Where its repository lies.
+    pub store: StorePolicy,
+}
+
+/// A place that holds objects: at a site, or a bucket that is protected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StorePolicy {
+    /// A directory.
+    Filesystem(FilesystemPolicy),
+    /// A bucket, or a prefix of one, on S3 or a compatible server.
+    S3(S3Policy),
+}
+
+/// A directory that holds objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilesystemPolicy {
+    /// Absolute.
+    pub path: PathBuf,
+}
+
+/// A bucket on S3 or a compatible server. What is left out is found as the provider's own tools find it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct S3Policy {
+    /// The bucket's name.
+    pub bucket: String,
+    /// Keys begin with this and a `/`. Without leading or trailing `/`; empty for the whole bucket.
+    pub prefix: String,
+    /// The region.
+    pub region: Option<String>,
+    /// `http://` or `https://` address of a compatible server.
+    pub endpoint: Option<String>,
+    /// Address buckets by path (`endpoint/bucket/key`) rather than by host name. Default: true with an endpoint.
+    pub path_style: bool,
+    /// Access key id; with `secret_key`, or neither.
+    pub access_key: Option<PlainOrSecret>,
+    /// Secret access key.
+    pub secret_key: Option<SecretReference>,
+    /// Session token of temporary credentials.
+    pub session_token: Option<SecretReference>,
+    /// A profile of the provider's own configuration files.
+    pub profile: Option<String>,
+}
+
+impl StorePolicy {
+    /// The place as an operator would write it down: `s3://bucket/prefix`, or a directory. Never holds a secret.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Filesystem(filesystem) => filesystem.path.display().to_string(),
+            Self::S3(s3) if s3.prefix.is_empty() => format!("s3://{}", s3.bucket),
+            Self::S3(s3) => format!("s3://{}/{}", s3.bucket, s3.prefix),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What is protected.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use super::{PlainOrSecret, SecretReference, StorePolicy};
+
+/// One `[[source]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourcePolicy {
+    /// Unique within the policy; `[a-z0-9._-]`, begins with a letter or digit.
+    pub name: String,
+    /// What kind it is, and the settings of that kind.
+    pub kind: SourceKind,
+}
+
+/// A kind of source with its settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A PostgreSQL database.
+    Postgres(PostgresPolicy),
+    /// The objects of a bucket, or of a prefix of one.
+    Bucket(BucketPolicy),
+    /// Directories and files.
+    Files(FilesPolicy),
+    /// The standard output of a program.
+    Command(CommandPolicy),
+}
+
+impl SourceKind {
+    /// The word in the policy: `postgres`, `bucket`, `files`, `command`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => "postgres",
+            Self::Bucket(_) => "bucket",
+            Self::Files(_) => "files",
+            Self::Command(_) => "command",
+        }
+    }
+}
+
+/// How a PostgreSQL database is captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PostgresMethod {
+    /// Schema by `pg_dump`, rows by `COPY`, in one exported snapshot.
+    #[default]
+    Logical,
+}
+
+/// A PostgreSQL database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PostgresPolicy {
+    /// How it is captured.
+    pub method: PostgresMethod,
+    /// A connection URI as libpq takes it (`postgres://…`), with a database, and never with a password.
+    pub url: String,
+    /// Its password; without one, `PGPASSFILE` and the server's own ways (peer, certificate) apply.
+    pub password: Option<SecretReference>,
+    /// Where `pg_dump` and its kin are; absolute. Without it they are looked for on the machine.
+    pub bin_directory: Option<PathBuf>,
+}
+
+/// The objects of a bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BucketPolicy {
+    /// The bucket, container or directory.
+    pub store: StorePolicy,
+}
+
+/// Directories and files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilesPolicy {
+    /// Absolute paths, at least one, none within another.
+    pub paths: Vec<PathBuf>,
+    /// Patterns in the language of `.gitignore`; if there are any, only what matches one is captured.
+    pub include: Vec<String>,
+    /// Patterns in the language of `.gitignore` that are left out.
+    pub exclude: Vec<String>,
+    /// Stay on the file systems of `paths`.
+    pub one_file_system: bool,
+}
+
+/// The standard output of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandPolicy {
+    /// The program and its arguments; no shell is involved.
+    pub capture: Vec<String>,
+    /// It is stopped, and the capture fails, after this long. Default five minutes.
+    pub timeout: Duration,
+    /// Added to its environment.
+    pub environment: BTreeMap<String, PlainOrSecret>,
+    /// A program that takes the output on its standard input and restores it.
+    pub restore: Option<Vec<String>>,
+}
+
+impl CommandPolicy {
+    /// The time limit where the policy gives none. Cluster-state dumps take seconds; a hanging API server must not hold up the
+    /// night's recovery point.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
+}

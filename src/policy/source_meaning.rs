@@ -1,0 +1,118 @@
+//! The part of `meaning` that is about sources.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use ignore::gitignore::GitignoreBuilder;
+
+use super::{
+    BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, SourceKind, SourcePolicy,
+    document::{Findings, Path},
+    meaning::{absolute, duration, name, plain_or_secret, secret, store, url},
+    typed::{TypedMethod, TypedPlainOrSecret, TypedSource},
+};
+
+/// One `[[source]]`; nothing if it lacks what its kind cannot be without (which was reported).
+pub fn source(typed: TypedSource, path: &Path, findings: &mut Findings<'_>) -> Option<SourcePolicy> {
+    let (own, kind) = match typed {
+        TypedSource::Postgres { name, method, url: text, password, bin_directory } => {
+            let method = match method {
+                None | Some(TypedMethod::Logical) => PostgresMethod::Logical,
+            };
+            let postgres = PostgresPolicy {
+                method,
+                url: url(text, "password", &path.key("url"), findings).unwrap_or_default(),
+                password: secret(password, &path.key("password"), findings),
+                bin_directory: bin_directory.map(|directory| absolute(&directory, &path.key("bin_directory"), findings)),
+            };
+            (name, Some(SourceKind::Postgres(postgres)))
+        }
+        TypedSource::Bucket { name, store: typed } => {
+            let store = store(typed, &path.key("store"), findings);
+            (name, store.map(|store| SourceKind::Bucket(BucketPolicy { store })))
+        }
+        TypedSource::Files { name, paths, include, exclude, one_file_system } => {
+            let files = FilesPolicy {
+                paths: directories(paths, &path.key("paths"), findings),
+                include: patterns(include, &path.key("include"), findings),
+                exclude: patterns(exclude, &path.key("exclude"), findings),
+                one_file_system: one_file_system.unwrap_or(false),
+            };
+            (name, Some(SourceKind::Files(files)))
+        }
+        TypedSource::Command { name, capture, timeout, environment, restore } => {
+            let command = CommandPolicy {
+                capture: program(capture, &path.key("capture"), findings),
+                timeout: duration(timeout, "2m", &path.key("timeout"), findings).unwrap_or(CommandPolicy::DEFAULT_TIMEOUT),
+                environment: variables(environment.unwrap_or_default(), &path.key("environment"), findings),
+                restore: restore.map(|restore| program(Some(restore), &path.key("restore"), findings)),
+            };
+            (name, Some(SourceKind::Command(command)))
+        }
+    };
+    let name = name_of(own, path, findings);
+    kind.map(|kind| SourcePolicy { name, kind })
+}
+
+fn name_of(own: Option<String>, path: &Path, findings: &mut Findings<'_>) -> String {
+    name(own, &path.key("name"), findings)
+}
+
+/// Absolute paths, none within another: each file is captured once, under one path.
+fn directories(typed: Option<Vec<Option<String>>>, path: &Path, findings: &mut Findings<'_>) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for (index, text) in typed.into_iter().flatten().enumerate() {
+        let Some(text) = text else { continue };
+        let place = path.index(index);
+        let own = absolute(&text, &place, findings);
+        if let Some(other) = paths.iter().find(|other| own.starts_with(other) || other.starts_with(&own)) {
+            findings.add(&place, format!("overlaps {}; name the outer one only, or leave things out by exclude", other.display()));
+        }
+        paths.push(own);
+    }
+    paths
+}
+
+fn patterns(typed: Option<Vec<Option<String>>>, path: &Path, findings: &mut Findings<'_>) -> Vec<String> {
+    let mut patterns = Vec::new();
+    for (index, pattern) in typed.into_iter().flatten().enumerate() {
+        let Some(pattern) = pattern else { continue };
+        let place = path.index(index);
+        if pattern.trim().is_empty() || pattern.starts_with('#') {
+            findings.add(&place, "matches nothing: it is empty, or a comment in the language of .gitignore");
+        } else if let Err(reason) = GitignoreBuilder::new("/").add_line(None, &pattern) {
+            findings.add(&place, format!("is no pattern in the language of .gitignore: {reason}"));
+        }
+        patterns.push(pattern);
+    }
+    patterns
+}
+
+fn program(typed: Option<Vec<Option<String>>>, path: &Path, findings: &mut Findings<'_>) -> Vec<String> {
+    let arguments: Vec<String> = typed.into_iter().flatten().flatten().collect();
+    match arguments.first() {
+        Some(program) if program.trim().is_empty() => findings.add(path, "names no program: its first text is empty"),
+        Some(program) if arguments.len() == 1 && program.trim().contains(char::is_whitespace) => findings.add(
+            path,
+            "is one text with spaces, and no shell is involved; write each argument as a text of its own: [\"kubectl\", \"get\", …]",
+        ),
+        Some(_) | None => {}
+    }
+    arguments
+}
+
+fn variables(
+    typed: BTreeMap<String, Option<TypedPlainOrSecret>>,
+    path: &Path,
+    findings: &mut Findings<'_>,
+) -> BTreeMap<String, PlainOrSecret> {
+    let mut variables = BTreeMap::new();
+    for (name, value) in typed {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            findings.add_at_key(path, &name, "is no name of an environment variable");
+        }
+        if let Some(value) = plain_or_secret(value, &path.key(&name), findings) {
+            variables.insert(name, value);
+        }
+    }
+    variables
+}

@@ -1,0 +1,302 @@
+//! What may be written in a policy: the one source of the keys, their types and the JSON Schema.
+//!
+//! Every field is optional here, because a file with mistakes is read as far as it goes; `#[schemars(required)]` marks what
+//! must be there, and `structure` checks it. The comments are what editors show.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// A Farshore policy: what is protected, where it goes, who can read it, how long it is kept, and what drills are measured against.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Farshore policy")]
+pub struct TypedPolicy {
+    /// Name of the policy: lower-case letters, digits, `.`, `_`, `-`. Also the instance of the systemd units.
+    #[schemars(required, regex(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$"), example = &"mattermost-eu")]
+    pub name: Option<String>,
+    /// The region that is protected, for reports.
+    #[schemars(example = &"eu-central-1")]
+    pub region: Option<String>,
+    /// What a drill is measured against.
+    pub objectives: Option<TypedObjectives>,
+    /// What is protected.
+    #[schemars(required, length(min = 1))]
+    pub source: Option<Vec<Option<TypedSource>>>,
+    /// Where it goes.
+    #[schemars(required, length(min = 1))]
+    pub site: Option<Vec<Option<TypedSite>>>,
+    /// Who can read it: a table with recipients, or the word "none".
+    #[schemars(required)]
+    pub encryption: Option<TypedEncryption>,
+    /// How long it is kept.
+    pub retention: Option<TypedRetention>,
+    /// What the agent may use of the machine.
+    pub limits: Option<TypedLimits>,
+    /// Rows held against objects: every key that a query yields must be among the restored objects.
+    pub cross_check: Option<Vec<Option<TypedCrossCheck>>>,
+    /// Where and how drills run.
+    pub drill: Option<TypedDrill>,
+}
+
+/// What a drill is measured against.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TypedObjectives {
+    /// Data lost at most: a duration with units.
+    #[schemars(example = &"26h")]
+    pub rpo: Option<String>,
+    /// Time until service at most: a duration with units.
+    #[schemars(example = &"1h")]
+    pub rto: Option<String>,
+}
+
+/// Something that is protected.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[allow(clippy::large_enum_variant, reason = "a handful of them live for the moment of parsing")]
+pub enum TypedSource {
+    /// A PostgreSQL database.
+    Postgres {
+        /// Name of the source: lower-case letters, digits, `.`, `_`, `-`.
+        #[schemars(required, length(min = 1), example = &"db")]
+        name: Option<String>,
+        /// How it is captured. Default: "logical".
+        method: Option<TypedMethod>,
+        /// Connection URI, without a password.
+        #[schemars(required, length(min = 1), example = &"postgres://farshore@db.internal:5432/mattermost?sslmode=verify-full")]
+        url: Option<String>,
+        /// Where the password is.
+        password: Option<TypedSecret>,
+        /// Where pg_dump and its kin are: an absolute directory.
+        #[schemars(example = &"/usr/lib/postgresql/17/bin")]
+        bin_directory: Option<String>,
+    },
+    /// The objects of a bucket.
+    Bucket {
+        /// Name of the source: lower-case letters, digits, `.`, `_`, `-`.
+        #[schemars(required, length(min = 1), example = &"attachments")]
+        name: Option<String>,
+        /// The bucket.
+        #[schemars(required)]
+        store: Option<TypedStore>,
+    },
+    /// Directories and files.
+    Files {
+        /// Name of the source: lower-case letters, digits, `.`, `_`, `-`.
+        #[schemars(required, length(min = 1), example = &"config")]
+        name: Option<String>,
+        /// Absolute paths.
+        #[schemars(required, length(min = 1), example = ["/etc/mattermost"])]
+        paths: Option<Vec<Option<String>>>,
+        /// Only what matches one of these patterns (as in .gitignore) is captured.
+        include: Option<Vec<Option<String>>>,
+        /// What matches one of these patterns (as in .gitignore) is left out.
+        #[schemars(example = ["*.tmp"])]
+        exclude: Option<Vec<Option<String>>>,
+        /// Stay on the file systems of the paths. Default: false.
+        one_file_system: Option<bool>,
+    },
+    /// The standard output of a program.
+    Command {
+        /// Name of the source: lower-case letters, digits, `.`, `_`, `-`.
+        #[schemars(required, length(min = 1), example = &"cluster")]
+        name: Option<String>,
+        /// The program and its arguments; no shell is involved.
+        #[schemars(required, length(min = 1), example = ["kubectl", "get", "configmap", "-o", "yaml"])]
+        capture: Option<Vec<Option<String>>>,
+        /// Its time limit: a duration with units. Default: "5m".
+        #[schemars(example = &"2m")]
+        timeout: Option<String>,
+        /// Added to its environment: texts, or references to secrets.
+        environment: Option<BTreeMap<String, Option<TypedPlainOrSecret>>>,
+        /// A program that takes the output on its standard input and restores it.
+        #[schemars(length(min = 1), example = ["kubectl", "apply", "-f", "-"])]
+        restore: Option<Vec<Option<String>>>,
+    },
+}
+
+/// How a PostgreSQL database is captured.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TypedMethod {
+    /// Schema by pg_dump, rows by COPY, in one exported snapshot.
+    Logical,
+}
+
+/// Where recovery points go.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TypedSite {
+    /// Name of the site: lower-case letters, digits, `.`, `_`, `-`.
+    #[schemars(required, length(min = 1), example = &"us")]
+    pub name: Option<String>,
+    /// Where its repository lies.
+    #[schemars(required)]
+    pub store: Option<TypedStore>,
+}
+
+/// A place that holds objects.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[allow(clippy::large_enum_variant, reason = "a handful of them live for the moment of parsing")]
+pub enum TypedStore {
+    /// A directory.
+    Filesystem {
+        /// An absolute directory.
+        #[schemars(required, length(min = 1), example = &"/mnt/far/farshore")]
+        path: Option<String>,
+    },
+    /// A bucket on S3 or a compatible server.
+    S3 {
+        /// The bucket's name.
+        #[schemars(required, length(min = 1), example = &"dr-us-east-1")]
+        bucket: Option<String>,
+        /// Keys begin with this and a slash.
+        #[schemars(example = &"mattermost-eu")]
+        prefix: Option<String>,
+        /// The region.
+        #[schemars(example = &"us-east-1")]
+        region: Option<String>,
+        /// Address of a compatible server.
+        #[schemars(example = &"https://s3.example.org:9000")]
+        endpoint: Option<String>,
+        /// Address buckets by path rather than by host name. Default: true if there is an endpoint.
+        path_style: Option<bool>,
+        /// Access key id: a text, or a reference.
+        access_key: Option<TypedPlainOrSecret>,
+        /// Where the secret access key is.
+        secret_key: Option<TypedSecret>,
+        /// Where the session token of temporary credentials is.
+        session_token: Option<TypedSecret>,
+        /// A profile of the provider's own configuration files.
+        #[schemars(example = &"backup")]
+        profile: Option<String>,
+    },
+}
+
+/// Where a secret is: exactly one of file, env, credential.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct TypedSecret {
+    /// An absolute path of a file that holds it.
+    #[schemars(example = &"/etc/farshore/secrets/db-password")]
+    pub file: Option<String>,
+    /// Name of an environment variable that holds it.
+    #[schemars(example = &"DB_PASSWORD")]
+    pub env: Option<String>,
+    /// Name of a systemd credential (LoadCredential=).
+    #[schemars(example = &"db-password")]
+    pub credential: Option<String>,
+}
+
+/// A text, or where a secret is.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum TypedPlainOrSecret {
+    /// As written.
+    Plain(String),
+    /// Kept elsewhere.
+    Secret(TypedSecret),
+}
+
+/// Who can read the repository.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum TypedEncryption {
+    /// Everybody who can read the site.
+    Word(TypedNone),
+    /// Whoever holds an identity of one of the recipients.
+    Recipients(TypedRecipients),
+}
+
+/// The word "none".
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TypedNone {
+    /// No encryption.
+    None,
+}
+
+/// Whose keys open the repository.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TypedRecipients {
+    /// Public keys (age1…) of those who can restore; two are advised, one of them in escrow.
+    #[schemars(required, length(min = 1), example = ["age1…"])]
+    pub recipients: Option<Vec<Option<String>>>,
+    /// Where the agent's own key is, which opens the catalogue and nothing else.
+    pub agent: Option<TypedSecret>,
+}
+
+/// How long recovery points are kept.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TypedRetention {
+    /// Every point younger than this is kept: a duration with units. Default: "30d".
+    #[schemars(example = &"30d")]
+    pub keep_within: Option<String>,
+}
+
+/// What the agent may use of the machine.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TypedLimits {
+    /// Memory for the data under way: a size with units. Default: "256MiB".
+    #[schemars(example = &"256MiB")]
+    pub memory: Option<String>,
+    /// Readers and workers at once. Default: as many as there are processors.
+    #[schemars(range(min = 1, max = 256), example = 4)]
+    pub parallelism: Option<i64>,
+    /// zstd level. Default: 1.
+    #[schemars(range(min = 1, max = 19), example = 1)]
+    pub compression_level: Option<i64>,
+}
+
+/// Rows held against objects.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TypedCrossCheck {
+    /// Name of a postgres source.
+    #[schemars(required, length(min = 1), example = &"db")]
+    pub source: Option<String>,
+    /// SQL that yields one column of object keys.
+    #[schemars(required, length(min = 1), example = &"SELECT path FROM fileinfo WHERE deleteat = 0")]
+    pub query: Option<String>,
+    /// Name of the bucket source that must hold them.
+    #[schemars(required, length(min = 1), example = &"attachments")]
+    pub objects: Option<String>,
+}
+
+/// Where and how drills run.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TypedDrill {
+    /// An absolute directory for scratch clusters and objects. Default: "/var/lib/farshore/drill".
+    #[schemars(example = &"/var/lib/farshore/drill")]
+    pub directory: Option<String>,
+    /// Connection URI, without a password, of a server on which scratch databases are made. Left out: a scratch cluster is started.
+    #[schemars(example = &"postgres:///postgres?host=/var/run/postgresql")]
+    pub server: Option<String>,
+    /// Where the password for the server is.
+    pub server_password: Option<TypedSecret>,
+    /// SQL whose answer is known.
+    pub probe: Option<Vec<Option<TypedProbe>>>,
+}
+
+/// SQL whose answer is known.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TypedProbe {
+    /// Name of a postgres source.
+    #[schemars(required, length(min = 1), example = &"db")]
+    pub source: Option<String>,
+    /// SQL that yields one row of one column.
+    #[schemars(required, length(min = 1), example = &"SELECT count(*) > 0 FROM users")]
+    pub query: Option<String>,
+    /// That value as PostgreSQL writes it as text.
+    #[schemars(required, example = &"t")]
+    pub expect: Option<String>,
+}
