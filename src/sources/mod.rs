@@ -11,8 +11,12 @@
 //!   nothing that looks whole and is not.
 //! * No secret appears in an error, a fact or an entry.
 
+pub mod bucket;
+pub mod command;
+mod earlier;
 mod entry;
 mod error;
+pub mod files;
 
 use std::{fmt::Debug, sync::Arc};
 

@@ -1,0 +1,244 @@
+//! From a store into a sink: the listing merged with the newest point's entries.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures_util::{
+    FutureExt, StreamExt, TryStreamExt,
+    future::{BoxFuture, Either, Ready, ready},
+    stream::{self, BoxStream},
+};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{
+    Fingerprint,
+    listing::Listing,
+    read::{Outcome, read_object},
+};
+use crate::{
+    clock::SharedClock,
+    progress::Problem,
+    sources::{Capture, CaptureContext, Captured, Entry, Sink, SourceError, earlier::Earlier},
+    stores::{ObjectStat, SharedStore, StoreError},
+};
+
+/// Entries that may wait for the sink.
+const ENTRIES_WAITING: usize = 256;
+
+/// How a bucket is captured.
+#[derive(Debug, Clone, Default)]
+pub struct BucketOptions {
+    /// Read every object again, whatever the newest point says; for a store whose ETags are not to be trusted.
+    pub read_unchanged: bool,
+}
+
+/// Captures all objects of a store.
+#[derive(Debug)]
+pub struct BucketSource {
+    store: SharedStore,
+    options: BucketOptions,
+}
+
+impl BucketSource {
+    /// A source of everything below the store's prefix.
+    pub fn new(store: SharedStore, options: BucketOptions) -> Self {
+        Self { store, options }
+    }
+}
+
+/// What the listing and the newest point say together of one object.
+enum Planned {
+    Unchanged(Entry),
+    Read(ObjectStat),
+}
+
+/// The ordered merge of listing and newest point.
+struct Merge<'a> {
+    listing: Listing,
+    earlier: Earlier<'a>,
+    read_unchanged: bool,
+    consistent_at: Option<DateTime<Utc>>,
+    clock: SharedClock,
+    waited: Duration,
+    versioned: bool,
+    modified_after: u64,
+}
+
+impl Merge<'_> {
+    async fn next(&mut self) -> Result<Option<Planned>, SourceError> {
+        // Not the clock twice per object: only a page that is not there yet is worth timing.
+        let listed = match self.listing.next().now_or_never() {
+            Some(ready) => ready,
+            None => {
+                let before = self.clock.monotonic();
+                let listed = self.listing.next().await;
+                self.waited += self.clock.monotonic().saturating_sub(before);
+                listed
+            }
+        };
+        let Some(stat) = listed? else { return Ok(None) };
+        self.versioned |= stat.version.is_some();
+        self.modified_after += u64::from(self.consistent_at.is_some_and(|time| stat.modified > time));
+        let earlier = self.earlier.find(stat.key.as_bytes()).await?;
+        Ok(Some(match earlier {
+            Some(entry) if !self.read_unchanged && self.unchanged(&entry, &stat) => Planned::Unchanged(entry),
+            _ => Planned::Read(stat),
+        }))
+    }
+
+    fn unchanged(&mut self, entry: &Entry, stat: &ObjectStat) -> bool {
+        if entry.content.is_none() || entry.size() != stat.size || stat.etag.is_empty() {
+            return false;
+        }
+        let Ok(was) = rmp_serde::from_slice::<Fingerprint<'_>>(&entry.attributes) else { return false };
+        self.versioned |= was.version.is_some();
+        // Many listings do not show the version; the ETag alone decides then.
+        was.etag == stat.etag && (stat.version.is_none() || was.version == stat.version.as_deref())
+    }
+}
+
+/// What became of every object, in order, several being read at once.
+fn look_at_all<'a>(
+    merge: &'a mut Merge<'_>,
+    store: &'a SharedStore,
+    sink: &'a dyn Sink,
+    parallelism: usize,
+) -> BoxStream<'a, Result<Outcome, SourceError>> {
+    stream::try_unfold(merge, |merge| async move { Ok::<_, SourceError>(merge.next().await?.map(|next| (next, merge))) })
+        .map_ok(move |planned| look_at(planned, store, sink))
+        .try_buffered(parallelism)
+        .boxed()
+}
+
+/// A reader's state is boxed apart, so that an unchanged object does not pay for its size.
+fn look_at<'a>(
+    planned: Planned,
+    store: &'a SharedStore,
+    sink: &'a dyn Sink,
+) -> Either<Ready<Result<Outcome, SourceError>>, BoxFuture<'a, Result<Outcome, SourceError>>> {
+    match planned {
+        Planned::Unchanged(entry) => Either::Left(ready(Ok(Outcome::Unchanged { entry }))),
+        Planned::Read(stat) => Either::Right(read_object(store, stat, sink).boxed()),
+    }
+}
+
+/// What the capture counts.
+#[derive(Default)]
+struct Counts {
+    objects: u64,
+    bytes: u64,
+    unchanged: u64,
+    unchanged_bytes: u64,
+    reread: u64,
+    vanished: u64,
+    unreadable: u64,
+    versioned: bool,
+    last_error: Option<StoreError>,
+}
+
+#[async_trait]
+impl Capture for BucketSource {
+    fn kind(&self) -> &'static str {
+        "bucket"
+    }
+
+    fn describe(&self) -> String {
+        self.store.describe()
+    }
+
+    async fn capture(&self, context: CaptureContext<'_>) -> Result<Captured, SourceError> {
+        let CaptureContext { sink, earlier, observer, clock, parallelism, consistent_at } = context;
+        observer.phase(&format!("bucket {}", self.describe()), None);
+        let (started, listed_at) = (clock.monotonic(), clock.now());
+        let mut merge = Merge {
+            listing: Listing::start(self.store.clone()),
+            earlier: Earlier::new(earlier),
+            read_unchanged: self.options.read_unchanged,
+            consistent_at,
+            clock: clock.clone(),
+            waited: Duration::ZERO,
+            versioned: false,
+            modified_after: 0,
+        };
+        let (sender, mut outcomes) = mpsc::channel(ENTRIES_WAITING);
+        let looked_at = look_at_all(&mut merge, &self.store, sink, parallelism.max(1));
+        let reading = async move {
+            let mut looked_at = looked_at;
+            while let Some(outcome) = looked_at.next().await {
+                // The receiver only goes away with an error of its own, which is the one that is reported.
+                if sender.send(outcome?).await.is_err() {
+                    break;
+                }
+            }
+            Ok::<(), SourceError>(())
+        };
+        let handing_over = async {
+            let mut counts = Counts::default();
+            while let Some(outcome) = outcomes.recv().await {
+                let entry = match outcome {
+                    Outcome::Unchanged { entry } => {
+                        counts.unchanged += 1;
+                        counts.unchanged_bytes += entry.size();
+                        entry
+                    }
+                    Outcome::Read { entry, reread, versioned } => {
+                        counts.reread += u64::from(reread);
+                        counts.versioned |= versioned;
+                        entry
+                    }
+                    Outcome::Vanished { key } => {
+                        counts.vanished += 1;
+                        observer.problem(Problem::new(
+                            key,
+                            "vanished after it was listed and is not in this point; if a row still names it, the next backup settles which is right",
+                        ));
+                        continue;
+                    }
+                    Outcome::Unreadable { key, error } => {
+                        counts.unreadable += 1;
+                        observer.problem(Problem::new(key, format!("could not be read and is not in this point: {error}")));
+                        counts.last_error = Some(error);
+                        continue;
+                    }
+                };
+                counts.objects += 1;
+                counts.bytes += entry.size();
+                observer.bytes(entry.size());
+                observer.items(1);
+                sink.entry(entry).await?;
+            }
+            Ok::<_, SourceError>(counts)
+        };
+        // The first error of either ends both.
+        let ((), counts) = futures_util::future::try_join(reading, handing_over).await?;
+        if counts.objects == 0
+            && let Some(error) = counts.last_error
+        {
+            // Not one of them: that is a missing right or a wrong key, not a few bad objects.
+            return Err(error.into());
+        }
+        let (waited, versioned, modified_after) = (merge.waited, merge.versioned || counts.versioned, merge.modified_after);
+        let gone = merge.earlier.gone().await?;
+        let facts = json!({
+            "place": self.describe(),
+            "objects": counts.objects,
+            "bytes": counts.bytes,
+            "unchanged_objects": counts.unchanged,
+            "unchanged_bytes": counts.unchanged_bytes,
+            "read_objects": counts.objects - counts.unchanged,
+            "read_bytes": counts.bytes - counts.unchanged_bytes,
+            "reread": counts.reread,
+            "vanished": counts.vanished,
+            "unreadable": counts.unreadable,
+            "gone": gone,
+            "modified_after_consistency": modified_after,
+            "versioned": versioned,
+            "listed_at": listed_at,
+            "listing_seconds": waited.as_secs_f64(),
+            "seconds": clock.monotonic().saturating_sub(started).as_secs_f64(),
+        });
+        Ok(Captured { facts, consistent_at: None })
+    }
+}

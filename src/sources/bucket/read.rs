@@ -1,0 +1,192 @@
+//! Reading one object under the ETag that was listed.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use serde_bytes::ByteArray;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{BucketAttributes, OBJECT, concerns_one_object};
+use crate::{
+    sources::{Cut, Entry, OBJECT_PART_BYTES, Sink, SourceError},
+    stores::{Download, GetOptions, ObjectAttributes, ObjectStat, SharedStore, StoreError},
+};
+
+/// Bytes above which hashing leaves the async threads: BLAKE3 takes some ten microseconds for this many.
+const HASHED_IN_PLACE_BYTES: usize = 64 << 10;
+
+/// Bytes collected before a large object's next write.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Attempts at an object whose transfer breaks off; each request was already retried by the store's own wrapper.
+const MOST_ATTEMPTS: u32 = 3;
+
+/// What became of a listed object.
+pub(super) enum Outcome {
+    /// It is as it was in the newest point, and was not read.
+    Unchanged { entry: Entry },
+    /// It was read; `reread` if it had changed since it was listed.
+    Read { entry: Entry, reread: bool, versioned: bool },
+    /// It is no longer there.
+    Vanished { key: String },
+    /// It cannot be read, the others can.
+    Unreadable { key: String, error: StoreError },
+}
+
+/// Reads a listed object into the sink; an error is one that ends the capture.
+pub(super) async fn read_object(store: &SharedStore, listed: ObjectStat, sink: &dyn Sink) -> Result<Outcome, SourceError> {
+    let mut stat = listed;
+    let mut reread = false;
+    let mut attempts = 1;
+    loop {
+        let error = match read_once(store, &stat, sink).await {
+            Ok((entry, versioned)) => return Ok(Outcome::Read { entry, reread, versioned }),
+            Err(SourceError::Store(error)) => error,
+            Err(other) => return Err(other),
+        };
+        match error {
+            StoreError::NotFound { .. } => return Ok(Outcome::Vanished { key: stat.key }),
+            StoreError::Changed { .. } | StoreError::InvalidRange { .. } if !reread => {
+                reread = true;
+                match store.stat(&stat.key).await {
+                    Ok(newer) => stat = newer,
+                    Err(StoreError::NotFound { .. }) => return Ok(Outcome::Vanished { key: stat.key }),
+                    Err(error) if concerns_one_object(&error) => return Ok(Outcome::Unreadable { key: stat.key, error }),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            error if error.is_transient() && attempts < MOST_ATTEMPTS => attempts += 1,
+            error if concerns_one_object(&error) => return Ok(Outcome::Unreadable { key: stat.key, error }),
+            error => return Err(error.into()),
+        }
+    }
+}
+
+async fn read_once(store: &SharedStore, stat: &ObjectStat, sink: &dyn Sink) -> Result<(Entry, bool), SourceError> {
+    // The writer first: it waits until memory for the object is free, and no connection should idle meanwhile.
+    let mut writer = sink.content(Cut::Fixed(OBJECT_PART_BYTES), Some(stat.size)).await?;
+    let options = GetOptions {
+        range: None,
+        if_match: Some(stat.etag.clone()).filter(|etag| !etag.is_empty()),
+        attributes: true,
+    };
+    let (read, attributes, digest) = if stat.size <= u64::from(OBJECT_PART_BYTES) {
+        // On a task of its own, so that several objects are received and decrypted on all cores.
+        let (store, key) = (store.clone(), stat.key.clone());
+        let received = AbortOnDropHandle::new(tokio::spawn(async move { receive(&store, &key, options).await }));
+        let (read, attributes, body, digest) = received.await.map_err(lost)??;
+        if !body.is_empty() {
+            writer.write(body).await?;
+        }
+        (read, attributes, digest)
+    } else {
+        let Download { stat: read, attributes, body } = store.get(&stat.key, options).await?;
+        let mut hasher = Hasher::default();
+        let mut body = std::pin::pin!(body);
+        let mut total = 0;
+        let mut collected = BytesMut::new();
+        loop {
+            let piece = body.next().await.transpose()?;
+            let ended = piece.is_none();
+            if let Some(piece) = piece {
+                total += piece.len() as u64;
+                collected.extend_from_slice(&piece);
+            }
+            if collected.len() >= PIECE_BYTES || (ended && !collected.is_empty()) {
+                let piece = collected.split().freeze();
+                hasher.update(piece.clone()).await?;
+                writer.write(piece).await?;
+            }
+            if ended {
+                break;
+            }
+        }
+        whole(store, &read, total)?;
+        (read, attributes, hasher.finish())
+    };
+    let mut entry = Entry::new(stat.key.as_bytes(), OBJECT);
+    entry.modified = Some(read.modified);
+    entry.content = Some(writer.finish().await?);
+    let mut object = attributes;
+    if object.storage_class.is_none() {
+        object.storage_class = stat.storage_class.clone();
+    }
+    let versioned = read.version.is_some();
+    // The listed ETag, when the answer to the read has none of its own: the next listing is compared with this one.
+    let etag = if read.etag.is_empty() { stat.etag.clone() } else { read.etag };
+    entry.set_attributes(&BucketAttributes { etag, version: read.version, blake3: ByteArray::new(digest), object })?;
+    Ok((entry, versioned))
+}
+
+/// A small object whole, with the BLAKE3 of its bytes.
+async fn receive(
+    store: &SharedStore,
+    key: &str,
+    options: GetOptions,
+) -> Result<(ObjectStat, ObjectAttributes, Bytes, [u8; 32]), SourceError> {
+    let Download { stat, attributes, mut body } = store.get(key, options).await?;
+    let mut first = Bytes::new();
+    let mut collected = BytesMut::new();
+    while let Some(piece) = body.next().await {
+        let piece = piece?;
+        if first.is_empty() {
+            // Most objects come in one piece, which then needs no copy.
+            first = piece;
+            continue;
+        }
+        if collected.is_empty() {
+            collected.reserve(usize::try_from(stat.size).unwrap_or(0).min(OBJECT_PART_BYTES as usize));
+            collected.extend_from_slice(&first);
+        }
+        collected.extend_from_slice(&piece);
+        if collected.len() as u64 > stat.size {
+            break;
+        }
+    }
+    let bytes = if collected.is_empty() { first } else { collected.freeze() };
+    whole(store, &stat, bytes.len() as u64)?;
+    let mut hasher = Hasher::default();
+    hasher.update(bytes.clone()).await?;
+    Ok((stat, attributes, bytes, hasher.finish()))
+}
+
+fn whole(store: &SharedStore, stat: &ObjectStat, read: u64) -> Result<(), StoreError> {
+    if read == stat.size {
+        return Ok(());
+    }
+    Err(StoreError::Corrupt {
+        place: format!("{}/{}", store.describe(), stat.key),
+        detail: format!("{read} bytes came of an object of {}", stat.size),
+    })
+}
+
+/// BLAKE3 over pieces, off the async threads when they are large.
+#[derive(Default)]
+pub(super) struct Hasher {
+    state: blake3::Hasher,
+}
+
+impl Hasher {
+    pub(super) async fn update(&mut self, piece: Bytes) -> Result<(), SourceError> {
+        if piece.len() <= HASHED_IN_PLACE_BYTES {
+            self.state.update(&piece);
+            return Ok(());
+        }
+        let mut state = std::mem::take(&mut self.state);
+        self.state = tokio::task::spawn_blocking(move || {
+            state.update(&piece);
+            state
+        })
+        .await
+        .map_err(lost)?;
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> [u8; 32] {
+        *self.state.finalize().as_bytes()
+    }
+}
+
+/// A task that ended without its result: the runtime is going down.
+pub(super) fn lost(error: tokio::task::JoinError) -> SourceError {
+    SourceError::io("a task of this program")(std::io::Error::other(error))
+}
