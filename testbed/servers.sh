@@ -125,18 +125,17 @@ await_postgres() {
     done
 }
 
-# Kills the servers named, or all that were started, and waits until they are gone.
+# Kills servers and waits until they are gone. $*: processes
 kill_servers() {
-    local pid pids=("$@")
-    [ "$#" -gt 0 ] || pids=("${servers[@]}")
+    local pid
     {
-        for pid in "${pids[@]}"; do
+        for pid in "$@"; do
             # A killed postmaster leaves children for a moment, so it is asked to stop at once; SeaweedFS takes 20 s when asked.
             case "$(cat "/proc/$pid/comm")" in
                 postgres) kill -QUIT "$pid" || true ;;
                 weed) kill -KILL "$pid" || true ;;
             esac
         done
-        for pid in "${pids[@]}"; do wait "$pid" || true; done
+        for pid in "$@"; do wait "$pid" || true; done
     } 2>/dev/null # bash would tell of every process killed
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// `README.md`, `ARCHITECTURE.md`, `CHANGELOG.md`, and everything in `docs/`.
-pub fn documents(root: &Path) -> Vec<SourceFile> {
+pub(crate) fn documents(root: &Path) -> Vec<SourceFile> {
     let mut documents = files(root, &["docs"], &[".md"]);
     for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
         let text = std::fs::read_to_string(root.join(name)).unwrap_or_else(|error| panic!("{name} can be read: {error}"));
@@ -22,7 +22,7 @@ pub fn documents(root: &Path) -> Vec<SourceFile> {
 }
 
 /// Refuses paths in backticks, and targets of links, that lead nowhere.
-pub fn check_paths(root: &Path, documents: &[SourceFile]) -> Vec<Violation> {
+pub(crate) fn check_paths(root: &Path, documents: &[SourceFile]) -> Vec<Violation> {
     let top: BTreeSet<String> = std::fs::read_dir(root)
         .expect("the repository can be read")
         .map(|entry| entry.expect("the repository can be read").file_name().to_string_lossy().into_owned())
@@ -83,7 +83,7 @@ fn link_targets(line: &str) -> Vec<String> {
 /// Compares the tree drawn in `ARCHITECTURE.md` (the block of code that begins with `src/`) with `src/`. What is drawn must
 /// exist; everything directly in `src/` must be drawn; of a directory that is drawn with its contents, all contents must be
 /// (a `mod.rs` goes without saying).
-pub fn check_tree(root: &Path, architecture: &SourceFile) -> Vec<Violation> {
+pub(crate) fn check_tree(root: &Path, architecture: &SourceFile) -> Vec<Violation> {
     let complain = |line, message: String| architecture.violation(line, Rule::Documents, message);
     let Some(drawn) = drawn_tree(&architecture.text) else {
         return vec![complain(1, "there is no block of code that begins with 'src/': draw the tree".into())];

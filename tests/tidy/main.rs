@@ -14,7 +14,7 @@ use std::{
 
 /// What was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
+pub(crate) enum Rule {
     Rooms,
     Names,
     Globs,
@@ -27,13 +27,13 @@ pub enum Rule {
 
 /// One place where a rule is broken, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation {
+pub(crate) struct Violation {
     /// From the repository's root.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// 1-based.
-    pub line: usize,
-    pub rule: Rule,
-    pub message: String,
+    pub(crate) line: usize,
+    pub(crate) rule: Rule,
+    pub(crate) message: String,
 }
 
 impl fmt::Display for Violation {

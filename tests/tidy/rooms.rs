@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A room and those it may use, in order of dependency.
-pub const TABLE: &[(&str, &[&str])] = &[
+pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("policy", &[]),
     ("report", &[]),
@@ -26,7 +26,7 @@ pub const TABLE: &[(&str, &[&str])] = &[
 const STORES_OF_A_KIND: &[&str] = &["azure", "filesystem", "s3"];
 
 /// Refuses paths that lead where the table does not allow, and rooms that are not in it.
-pub fn check(files: &[SourceFile]) -> Vec<Violation> {
+pub(crate) fn check(files: &[SourceFile]) -> Vec<Violation> {
     let mut found = Vec::new();
     for file in files {
         let Some(module) = file.module() else { continue };
@@ -69,7 +69,7 @@ pub fn check(files: &[SourceFile]) -> Vec<Violation> {
 }
 
 /// Every path in `text`, a file of module `module`, that starts at the crate's root or climbs: from the root, with its line.
-pub fn paths(text: &str, module: &[String]) -> Vec<(usize, Vec<String>)> {
+pub(crate) fn paths(text: &str, module: &[String]) -> Vec<(usize, Vec<String>)> {
     let tokens = tokens(text);
     let mut found = Vec::new();
     // Modules within the file, with the depth of braces at which each ends.
@@ -146,7 +146,7 @@ fn tree(tokens: &[Token], mut at: usize, mut prefix: Vec<String>, found: &mut Ve
 }
 
 /// Rooms in an order in which each stands after all it uses, or the rooms that are left over because they lie on a cycle.
-pub fn order<'a>(table: &[(&'a str, &'a [&'a str])]) -> Result<Vec<&'a str>, Vec<&'a str>> {
+pub(crate) fn order<'a>(table: &[(&'a str, &'a [&'a str])]) -> Result<Vec<&'a str>, Vec<&'a str>> {
     let mut ordered: Vec<&str> = Vec::new();
     loop {
         let left: Vec<_> = table.iter().filter(|(name, _)| !ordered.contains(name)).collect();
@@ -161,7 +161,7 @@ pub fn order<'a>(table: &[(&'a str, &'a [&'a str])]) -> Result<Vec<&'a str>, Vec
 }
 
 /// The rooms that `src/` really has.
-pub fn rooms(root: &Path) -> Vec<String> {
+pub(crate) fn rooms(root: &Path) -> Vec<String> {
     let mut rooms: Vec<String> = std::fs::read_dir(root.join("src"))
         .expect("src/ can be read")
         .map(|entry| entry.expect("src/ can be read").file_name().to_string_lossy().trim_end_matches(".rs").to_owned())

@@ -9,28 +9,28 @@ use crate::{
 };
 
 /// Longest file, in lines, that needs no reason.
-pub const LINES_WITHOUT_A_REASON: usize = 600;
+pub(crate) const LINES_WITHOUT_A_REASON: usize = 600;
 
 /// Begins the line, in a longer file's header, that gives the reason.
-pub const REASON: &str = "//! Long because: ";
+pub(crate) const REASON: &str = "//! Long because: ";
 
 /// Names that say nothing of what a module is about.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "common", "helper", "helpers", "misc"];
 
 /// A file as read.
-pub struct SourceFile {
+pub(crate) struct SourceFile {
     /// From the repository's root.
-    pub path: PathBuf,
-    pub text: String,
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
 }
 
 impl SourceFile {
-    pub fn violation(&self, line: usize, rule: Rule, message: impl Into<String>) -> Violation {
+    pub(crate) fn violation(&self, line: usize, rule: Rule, message: impl Into<String>) -> Violation {
         Violation { path: self.path.clone(), line, rule, message: message.into() }
     }
 
     /// The module it is, from the crate's root, if it lies in `src/`: empty for `lib.rs` and `main.rs`.
-    pub fn module(&self) -> Option<Vec<String>> {
+    pub(crate) fn module(&self) -> Option<Vec<String>> {
         let inside = self.path.strip_prefix("src").ok()?.with_extension("");
         let mut module: Vec<String> = inside.iter().map(|part| part.to_string_lossy().into_owned()).collect();
         if module.len() == 1 && (module[0] == "lib" || module[0] == "main") || module.last().is_some_and(|name| name == "mod") {
@@ -41,7 +41,7 @@ impl SourceFile {
 }
 
 /// The files below `directories` of `root` whose name ends in one of `endings`, sorted.
-pub fn files(root: &Path, directories: &[&str], endings: &[&str]) -> Vec<SourceFile> {
+pub(crate) fn files(root: &Path, directories: &[&str], endings: &[&str]) -> Vec<SourceFile> {
     let mut found = Vec::new();
     for directory in directories {
         for entry in ignore::WalkBuilder::new(root.join(directory)).hidden(false).build() {
@@ -60,7 +60,7 @@ pub fn files(root: &Path, directories: &[&str], endings: &[&str]) -> Vec<SourceF
 }
 
 /// The rules of Rust files.
-pub fn check(files: &[SourceFile]) -> Vec<Violation> {
+pub(crate) fn check(files: &[SourceFile]) -> Vec<Violation> {
     let mut found = Vec::new();
     for file in files {
         let tokens = tokens(&file.text);
@@ -141,7 +141,7 @@ fn check_words(file: &SourceFile, tokens: &[Token], found: &mut Vec<Violation>) 
 }
 
 /// Refuses what looks like a real key in any text of the project. Golden repositories need their identity, and are left out.
-pub fn check_secrets(files: &[SourceFile]) -> Vec<Violation> {
+pub(crate) fn check_secrets(files: &[SourceFile]) -> Vec<Violation> {
     let mut found = Vec::new();
     for file in files.iter().filter(|file| !file.path.starts_with("tests/golden")) {
         for (index, line) in file.text.lines().enumerate() {

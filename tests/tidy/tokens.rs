@@ -3,20 +3,20 @@
 
 /// A name, `::`, or one other mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
+pub(crate) struct Token {
     /// 1-based.
-    pub line: usize,
-    pub text: String,
+    pub(crate) line: usize,
+    pub(crate) text: String,
 }
 
 impl Token {
-    pub fn is_name(&self) -> bool {
+    pub(crate) fn is_name(&self) -> bool {
         self.text.starts_with(|c: char| c.is_alphabetic() || c == '_')
     }
 }
 
 /// The tokens of a file.
-pub fn tokens(text: &str) -> Vec<Token> {
+pub(crate) fn tokens(text: &str) -> Vec<Token> {
     let mut lexer = Lexer { chars: text.chars().collect(), at: 0, line: 1, found: Vec::new() };
     while lexer.at < lexer.chars.len() {
         lexer.step();
