@@ -1,0 +1,49 @@
+# make test    everything that must hold before a change lands; installs the servers it needs
+# make demo    the main job, visibly: backup, destruction of the primary, restore, drill (SITE=s3 for a real S3 server)
+# make bench   the benchmarks
+# make build   the release binary
+# make fmt     formats the code
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+CARGO ?= cargo
+SITE ?= filesystem
+
+.PHONY: test checks fmt-check clippy deny demo bench build fmt
+
+# Tests are compiled before the servers start, so that those do not wait for the compiler.
+test:
+	@echo "== tools and servers (testbed/install)"
+	@testbed/install servers systemd
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target checks
+	@echo "== cargo test (real servers: testbed/with-servers)"
+	@$(CARGO) test --locked --no-run
+	@testbed/with-servers $(CARGO) test --locked --no-fail-fast
+
+checks: fmt-check clippy deny
+
+fmt-check:
+	@echo "== cargo fmt --check"
+	@$(CARGO) fmt --check
+
+clippy:
+	@echo "== cargo clippy -D warnings"
+	@$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# Advisories are left out: their database is not in a package registry, and a test must not depend on what else can be reached.
+deny:
+	@echo "== cargo deny: bans, licences, sources"
+	@testbed/install cargo-deny
+	@. testbed/versions.sh && "$$cargo_deny_home/bin/cargo-deny" --all-features --locked check bans licenses sources
+
+demo: build
+	@demo/run --site $(SITE)
+
+bench:
+	@$(CARGO) bench --locked
+
+build:
+	@$(CARGO) build --locked --release
+
+fmt:
+	@$(CARGO) fmt
