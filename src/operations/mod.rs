@@ -1,1 +1,23 @@
-//! placeholder
+//! Backup, restore, verify, drill: the only place where sources and repository meet.
+//!
+//! Each operation takes a request (values and open things, nothing to be looked up) and returns a report. What would change
+//! something is first planned as a plain value, which `--dry-run` prints.
+//!
+//! Leaves out on purpose: flags, printing, and building stores and sources from a policy (`cli`).
+
+mod backup;
+mod browse;
+mod error;
+mod exchange;
+mod history;
+mod phases;
+mod restore;
+mod verify;
+
+pub use backup::{BackupPlan, BackupRequest, NamedSource, backup, plan_backup};
+pub use browse::{DiffLine, Listing, diff, list_entries, open_content, point_summaries};
+pub use error::OperationError;
+pub use history::{Record, records, verified_points};
+pub use phases::Phases;
+pub use restore::{RestoreRequest, RestoreStep, restore};
+pub use verify::{VerifyLevel, VerifyRequest, verify};

@@ -169,15 +169,14 @@ impl ChunkCache {
             {
                 let mut chunk_rows = write.open_table(CHUNKS)?;
                 let mut pack_rows = write.open_table(PACKS)?;
-                let mut number = pack_rows.last()?.map_or(0, |(last, _)| last.value() + 1);
-                for pack in packs {
+                let first = pack_rows.last()?.map_or(0, |(last, _)| last.value() + 1);
+                for (number, pack) in (first..).zip(packs) {
                     let class = u8::from(pack.class == Class::Catalogue) + 1;
                     pack_rows.insert(number, (&pack.sha256, pack.size, class, &pack.run, &pack.data_key))?;
                     for place in &pack.places {
                         let row = (number, place.offset, place.sealed_bytes, place.plain_bytes, place.encoding as u8);
                         chunk_rows.insert(&place.id.0, row)?;
                     }
-                    number += 1;
                 }
                 write.open_table(INDEXES)?.insert(index, ())?;
             }

@@ -32,6 +32,8 @@ use crate::stores::{GetOptions, SharedStore, read_all};
 const MERGE_GAP_BYTES: u64 = 128 << 10;
 /// Longest ranged read, bytes (sealed).
 const MAX_RANGE_BYTES: u64 = 8 << 20;
+/// Most plain bytes of one ranged read: catalogue chunks compress tenfold.
+const MAX_RANGE_PLAIN_BYTES: usize = 16 << 20;
 /// Requests in flight at once, per stream of pieces.
 const REQUESTS: usize = 16;
 /// Groups that an ordered stream reads ahead.
@@ -87,13 +89,20 @@ impl Range {
     fn takes(&self, pack: u32, place: &Place) -> bool {
         let end = u64::from(place.offset) + u64::from(place.sealed_bytes);
         let start = u64::from(place.offset);
-        pack == self.pack && start >= self.end() && start - self.end() <= MERGE_GAP_BYTES && end - self.start() <= MAX_RANGE_BYTES
+        pack == self.pack
+            && start >= self.end()
+            && start - self.end() <= MERGE_GAP_BYTES
+            && end - self.start() <= MAX_RANGE_BYTES
+            && self.plain_bytes() + place.plain_bytes as usize <= MAX_RANGE_PLAIN_BYTES
+    }
+
+    fn plain_bytes(&self) -> usize {
+        self.chunks.iter().map(|(place, _)| place.plain_bytes as usize).sum()
     }
 
     /// Memory that reading and opening it takes.
     fn cost(&self) -> usize {
-        let plain: usize = self.chunks.iter().map(|(place, _)| place.plain_bytes as usize).sum();
-        plain + usize::try_from(self.end() - self.start()).unwrap_or(usize::MAX)
+        self.plain_bytes() + usize::try_from(self.end() - self.start()).unwrap_or(usize::MAX)
     }
 }
 

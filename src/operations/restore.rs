@@ -1,0 +1,134 @@
+//! Restore: snapshots of one point into their targets, planned, timed by phase.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{OperationError, Phases, exchange::Inlet};
+use crate::{
+    clock::SharedClock,
+    progress::{Observer, SharedObserver, Tally},
+    report::{RestoreReport, RestoredSource},
+    repository::{Point, Reader, Repository},
+    sources::{Rebuild, RebuildContext},
+};
+
+/// What a restore needs.
+#[derive(Debug)]
+pub struct RestoreRequest<'a> {
+    /// Where it comes from.
+    pub repository: &'a Repository,
+    /// Reads it.
+    pub reader: Reader,
+    /// The point.
+    pub point: &'a Point,
+    /// Name of a source, and where it is rebuilt; in this order.
+    pub targets: Vec<(String, Arc<dyn Rebuild>)>,
+    /// Only what lies below this path.
+    pub below: Option<Vec<u8>>,
+    /// The targets may hold something already.
+    pub into_existing: bool,
+    /// Told of progress and problems.
+    pub observer: SharedObserver,
+    /// The time.
+    pub clock: SharedClock,
+    /// Writers at once.
+    pub parallelism: usize,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestoreStep {
+    /// Name of the source.
+    pub source: String,
+    /// Its kind.
+    pub kind: String,
+    /// Where it goes.
+    pub target: String,
+    /// What was found there.
+    pub found: String,
+    /// Entries in the snapshot.
+    pub entries: u64,
+    /// Plain bytes in the snapshot.
+    pub bytes: u64,
+}
+
+impl RestoreRequest<'_> {
+    /// Looks at every target before anything is written to the first.
+    ///
+    /// # Errors
+    /// [`OperationError::Target`] for a target that is not fit; [`OperationError::Repository`] for a source that is not in the point.
+    pub async fn plan(&self) -> Result<Vec<RestoreStep>, OperationError> {
+        let mut steps = Vec::new();
+        for (name, target) in &self.targets {
+            let snapshot = self.point.snapshot(name)?;
+            let found =
+                target.inspect(&snapshot.facts, self.into_existing).await.map_err(|error| OperationError::rebuilding(name, error))?;
+            steps.push(RestoreStep {
+                source: name.clone(),
+                kind: snapshot.kind.clone(),
+                target: target.describe(),
+                found,
+                entries: snapshot.entry_count,
+                bytes: snapshot.content_bytes,
+            });
+        }
+        Ok(steps)
+    }
+}
+
+/// Executes a restore: checks all targets, then rebuilds one after the other. Phases before it (`select point`, `obtain keys`)
+/// are in `phases` already.
+///
+/// # Errors
+/// [`OperationError::Target`] and the repository's; what was begun is left as its kind promises (nothing looks whole).
+pub async fn restore(request: &RestoreRequest<'_>, mut phases: Phases) -> Result<RestoreReport, OperationError> {
+    let (started_at, start) = (request.clock.now(), request.clock.monotonic());
+    phases.time("check target", request.plan()).await?;
+    let mut sources = Vec::new();
+    for (name, target) in &request.targets {
+        let snapshot = request.point.snapshot(name)?.clone();
+        let tally = Tally::over(Arc::clone(&request.observer));
+        tally.phase(&format!("restore {name}"), Some(snapshot.content_bytes));
+        let began = request.clock.monotonic();
+        let inlet = Arc::new(Inlet::new(request.reader.clone(), snapshot.clone(), request.below.clone()));
+        let context = RebuildContext {
+            origin: inlet,
+            facts: &snapshot.facts,
+            observer: tally.clone(),
+            clock: Arc::clone(&request.clock),
+            parallelism: request.parallelism,
+            into_existing: request.into_existing,
+            partial: request.below.is_some(),
+        };
+        let rebuilt = target.rebuild(context).await.map_err(|error| OperationError::rebuilding(name, error))?;
+        let took = request.clock.monotonic().saturating_sub(began);
+        phases.extend(&rebuilt.phases);
+        let named: f64 = rebuilt.phases.iter().map(|phase| phase.seconds).sum();
+        // What the source did not give a name: its catalogue on the way in, its comparisons at the end.
+        phases.add("verification", took.saturating_sub(std::time::Duration::try_from_secs_f64(named).unwrap_or_default()));
+        sources.push(RestoredSource {
+            name: name.clone(),
+            kind: snapshot.kind.clone(),
+            target: target.describe(),
+            items: rebuilt.items,
+            items_kept: rebuilt.items_kept,
+            bytes: rebuilt.bytes,
+            seconds: took.as_secs_f64(),
+            checks: rebuilt.checks,
+            problems: tally.problems(),
+        });
+    }
+    Ok(RestoreReport {
+        policy: request.point.policy.clone(),
+        site: request.repository.store().describe(),
+        point_id: request.point.id.clone(),
+        consistent_at: request.point.consistent_at,
+        started_at,
+        seconds: request.clock.monotonic().saturating_sub(start).as_secs_f64(),
+        encryption: request.point.encryption.clone(),
+        sources,
+        phases: phases.finish(),
+        problems: Vec::new(),
+    })
+}
