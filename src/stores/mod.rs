@@ -16,6 +16,7 @@ mod bounds;
 mod error;
 mod filesystem;
 mod memory;
+mod s3;
 
 use std::{collections::BTreeMap, fmt::Debug, ops::Range, sync::Arc};
 
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 pub use error::StoreError;
 pub use filesystem::FilesystemStore;
 pub use memory::MemoryStore;
+pub use s3::{S3Config, S3Store};
 
 /// What travels with an object beside its bytes. Everything is optional; an empty value is left out of requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

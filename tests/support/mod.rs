@@ -1,6 +1,7 @@
 //! What several test binaries share. Servers are started by `testbed/with-servers`, which hands their addresses over in the
 //! environment; a test that needs one and does not find it fails loudly, it never skips.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why by panicking")]
 
 pub mod store_contract;
 
