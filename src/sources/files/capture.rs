@@ -253,7 +253,10 @@ impl HandingOver<'_> {
     fn unreadable(&mut self, path: &[u8], error: &io::Error) {
         if error.kind() == io::ErrorKind::NotFound {
             self.counts.vanished += 1;
-            self.problem(path, "vanished after it was listed and is not in this point; the next backup will show whether it is back");
+            self.problem(
+                path,
+                "vanished after it was listed and is not in this point; the next backup will show whether it is back",
+            );
             return;
         }
         self.counts.unreadable += 1;

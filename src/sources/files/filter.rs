@@ -1,10 +1,6 @@
 //! Include and exclude patterns.
 
-use std::{
-    ffi::OsStr,
-    os::unix::ffi::OsStrExt,
-    path::Path,
-};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 

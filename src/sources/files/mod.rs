@@ -16,17 +16,23 @@
 mod attributes;
 mod capture;
 mod filter;
+mod finish;
 mod metadata;
 mod outcome;
 mod owners;
+mod place;
 mod read;
+mod rebuild;
 mod sparse;
+mod tree;
 mod walk;
+mod write;
 
 use std::path::PathBuf;
 
 pub use attributes::{FileAttributes, Instant};
 pub use capture::FilesSource;
+pub use rebuild::FilesTarget;
 
 /// Which files are captured.
 #[derive(Debug, Clone, Default)]

@@ -51,7 +51,8 @@ impl Names {
         let mut names = Self::default();
         for line in text.lines() {
             let mut fields = line.split(':');
-            let (Some(name), Some(_), Some(Ok(number))) = (fields.next(), fields.next(), fields.next().map(str::parse::<u32>)) else {
+            let (Some(name), Some(_), Some(Ok(number))) = (fields.next(), fields.next(), fields.next().map(str::parse::<u32>))
+            else {
                 continue;
             };
             // The first line wins, as with the C library.
@@ -68,7 +69,9 @@ mod tests {
 
     #[test]
     fn the_first_of_two_names_of_a_number_wins_and_an_unknown_name_keeps_its_number() {
-        let users = Names::parse("root:x:0:0::/root:/bin/sh\ntoor:x:0:0::/root:/bin/sh\n# comment\nbroken:x:what\nmm:x:993:993::/:/bin/false\n");
+        let users = Names::parse(
+            "root:x:0:0::/root:/bin/sh\ntoor:x:0:0::/root:/bin/sh\n# comment\nbroken:x:what\nmm:x:993:993::/:/bin/false\n",
+        );
         let owners = Owners { users, groups: Names::default() };
         assert_eq!(owners.user_name(0).as_deref(), Some("root"));
         assert_eq!(owners.uid(Some("mm"), 2000), 993);

@@ -121,7 +121,9 @@ impl Walk {
             Err(error) => {
                 self.waiting = Some(Step::Partial {
                     path: path.clone(),
-                    problem: format!("its extended attributes could not be read ({error}) and are not in this point; run the agent as root"),
+                    problem: format!(
+                        "its extended attributes could not be read ({error}) and are not in this point; run the agent as root"
+                    ),
                 });
             }
         }
