@@ -12,7 +12,10 @@
 //!
 //! Leaves out on purpose: locks, renames, directories.
 
+mod bounds;
 mod error;
+mod filesystem;
+mod memory;
 
 use std::{collections::BTreeMap, fmt::Debug, ops::Range, sync::Arc};
 
@@ -23,6 +26,8 @@ use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 pub use error::StoreError;
+pub use filesystem::FilesystemStore;
+pub use memory::MemoryStore;
 
 /// What travels with an object beside its bytes. Everything is optional; an empty value is left out of requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,216 @@
+//! A store in memory: the model of the contract, for tests.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+
+use super::{
+    Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
+    bounds::{check_body, check_key, object_place, resolve_range, sha256},
+};
+use crate::clock::{SharedClock, SystemClock};
+
+/// Bytes that one piece of a body has at most.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// A store that keeps everything in memory and forgets it when it is dropped.
+pub struct MemoryStore {
+    name: String,
+    clock: SharedClock,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Object>,
+    uploads: BTreeMap<String, Upload>,
+    /// Counts writes: every etag and upload id is another.
+    writes: u64,
+}
+
+#[derive(Clone)]
+struct Object {
+    body: Bytes,
+    stat: ObjectStat,
+    attributes: ObjectAttributes,
+}
+
+struct Upload {
+    key: String,
+    attributes: ObjectAttributes,
+    parts: BTreeMap<u32, (Bytes, UploadedPart)>,
+}
+
+impl MemoryStore {
+    /// An empty store that describes itself as `memory://name` and stamps objects with the machine's time.
+    pub fn new(name: &str) -> Arc<Self> {
+        Self::with_clock(name, SystemClock::shared())
+    }
+
+    /// An empty store whose objects are stamped with the time of `clock`, which plays the site's clock.
+    pub fn with_clock(name: &str, clock: SharedClock) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), clock, state: Mutex::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change below is complete before anything that could panic, so a poisoned lock guards a whole state.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn place(&self, key: &str) -> String {
+        object_place(&self.describe(), key)
+    }
+
+    fn not_found(&self, key: &str) -> StoreError {
+        StoreError::NotFound { place: self.place(key) }
+    }
+
+    fn store(
+        &self,
+        state: &mut State,
+        key: &str,
+        body: Bytes,
+        attributes: ObjectAttributes,
+        if_absent: bool,
+    ) -> Result<ObjectStat, StoreError> {
+        if if_absent && state.objects.contains_key(key) {
+            return Err(StoreError::AlreadyExists { place: self.place(key) });
+        }
+        state.writes += 1;
+        let stat = ObjectStat {
+            key: key.to_owned(),
+            size: body.len() as u64,
+            modified: self.clock.now(),
+            etag: format!("{:016x}", state.writes),
+            version: None,
+            sha256: Some(sha256(&body)),
+            storage_class: attributes.storage_class.clone(),
+        };
+        state.objects.insert(key.to_owned(), Object { body, stat: stat.clone(), attributes });
+        Ok(stat)
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "MemoryStore({})", self.name)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn describe(&self) -> String {
+        format!("memory://{}", self.name)
+    }
+
+    async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
+        check_key(&self.describe(), key, "put")?;
+        check_body(&self.describe(), key, &body, options.sha256)?;
+        self.store(&mut self.state(), key, body, options.attributes, options.if_absent)
+    }
+
+    async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
+        check_key(&self.describe(), key, "get")?;
+        let Object { body, stat, mut attributes } = self.state().objects.get(key).cloned().ok_or_else(|| self.not_found(key))?;
+        if options.if_match.is_some_and(|etag| etag != stat.etag) {
+            return Err(StoreError::Changed { place: self.place(key) });
+        }
+        let range = resolve_range(&self.describe(), key, options.range.as_ref(), stat.size)?;
+        if !options.attributes {
+            attributes.tags.clear();
+        }
+        // The object is in memory, so its size is one of usize.
+        let wanted = body.slice(range.start as usize..range.end as usize);
+        let pieces: Vec<_> = (0..wanted.len())
+            .step_by(PIECE_BYTES)
+            .map(|start| Ok(wanted.slice(start..wanted.len().min(start + PIECE_BYTES))))
+            .collect();
+        Ok(Download { stat, attributes, body: stream::iter(pieces).boxed() })
+    }
+
+    async fn stat(&self, key: &str) -> Result<ObjectStat, StoreError> {
+        check_key(&self.describe(), key, "stat")?;
+        self.state().objects.get(key).map(|object| object.stat.clone()).ok_or_else(|| self.not_found(key))
+    }
+
+    async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        let start = match start_after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let state = self.state();
+        let mut found = state
+            .objects
+            .range::<str, _>((start, Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(_, object)| ObjectStat { sha256: None, ..object.stat.clone() });
+        let objects: Vec<_> = found.by_ref().take(limit).collect();
+        Ok(Page { objects, more: found.next().is_some() })
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        check_key(&self.describe(), key, "delete")?;
+        self.state().objects.remove(key);
+        Ok(())
+    }
+
+    async fn begin_upload(&self, key: &str, attributes: ObjectAttributes) -> Result<String, StoreError> {
+        check_key(&self.describe(), key, "begin an upload")?;
+        let mut state = self.state();
+        state.writes += 1;
+        let id = format!("upload-{}", state.writes);
+        state.uploads.insert(id.clone(), Upload { key: key.to_owned(), attributes, parts: BTreeMap::new() });
+        Ok(id)
+    }
+
+    async fn upload_part(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<UploadedPart, StoreError> {
+        let mut state = self.state();
+        let found = state.uploads.get_mut(upload).filter(|found| found.key == key).ok_or_else(|| self.not_found(key))?;
+        let sha256 = sha256(&body);
+        let part = UploadedPart { number, etag: hex::encode(sha256), sha256 };
+        found.parts.insert(number, (body, part.clone()));
+        Ok(part)
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[UploadedPart],
+        if_absent: bool,
+    ) -> Result<ObjectStat, StoreError> {
+        let mut state = self.state();
+        let found = state.uploads.get(upload).filter(|found| found.key == key).ok_or_else(|| self.not_found(key))?;
+        let mut joined = Vec::new();
+        let mut last = 0;
+        for part in parts {
+            let stored = found.parts.get(&part.number).filter(|(_, stored)| stored == part && part.number > last);
+            let Some((body, _)) = stored else {
+                let detail = format!("part {} was not uploaded like this, or the parts are not in ascending order", part.number);
+                return Err(StoreError::Other { place: self.place(key), action: "complete an upload", detail });
+            };
+            last = part.number;
+            joined.extend_from_slice(body);
+        }
+        let attributes = found.attributes.clone();
+        let stat = self.store(&mut state, key, joined.into(), attributes, if_absent)?;
+        state.uploads.remove(upload);
+        Ok(stat)
+    }
+
+    async fn abort_upload(&self, _key: &str, upload: &str) -> Result<(), StoreError> {
+        self.state().uploads.remove(upload);
+        Ok(())
+    }
+
+    async fn create(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
