@@ -61,7 +61,8 @@ fn same_attributes(there: &ObjectAttributes, wanted: &ObjectAttributes) -> bool 
     let comparable = |attributes: &ObjectAttributes| {
         let mut attributes = attributes.clone();
         // What S3 fills in when nothing was said.
-        attributes.content_type = attributes.content_type.filter(|kind| kind != "binary/octet-stream" && kind != "application/octet-stream");
+        attributes.content_type =
+            attributes.content_type.filter(|kind| kind != "binary/octet-stream" && kind != "application/octet-stream");
         // Moving between classes is the target's own life-cycle, not a difference of the object.
         attributes.storage_class = None;
         attributes

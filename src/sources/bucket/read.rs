@@ -64,11 +64,7 @@ pub(super) async fn read_object(store: &SharedStore, listed: ObjectStat, sink: &
 async fn read_once(store: &SharedStore, stat: &ObjectStat, sink: &dyn Sink) -> Result<(Entry, bool), SourceError> {
     // The writer first: it waits until memory for the object is free, and no connection should idle meanwhile.
     let mut writer = sink.content(Cut::Fixed(OBJECT_PART_BYTES), Some(stat.size)).await?;
-    let options = GetOptions {
-        range: None,
-        if_match: Some(stat.etag.clone()).filter(|etag| !etag.is_empty()),
-        attributes: true,
-    };
+    let options = GetOptions { range: None, if_match: Some(stat.etag.clone()).filter(|etag| !etag.is_empty()), attributes: true };
     let (read, attributes, digest) = if stat.size <= u64::from(OBJECT_PART_BYTES) {
         // On a task of its own, so that several objects are received and decrypted on all cores.
         let (store, key) = (store.clone(), stat.key.clone());

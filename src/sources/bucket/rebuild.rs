@@ -103,7 +103,11 @@ impl BucketTarget {
     }
 
     /// What is to be done about every entry, in order, several objects of the target being looked at at once.
-    fn decisions<'a>(&'a self, context: &'a RebuildContext<'a>, plan: &'a mut Plan<'_>) -> BoxStream<'a, Result<Decided, SourceError>> {
+    fn decisions<'a>(
+        &'a self,
+        context: &'a RebuildContext<'a>,
+        plan: &'a mut Plan<'_>,
+    ) -> BoxStream<'a, Result<Decided, SourceError>> {
         stream::try_unfold(plan, |plan| async move { Ok::<_, SourceError>(plan.next().await?.map(|next| (next, plan))) })
             .map_ok(move |(entry, there)| self.decide(context, entry, there).boxed())
             .try_buffered(context.parallelism.max(1))

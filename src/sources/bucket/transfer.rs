@@ -56,9 +56,11 @@ pub(super) struct Transfer<'a> {
 impl Transfer<'_> {
     /// Writes all of a batch; uploads that were begun and not completed are aborted.
     pub(super) async fn batch(&self, batch: Vec<Wanted>) -> Result<(), SourceError> {
-        let (by_pieces, in_order): (Vec<_>, Vec<_>) = batch.into_iter().partition(|wanted| wanted.content.size <= MOST_BYTES_BY_PIECES);
+        let (by_pieces, in_order): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|wanted| wanted.content.size <= MOST_BYTES_BY_PIECES);
         let (empty, filled): (Vec<_>, Vec<_>) = by_pieces.into_iter().partition(|wanted| wanted.content.size == 0);
-        let mut puts = stream::iter(&empty).map(|wanted| self.put(wanted, Bytes::new()).boxed()).buffer_unordered(self.parallelism()).boxed();
+        let mut puts =
+            stream::iter(&empty).map(|wanted| self.put(wanted, Bytes::new()).boxed()).buffer_unordered(self.parallelism()).boxed();
         while let Some(done) = puts.next().await {
             done?;
         }
@@ -143,10 +145,7 @@ impl Transfer<'_> {
         }
         let number = u32::try_from(piece.offset / part + 1).expect("an object by pieces has at most ten thousand parts");
         let sent = async {
-            let id = upload
-                .id
-                .get_or_try_init(|| self.store.begin_upload(&wanted.key, wanted.attributes.object.clone()))
-                .await?;
+            let id = upload.id.get_or_try_init(|| self.store.begin_upload(&wanted.key, wanted.attributes.object.clone())).await?;
             let sent = self.store.upload_part(&wanted.key, id, number, piece.bytes).await?;
             upload.parts.lock().unwrap_or_else(PoisonError::into_inner).push(sent);
             self.context.observer.bytes(length);

@@ -64,8 +64,7 @@ impl Running {
         })?;
         let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let stderr = child.stderr.take().expect("stderr was asked to be piped");
-        let mut running =
-            Self { program, child, group, exited: None, said: Arc::default(), listeners: Vec::new() };
+        let mut running = Self { program, child, group, exited: None, said: Arc::default(), listeners: Vec::new() };
         running.listen(stderr);
         Ok(running)
     }

@@ -62,7 +62,9 @@ impl CommandTarget {
             std::fs::File::open(parent(&target))?.sync_all()
         })
         .await
-        .map_err(|error| if error.kind() == std::io::ErrorKind::AlreadyExists { exists(path) } else { SourceError::io(subject)(error) })?;
+        .map_err(|error| {
+            if error.kind() == std::io::ErrorKind::AlreadyExists { exists(path) } else { SourceError::io(subject)(error) }
+        })?;
         Ok(total)
     }
 
