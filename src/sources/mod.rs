@@ -13,6 +13,7 @@
 
 mod entry;
 mod error;
+pub mod postgres;
 
 use std::{fmt::Debug, sync::Arc};
 
