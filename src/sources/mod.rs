@@ -17,6 +17,7 @@ mod earlier;
 mod entry;
 mod error;
 pub mod files;
+pub mod postgres;
 
 use std::{fmt::Debug, sync::Arc};
 

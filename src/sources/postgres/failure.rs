@@ -1,0 +1,145 @@
+//! What a failed connection or statement means, and the next step.
+
+use std::error::Error as _;
+
+use tokio_postgres::{Error, error::SqlState};
+
+use super::address::Address;
+use crate::sources::SourceError;
+
+/// Whether we read from the server (an error means: cannot be captured) or write to it (not a fit target).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Source,
+    Target,
+}
+
+impl Side {
+    /// The error of this side for what fits no better kind.
+    pub(super) fn unfit(self, subject: impl Into<String>, detail: impl Into<String>) -> SourceError {
+        let (subject, detail) = (subject.into(), detail.into());
+        match self {
+            Self::Source => SourceError::Unfit { subject, detail },
+            Self::Target => SourceError::UnfitTarget { subject, detail },
+        }
+    }
+}
+
+/// The innermost cause's words: tokio-postgres itself says only `db error` and the like.
+fn words(error: &Error) -> String {
+    if let Some(server) = error.as_db_error() {
+        let mut text = format!("{} (SQLSTATE {})", server.message(), server.code().code());
+        for more in [server.detail(), server.hint(), server.where_()].into_iter().flatten() {
+            text.push_str("; ");
+            text.extend(more.chars().take(500));
+        }
+        return text;
+    }
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+/// Whether another try with or without TLS, as `prefer` and `allow` have it, may help.
+pub(super) fn refused_this_way(error: &Error) -> bool {
+    error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) || is_tls(error)
+}
+
+fn is_tls(error: &Error) -> bool {
+    error.to_string().starts_with("error performing TLS handshake")
+}
+
+/// An error while connecting.
+pub(super) fn connecting(address: &Address, error: &Error) -> SourceError {
+    let subject = address.describe();
+    let said = words(error);
+    let user = &address.user;
+    match error.code() {
+        Some(code) if *code == SqlState::INVALID_PASSWORD => SourceError::Unauthenticated {
+            subject,
+            detail: format!(
+                "{said}: the password for role {user:?} is wrong or missing; correct it where the policy's `password` points"
+            ),
+        },
+        Some(code) if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => SourceError::Unauthenticated {
+            subject,
+            detail: format!(
+                "{said}: allow this role, database and this machine's address in the server's pg_hba.conf, or correct the role's name"
+            ),
+        },
+        Some(code) if *code == SqlState::INVALID_CATALOG_NAME => SourceError::Unfit {
+            detail: format!("{said}: there is no database {:?} on this server; correct the URL", address.database),
+            subject,
+        },
+        Some(code) if *code == SqlState::TOO_MANY_CONNECTIONS => SourceError::Unreachable {
+            subject,
+            detail: format!("{said}: raise max_connections (or the role's CONNECTION LIMIT), or lower the parallelism"),
+        },
+        Some(code) if *code == SqlState::CANNOT_CONNECT_NOW => SourceError::Unreachable {
+            subject,
+            detail: format!("{said}: the server is starting or stopping; try again in a while"),
+        },
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => SourceError::Denied {
+            detail: format!("{said}: run GRANT CONNECT ON DATABASE {:?} TO {user:?}", address.database),
+            subject,
+        },
+        Some(_) => SourceError::Unreachable { subject, detail: format!("{said}: see the server's log") },
+        None if is_tls(error) => {
+            let advice = if said.contains("does not support TLS") {
+                "turn on `ssl` at the server, or use a weaker sslmode"
+            } else if said.contains("NotValidForName") || said.contains("not valid for name") {
+                "the certificate was made for another name: use that name in the URL, or sslmode=verify-ca"
+            } else if said.contains("UnknownIssuer") {
+                "the certificate was not issued by sslrootcert: give the right root certificate file"
+            } else {
+                "check the server's certificate, sslrootcert and sslmode"
+            };
+            SourceError::Unreachable { subject, detail: format!("TLS failed: {said}: {advice}") }
+        }
+        None if said.contains("password missing") => SourceError::Unauthenticated {
+            subject,
+            detail: format!("the server asks for a password for role {user:?} and none is given: set the policy's `password`"),
+        },
+        None => {
+            SourceError::Unreachable { subject, detail: format!("{said}: check host, port, firewall, and that the server runs") }
+        }
+    }
+}
+
+/// An error of a statement. `doing` says what was tried, in the operator's words.
+pub(super) fn statement(side: Side, subject: &str, doing: &str, error: &Error) -> SourceError {
+    let said = words(error);
+    if error.is_closed() || error.code().is_none() && error.as_db_error().is_none() && said.contains("communicating") {
+        return SourceError::Unreachable {
+            subject: subject.to_owned(),
+            detail: format!("the connection broke while {doing}: {said}; see the server's log, and try again"),
+        };
+    }
+    let detail = match error.code() {
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+            return SourceError::Denied {
+                subject: subject.to_owned(),
+                detail: format!("{doing}: {said}; grant it to the role, or use another"),
+            };
+        }
+        Some(code) if *code == SqlState::ADMIN_SHUTDOWN || *code == SqlState::CRASH_SHUTDOWN => {
+            return SourceError::Unreachable {
+                subject: subject.to_owned(),
+                detail: format!("{doing}: {said}; the server was stopped: try again"),
+            };
+        }
+        Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => {
+            format!("{doing}: {said}; somebody holds an exclusive lock: end that session, or try again later")
+        }
+        Some(code) if *code == SqlState::OUT_OF_MEMORY => {
+            format!("{doing}: {said}; if it speaks of shared memory, raise max_locks_per_transaction")
+        }
+        Some(code) if *code == SqlState::DISK_FULL => format!("{doing}: {said}; make room on the server's disk"),
+        _ => format!("{doing}: {said}; see the server's log"),
+    };
+    side.unfit(subject, detail)
+}
