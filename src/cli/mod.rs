@@ -1,1 +1,159 @@
-//! placeholder
+//! The command line: one file per command; flags → request → one operation → report → exit code.
+//!
+//! Reports go to standard output (text, or JSON with `--json`), progress and errors to standard error. No secret is ever taken
+//! from the command line itself.
+
+mod assemble;
+mod backup;
+mod browse;
+mod drill;
+mod failure;
+mod init;
+mod key;
+mod place;
+mod points;
+mod policy;
+mod restore;
+mod terminal;
+mod verify;
+
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use serde::Serialize;
+
+pub use failure::CliError;
+use terminal::Terminal;
+
+use crate::report::{ExitCode, Look};
+
+/// Backup and disaster recovery: database, bucket and cluster state as one verified recovery point.
+#[derive(Debug, Parser)]
+#[command(name = "farshore", version, max_term_width = 110, after_help = "Exit codes are listed in the README. On the bad day: docs/runbook.md.")]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Print the report as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Show no progress.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// How log lines look, when standard error is no terminal: text or json.
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", env = "FARSHORE_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// Where local indexes are kept (they can be deleted at any time; the work is only slower then).
+    #[arg(long, global = true, value_name = "DIR", env = "FARSHORE_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the repository at a policy's sites, after probing what they really do.
+    Init(init::Args),
+    /// Capture every source of a policy as one recovery point.
+    Backup(backup::Args),
+    /// List recovery points.
+    Points(points::Args),
+    /// Show a recovery point in full.
+    Show(browse::ShowArgs),
+    /// List what is in a recovery point.
+    Ls(browse::LsArgs),
+    /// Write the bytes of one entry to standard output.
+    Cat(browse::CatArgs),
+    /// Compare two recovery points.
+    Diff(browse::DiffArgs),
+    /// Restore a recovery point, or a part of it.
+    Restore(restore::Args),
+    /// Check that everything is there, and (with --read-data) is what it was.
+    Verify(verify::Args),
+    /// Restore into isolated targets, check, time, and keep the evidence.
+    Drill(drill::Args),
+    /// Make and inspect keys.
+    Key(key::Args),
+    /// Check policies, or print their schema.
+    Policy(policy::Args),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What every command is given.
+struct Context {
+    json: bool,
+    look: Look,
+    cache_dir: PathBuf,
+    terminal: Terminal,
+}
+
+impl Context {
+    /// Prints a report: as JSON where that was asked for, as text otherwise.
+    fn print(&self, value: &impl Serialize, text: impl FnOnce(Look) -> String) -> Result<(), CliError> {
+        self.terminal.finish();
+        if self.json {
+            terminal::print(&serde_json::to_string_pretty(value).map_err(|error| CliError::other("report", error))?);
+        } else {
+            terminal::print(text(self.look).trim_end());
+        }
+        Ok(())
+    }
+}
+
+/// Runs the program: arguments in, exit code out. What ends it early is printed to standard error.
+pub async fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap knows where each is printed.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
+        }
+    };
+    let Global { json, quiet, log_format, cache_dir } = cli.global;
+    terminal::log_to_stderr(log_format, json);
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|name| std::env::var(name).ok()).find(|value| !value.is_empty());
+    let context = Context {
+        json,
+        look: Look::of_locale(locale.as_deref()),
+        cache_dir: cache_dir.unwrap_or_else(place::default_cache_directory),
+        terminal: Terminal::new(quiet),
+    };
+    let outcome = match cli.command {
+        Command::Init(args) => init::run(&context, args).await,
+        Command::Backup(args) => backup::run(&context, args).await,
+        Command::Points(args) => points::run(&context, args).await,
+        Command::Show(args) => browse::show(&context, args).await,
+        Command::Ls(args) => browse::ls(&context, args).await,
+        Command::Cat(args) => browse::cat(&context, args).await,
+        Command::Diff(args) => browse::diff(&context, args).await,
+        Command::Restore(args) => restore::run(&context, args).await,
+        Command::Verify(args) => verify::run(&context, args).await,
+        Command::Drill(args) => drill::run(&context, args).await,
+        Command::Key(args) => key::run(&context, args),
+        Command::Policy(args) => policy::run(&context, args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "farshore", &mut std::io::stdout());
+            Ok(ExitCode::Success)
+        }
+    };
+    context.terminal.finish();
+    outcome.unwrap_or_else(|error| {
+        error.print(json);
+        error.exit_code()
+    })
+}

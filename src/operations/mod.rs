@@ -7,6 +7,7 @@
 
 mod backup;
 mod browse;
+mod drill;
 mod error;
 mod exchange;
 mod history;
@@ -15,9 +16,10 @@ mod restore;
 mod verify;
 
 pub use backup::{BackupPlan, BackupRequest, NamedSource, backup, plan_backup};
-pub use browse::{DiffLine, Listing, diff, list_entries, open_content, point_summaries};
+pub use browse::{DiffLine, Listing, PointSummary, diff, list_entries, open_content, point_summaries};
+pub use drill::{Drilled, DrillRequest, drill};
 pub use error::OperationError;
-pub use history::{Record, records, verified_points};
+pub use history::{Record, records, select_point, verified_points};
 pub use phases::Phases;
 pub use restore::{RestoreRequest, RestoreStep, restore};
 pub use verify::{VerifyLevel, VerifyRequest, verify};

@@ -86,6 +86,27 @@ pub async fn restore(request: &RestoreRequest<'_>, mut phases: Phases) -> Result
     let (started_at, start) = (request.clock.now(), request.clock.monotonic());
     phases.time("check target", request.plan()).await?;
     let mut sources = Vec::new();
+    rebuild_all(request, &mut phases, &mut sources).await?;
+    Ok(RestoreReport {
+        policy: request.point.policy.clone(),
+        site: request.repository.store().describe(),
+        point_id: request.point.id.clone(),
+        consistent_at: request.point.consistent_at,
+        started_at,
+        seconds: request.clock.monotonic().saturating_sub(start).as_secs_f64(),
+        encryption: request.point.encryption.clone(),
+        sources,
+        phases: phases.finish(),
+        problems: Vec::new(),
+    })
+}
+
+/// Rebuilds one source after the other; what is done is in `sources` and `phases` even if a later one fails.
+pub(super) async fn rebuild_all(
+    request: &RestoreRequest<'_>,
+    phases: &mut Phases,
+    sources: &mut Vec<RestoredSource>,
+) -> Result<(), OperationError> {
     for (name, target) in &request.targets {
         let snapshot = request.point.snapshot(name)?.clone();
         let tally = Tally::over(Arc::clone(&request.observer));
@@ -119,16 +140,5 @@ pub async fn restore(request: &RestoreRequest<'_>, mut phases: Phases) -> Result
             problems: tally.problems(),
         });
     }
-    Ok(RestoreReport {
-        policy: request.point.policy.clone(),
-        site: request.repository.store().describe(),
-        point_id: request.point.id.clone(),
-        consistent_at: request.point.consistent_at,
-        started_at,
-        seconds: request.clock.monotonic().saturating_sub(start).as_secs_f64(),
-        encryption: request.point.encryption.clone(),
-        sources,
-        phases: phases.finish(),
-        problems: Vec::new(),
-    })
+    Ok(())
 }

@@ -8,7 +8,6 @@ use std::{
     sync::Arc,
 };
 
-use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{OperationError, history};
@@ -109,24 +108,9 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
     let hurt: HashSet<&String> = report.damage.iter().flat_map(|damage| &damage.points).collect();
     let sound: BTreeSet<String> = walk.sound.iter().filter(|point| !hurt.contains(point)).cloned().collect();
     if matches!(request.level, VerifyLevel::ReadData(percent) if percent >= 100.0) {
-        keep(&request, &report, sound, request.clock.now()).await?;
+        history::keep_verification(request.repository, request.clock.now(), sound, &report).await?;
     }
     Ok(report)
-}
-
-async fn keep(request: &VerifyRequest<'_>, report: &VerifyReport, points: BTreeSet<String>, at: DateTime<Utc>) -> Result<(), OperationError> {
-    let last = request.repository.newest_evidence().await?.map(|(_, _, hash)| hash);
-    let record = history::Record {
-        kind: "verification".to_owned(),
-        policy: request.policy.unwrap_or("*").to_owned(),
-        passed: !points.is_empty(),
-        points,
-        at,
-        previous: None,
-        report: serde_json::to_value(report).unwrap_or_default(),
-    };
-    history::keep(request.repository, record, last).await?;
-    Ok(())
 }
 
 impl Walk<'_> {

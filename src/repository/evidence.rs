@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Repository, RepositoryError,
+    Repository,
     error::Result,
     format::{EVIDENCE, Header, Kind, MAX_POINT_BYTES},
     index::{open_object, seal_object},
@@ -78,13 +78,12 @@ impl Repository {
         fresh_id()
     }
 
-    /// Fails unless this is a repository whose newest evidence can be read with the keys at hand; for `doctor`-style checks.
+    /// SHA-256 of a record's stored object, which need not be readable for that.
     ///
     /// # Errors
-    /// The store's, [`RepositoryError::Damaged`].
-    pub async fn newest_evidence(&self) -> Result<Option<(EvidenceName, Vec<u8>, String)>, RepositoryError> {
-        let Some(name) = self.evidence_names().await?.pop() else { return Ok(None) };
-        let (plain, hash) = self.evidence(&name).await?;
-        Ok(Some((name, plain, hash)))
+    /// The store's.
+    pub async fn evidence_hash(&self, name: &EvidenceName) -> Result<String> {
+        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await?;
+        Ok(hex::encode(sha256(&bytes)))
     }
 }

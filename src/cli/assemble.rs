@@ -1,0 +1,148 @@
+//! From a policy's words to open stores, sources and targets.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{CliError, place};
+use crate::{
+    clock::SharedClock,
+    operations::NamedSource,
+    policy::{Encryption, Limits, PlainOrSecret, Policy, PostgresPolicy, SecretReference, SourceKind, StorePolicy},
+    report::Agent,
+    repository::{Recipients, Workers},
+    sources::{
+        Capture,
+        bucket::{BucketOptions, BucketSource},
+        command::{CommandOptions, CommandSource},
+        files::{FilesOptions, FilesSource},
+        postgres::{LogicalOptions, PostgresConfig, PostgresLogical},
+    },
+    stores::{FilesystemStore, Limit, Retry, RetryPolicy, S3Config, S3Store, SharedStore},
+};
+
+/// Requests in flight to one store at once.
+const REQUESTS: usize = 64;
+
+/// Reads a secret from where the policy says it is.
+pub(super) fn secret(reference: &SecretReference) -> Result<SecretString, CliError> {
+    let from_file = |path: &PathBuf| std::fs::read_to_string(path).map_err(|error| CliError::setting(reference.to_string(), format!("the secret cannot be read ({}): {error}", path.display())));
+    let text = match reference {
+        SecretReference::File(path) => from_file(path)?,
+        SecretReference::Env(name) => {
+            std::env::var(name).map_err(|_| CliError::setting(reference.to_string(), "is not set; set it, or name another place for the secret in the policy"))?
+        }
+        SecretReference::Credential(name) => {
+            let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                CliError::setting(reference.to_string(), "systemd credentials exist only within a unit; start it with systemctl, or use { file = … } by hand")
+            })?;
+            from_file(&PathBuf::from(directory).join(name))?
+        }
+    };
+    Ok(SecretString::from(text.strip_suffix('\n').unwrap_or(&text).to_owned()))
+}
+
+fn plain_or_secret(value: &PlainOrSecret) -> Result<String, CliError> {
+    match value {
+        PlainOrSecret::Plain(text) => Ok(text.clone()),
+        PlainOrSecret::Secret(reference) => Ok(secret(reference)?.expose_secret().to_owned()),
+    }
+}
+
+/// Puts the wrappers over a bare store: at most so many requests at once, each retried where that makes sense.
+pub(super) fn wrap(store: SharedStore, clock: &SharedClock) -> SharedStore {
+    Retry::over(Limit::over(store, REQUESTS), RetryPolicy::default(), clock.clone())
+}
+
+/// Opens the store that a policy names.
+pub(super) async fn store(policy: &StorePolicy, clock: &SharedClock) -> Result<SharedStore, CliError> {
+    let bare: SharedStore = match policy {
+        StorePolicy::Filesystem(filesystem) => FilesystemStore::new(filesystem.path.clone()),
+        StorePolicy::S3(s3) => Arc::new(
+            S3Store::connect(S3Config {
+                bucket: s3.bucket.clone(),
+                prefix: s3.prefix.clone(),
+                region: s3.region.clone(),
+                endpoint: s3.endpoint.clone(),
+                path_style: s3.path_style,
+                access_key: s3.access_key.as_ref().map(plain_or_secret).transpose()?,
+                secret_key: s3.secret_key.as_ref().map(secret).transpose()?,
+                session_token: s3.session_token.as_ref().map(secret).transpose()?,
+                profile: s3.profile.clone(),
+            })
+            .await?,
+        ),
+    };
+    Ok(wrap(bare, clock))
+}
+
+/// A directory as a store.
+pub(super) fn directory(path: PathBuf) -> SharedStore {
+    FilesystemStore::new(path)
+}
+
+fn postgres(name: &str, policy: &PostgresPolicy) -> Result<PostgresConfig, CliError> {
+    let password = policy.password.as_ref().map(secret).transpose()?;
+    PostgresConfig::parse(&policy.url, password).map_err(|error| CliError::setting(format!("source {name}"), error))
+}
+
+/// Opens every source of a policy.
+pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<NamedSource>, CliError> {
+    let mut all = Vec::new();
+    for source in &policy.sources {
+        let capture: Arc<dyn Capture> = match &source.kind {
+            SourceKind::Postgres(database) => {
+                let options = LogicalOptions { bin_directory: database.bin_directory.clone(), ..LogicalOptions::default() };
+                Arc::new(PostgresLogical::new(postgres(&source.name, database)?, options))
+            }
+            SourceKind::Bucket(bucket) => Arc::new(BucketSource::new(store(&bucket.store, clock).await?, BucketOptions::default())),
+            SourceKind::Files(files) => Arc::new(FilesSource::new(FilesOptions {
+                paths: files.paths.clone(),
+                include: files.include.clone(),
+                exclude: files.exclude.clone(),
+                one_file_system: files.one_file_system,
+            })),
+            SourceKind::Command(command) => {
+                let environment: Result<BTreeMap<_, _>, CliError> =
+                    command.environment.iter().map(|(name, value)| Ok((name.clone(), plain_or_secret(value)?))).collect();
+                Arc::new(CommandSource::new(CommandOptions {
+                    capture: command.capture.clone(),
+                    timeout: Some(command.timeout),
+                    environment: environment?,
+                    directory: None,
+                }))
+            }
+        };
+        all.push(NamedSource { name: source.name.clone(), capture });
+    }
+    Ok(all)
+}
+
+/// To whom a policy wraps its keys.
+pub(super) fn recipients(policy: &Policy) -> Result<Recipients, CliError> {
+    match &policy.encryption {
+        Encryption::None => Ok(Recipients::Nobody),
+        Encryption::Recipients(recipients) => Ok(Recipients::parse(&recipients.recipients, place::agent_identity(policy)?.public())?),
+    }
+}
+
+/// How many readers or writers run at once.
+pub(super) fn parallelism(limits: &Limits) -> usize {
+    limits.parallelism.unwrap_or_else(processors)
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// Starts the threads for CPU work.
+pub(super) fn workers(limits: &Limits) -> Result<Arc<Workers>, CliError> {
+    Workers::start(parallelism(limits), limits.compression_level).map_err(|error| CliError::other("worker threads", error))
+}
+
+/// Who we are.
+pub(super) fn agent() -> Agent {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
+    Agent { host, user, version: env!("CARGO_PKG_VERSION").to_owned() }
+}

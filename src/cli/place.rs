@@ -1,0 +1,147 @@
+//! Which repository a command means: a policy's site, or on the bad day a bare address.
+
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+
+use super::{CliError, assemble};
+use crate::{
+    clock::{SharedClock, SystemClock},
+    policy::{Encryption, Policy, SitePolicy},
+    repository::{Identities, Repository},
+    stores::{Location, SharedStore},
+};
+
+/// Where a policy given by name is looked up.
+const POLICIES: &str = "/etc/farshore/policies";
+
+/// Names the repository.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct PlaceArgs {
+    /// A site of the policy (its first, unless said); or, without a policy, where the repository is: a directory,
+    /// s3://bucket/prefix or azure://account/container/prefix.
+    #[arg(long, value_name = "SITE")]
+    pub(super) site: Option<String>,
+    /// A file with an age identity that opens the data (repeatable).
+    #[arg(long, value_name = "FILE", env = "FARSHORE_IDENTITY_FILE", value_delimiter = ':')]
+    pub(super) identity: Vec<PathBuf>,
+}
+
+/// A command's policy and POINT-like words, told apart.
+pub(super) struct Words {
+    pub(super) policy: Option<String>,
+    pub(super) rest: Vec<String>,
+}
+
+impl PlaceArgs {
+    /// With an address in `--site` there is no POLICY among the words; otherwise it is the first.
+    pub(super) fn words(&self, words: Vec<String>, wanted: usize, usage: &str) -> Result<Words, CliError> {
+        let mut rest = words;
+        let bare = self.site.as_deref().is_some_and(is_address) && rest.len() == wanted;
+        let policy = if bare {
+            None
+        } else if rest.is_empty() {
+            return Err(CliError::Usage(format!("a POLICY is needed, or --site with an address: {usage}")));
+        } else {
+            Some(rest.remove(0))
+        };
+        if rest.len() != wanted {
+            return Err(CliError::Usage(format!("expected: {usage}")));
+        }
+        Ok(Words { policy, rest })
+    }
+}
+
+/// Whether a word is an address and not the name of a site (names have no slash).
+fn is_address(word: &str) -> bool {
+    word.contains('/') || word.starts_with('.')
+}
+
+/// An open place.
+pub(super) struct Place {
+    pub(super) policy: Option<Policy>,
+    pub(super) store: SharedStore,
+    pub(super) identities: Identities,
+    pub(super) clock: SharedClock,
+}
+
+impl Place {
+    pub(super) async fn open(&self, cache: &Path) -> Result<Repository, CliError> {
+        Ok(Repository::open(self.store.clone(), self.clock.clone(), &self.identities, cache).await?)
+    }
+
+    /// Name of the policy whose points are meant.
+    pub(super) fn policy_name(&self) -> Option<&str> {
+        self.policy.as_ref().map(|policy| policy.name.as_str())
+    }
+}
+
+/// Finds the place: reads the policy, resolves its secrets, reads the identities.
+pub(super) async fn find(policy: Option<&str>, args: &PlaceArgs) -> Result<Place, CliError> {
+    let clock = SystemClock::shared();
+    let mut identities = identities(&args.identity)?;
+    let Some(named) = policy else {
+        let word = args.site.as_deref().unwrap_or_default();
+        let location = Location::parse(word).map_err(|error| CliError::Usage(error.to_string()))?;
+        let store = assemble::wrap(location.open().await?, &clock);
+        return Ok(Place { policy: None, store, identities, clock });
+    };
+    let policy = load_policy(named)?;
+    let site = choose_site(&policy, args.site.as_deref())?;
+    let store = assemble::store(&site.store, &clock).await?;
+    identities = identities.and(&agent_identity(&policy)?);
+    Ok(Place { policy: Some(policy), store, identities, clock })
+}
+
+/// The site of a policy that a word names; its first without one.
+pub(super) fn choose_site<'a>(policy: &'a Policy, name: Option<&str>) -> Result<&'a SitePolicy, CliError> {
+    let names = || policy.sites.iter().map(|site| site.name.as_str()).collect::<Vec<_>>().join(", ");
+    match name {
+        None => policy.sites.first().ok_or_else(|| CliError::Usage("the policy has no site".to_owned())),
+        Some(name) => policy
+            .site(name)
+            .ok_or_else(|| CliError::Usage(format!("policy {} has no site {name:?}; it has {}", policy.name, names()))),
+    }
+}
+
+/// Reads a policy: a file, or a name under [`POLICIES`].
+pub(super) fn load_policy(word: &str) -> Result<Policy, CliError> {
+    let looked_up = Path::new(POLICIES).join(format!("{word}.toml"));
+    let path = if !word.contains('/') && !Path::new(word).exists() && looked_up.exists() { looked_up } else { PathBuf::from(word) };
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        CliError::setting(path.display().to_string(), format!("the policy cannot be read: {error}; give a file, or a name of one in {POLICIES}"))
+    })?;
+    Ok(Policy::parse(&text, &path)?)
+}
+
+fn identities(files: &[PathBuf]) -> Result<Identities, CliError> {
+    let mut all = Identities::none();
+    let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|directory| PathBuf::from(directory).join("identity"));
+    let from_systemd = credential.filter(|path| files.is_empty() && path.exists());
+    for path in files.iter().chain(&from_systemd) {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| CliError::setting(path.display().to_string(), format!("the identity cannot be read: {error}; check --identity")))?;
+        all = all.and(&Identities::parse(&path.display().to_string(), &SecretString::from(text))?);
+    }
+    Ok(all)
+}
+
+/// The agent's own identity: opens the catalogue and no data.
+pub(super) fn agent_identity(policy: &Policy) -> Result<Identities, CliError> {
+    match &policy.encryption {
+        Encryption::Recipients(recipients) => match &recipients.agent {
+            Some(reference) => Ok(Identities::parse(&reference.to_string(), &assemble::secret(reference)?)?),
+            None => Ok(Identities::none()),
+        },
+        Encryption::None => Ok(Identities::none()),
+    }
+}
+
+/// `$CACHE_DIRECTORY` (systemd), `$XDG_CACHE_HOME/farshore`, `~/.cache/farshore`, in this order.
+pub(super) fn default_cache_directory() -> PathBuf {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("CACHE_DIRECTORY")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|path| path.join("farshore")))
+        .or_else(|| variable("HOME").map(|path| path.join(".cache/farshore")))
+        .unwrap_or_else(|| std::env::temp_dir().join("farshore-cache"))
+}

@@ -1,0 +1,159 @@
+//! `farshore restore`.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{
+    CliError, Context, assemble,
+    place::{self, PlaceArgs},
+};
+use crate::{
+    operations::{Phases, RestoreRequest, restore, select_point},
+    policy::{Limits, Policy, SourceKind},
+    report::{ExitCode, bytes, count},
+    repository::{Budget, Point, Reader, Snapshot},
+    sources::{
+        Rebuild,
+        bucket::BucketTarget,
+        command::CommandTarget,
+        files::FilesTarget,
+        postgres::{PostgresConfig, PostgresTarget, TargetOptions},
+    },
+    stores::Location,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// POLICY POINT; with an address in --site only POINT. POINT is an id, an unambiguous beginning of one, `latest` or
+    /// `latest-verified`.
+    #[arg(value_name = "POLICY POINT", num_args = 1..=2, required = true)]
+    words: Vec<String>,
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Which source; repeat it together with --to for several. May be left out if the point has only one.
+    #[arg(long, value_name = "NAME")]
+    source: Vec<String>,
+    /// Where to: a directory, postgres://user@host/database, s3://bucket/prefix; for a command source a file, or `restore` for
+    /// the policy's own restore command. A database password comes from PGPASSWORD or the password file.
+    #[arg(long, value_name = "TARGET", required = true)]
+    to: Vec<String>,
+    /// Only what lies below this path.
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// The target may hold something already: what matches is kept, what differs is replaced.
+    #[arg(long)]
+    into_existing: bool,
+    /// Where PostgreSQL's programs are, if not where they are usually.
+    #[arg(long, value_name = "DIR")]
+    bin_directory: Option<PathBuf>,
+    /// Look at the targets and say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
+    let words = args.place.words(args.words.clone(), 1, "farshore restore POLICY POINT --source NAME --to TARGET")?;
+    let place = place::find(words.policy.as_deref(), &args.place).await?;
+    let mut phases = Phases::new(place.clock.clone(), context.terminal.observer());
+    let repository = phases.time("obtain keys", place.open(&context.cache_dir)).await?;
+    let name = phases.time("select point", select_point(&repository, place.policy_name(), &words.rest[0])).await?;
+    let point = repository.point(&name).await?;
+    let limits = place.policy.as_ref().map_or_else(Limits::default, |policy| policy.limits);
+    let targets = targets(&args, &point, place.policy.as_ref(), &place.clock).await?;
+    let workers = assemble::workers(&limits)?;
+    let reader = phases.time("fetch catalogue", Reader::open(&repository, workers, Budget::new(limits.memory_bytes))).await?;
+    // Said before anything is written to a target.
+    phases.time("obtain keys", reader.check_keys(&point)).await?;
+    let request = RestoreRequest {
+        repository: &repository,
+        reader,
+        point: &point,
+        targets,
+        below: args.path.map(String::into_bytes),
+        into_existing: args.into_existing,
+        observer: context.terminal.observer(),
+        clock: place.clock.clone(),
+        parallelism: assemble::parallelism(&limits),
+    };
+    if args.dry_run {
+        let steps = request.plan().await?;
+        context.print(&steps, |look| {
+            let line = |step: &crate::operations::RestoreStep| {
+                let (items, size) = (count(step.entries), bytes(step.bytes));
+                format!("  {} ({}): {items} items, {size} → {}\n    {}\n", step.source, step.kind, step.target, step.found)
+            };
+            format!("{} Would restore {} of {}:\n{}", look.note(), point.id, point.policy, steps.iter().map(line).collect::<String>())
+        })?;
+        return Ok(ExitCode::Success);
+    }
+    let report = restore(&request, phases).await?;
+    context.print(&report, |look| report.text(look))?;
+    Ok(report.exit_code())
+}
+
+/// Pairs sources with targets.
+async fn targets(
+    args: &Args,
+    point: &Point,
+    policy: Option<&Policy>,
+    clock: &crate::clock::SharedClock,
+) -> Result<Vec<(String, Arc<dyn Rebuild>)>, CliError> {
+    let names: Vec<String> = match (args.source.as_slice(), point.snapshots.as_slice()) {
+        ([], [only]) => vec![only.source.clone()],
+        ([], many) => {
+            let names = many.iter().map(|snapshot| snapshot.source.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(CliError::Usage(format!("the point has the sources {names}; say which with --source NAME, each with its own --to TARGET")));
+        }
+        (given, _) => given.to_vec(),
+    };
+    if names.len() != args.to.len() {
+        return Err(CliError::Usage(format!("{} --source and {} --to: each source needs one target", names.len(), args.to.len())));
+    }
+    let mut all = Vec::new();
+    for (name, to) in names.into_iter().zip(&args.to) {
+        let snapshot = point.snapshot(&name)?;
+        all.push((name, target(args, snapshot, to, policy, clock).await?));
+    }
+    Ok(all)
+}
+
+async fn target(
+    args: &Args,
+    snapshot: &Snapshot,
+    to: &str,
+    policy: Option<&Policy>,
+    clock: &crate::clock::SharedClock,
+) -> Result<Arc<dyn Rebuild>, CliError> {
+    let name = &snapshot.source;
+    let wrong = |what: &str| CliError::Usage(format!("source {name} is of kind {}: --to must be {what}, not {to:?}", snapshot.kind));
+    let is_database = to.starts_with("postgres://") || to.starts_with("postgresql://");
+    match snapshot.kind.as_str() {
+        "postgres" if is_database => {
+            let config = PostgresConfig::parse(to, None).map_err(|error| CliError::Usage(error.to_string()))?;
+            let options = TargetOptions { bin_directory: args.bin_directory.clone(), ..TargetOptions::default() };
+            Ok(Arc::new(PostgresTarget::new(config, options)))
+        }
+        "postgres" => Err(wrong("postgres://user@host/database")),
+        _ if is_database => Err(wrong("a directory or bucket")),
+        "bucket" => {
+            let location = Location::parse(to).map_err(|error| CliError::Usage(error.to_string()))?;
+            let store = location.open().await?;
+            if matches!(location, Location::Directory(_)) {
+                store.create().await?;
+            }
+            Ok(Arc::new(BucketTarget::new(assemble::wrap(store, clock))))
+        }
+        "files" if to.contains("://") => Err(wrong("a directory")),
+        "files" => Ok(Arc::new(FilesTarget::new(PathBuf::from(to)))),
+        "command" if to == "restore" => match policy.and_then(|policy| policy.source(name)).map(|source| &source.kind) {
+            Some(SourceKind::Command(command)) => command
+                .restore
+                .clone()
+                .map(|argv| Arc::new(CommandTarget::Pipe(argv)) as Arc<dyn Rebuild>)
+                .ok_or_else(|| CliError::Usage(format!("source {name} has no `restore` command in the policy; give a file with --to"))),
+            _ => Err(CliError::Usage("--to restore needs the policy, which names the command; give a file otherwise".to_owned())),
+        },
+        "command" if to.contains("://") => Err(wrong("a file, or the word restore")),
+        "command" => Ok(Arc::new(CommandTarget::File(PathBuf::from(to)))),
+        other => Err(CliError::Usage(format!("source {name} is of kind {other}, which this version does not know; use the version that wrote the point"))),
+    }
+}

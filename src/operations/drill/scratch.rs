@@ -1,0 +1,144 @@
+//! Scratch targets: where a drill restores to, and how they are kept from production and removed afterwards.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::DrillRequest;
+use crate::{
+    operations::OperationError,
+    progress::Problem,
+    report::Isolation,
+    repository::{Point, Snapshot},
+    sources::{
+        Rebuild, SourceError,
+        bucket::BucketTarget,
+        command::CommandTarget,
+        files::FilesTarget,
+        postgres::{PostgresConfig, PostgresTarget, ScratchCluster, TargetOptions, drop_database},
+    },
+    stores::SharedStore,
+};
+
+/// What a drill restores into.
+pub(super) struct Targets {
+    /// Name of a source, and where it is rebuilt: databases first, as in a real recovery.
+    pub(super) rebuild: Vec<(String, Arc<dyn Rebuild>)>,
+    /// How each is kept apart.
+    pub(super) isolation: Vec<Isolation>,
+    /// Restored databases by source.
+    pub(super) databases: BTreeMap<String, PostgresConfig>,
+    /// Restored buckets by source.
+    pub(super) stores: BTreeMap<String, SharedStore>,
+}
+
+/// A directory of this drill's own, and what was started in it. Dropping it stops and removes what can be without waiting.
+pub(super) struct Scratch {
+    directory: tempfile::TempDir,
+    cluster: Option<ScratchCluster>,
+    /// Databases made on a server that is not ours.
+    databases: Vec<PostgresConfig>,
+}
+
+impl Scratch {
+    /// Makes the directory, below `parent`.
+    pub(super) fn make(parent: &Path) -> Result<Self, OperationError> {
+        let io = |source| OperationError::Io { subject: format!("drill directory {} (the policy's [drill] directory)", parent.display()), source };
+        std::fs::create_dir_all(parent).map_err(io)?;
+        let directory = tempfile::Builder::new().prefix("drill-").tempdir_in(parent).map_err(io)?;
+        Ok(Self { directory, cluster: None, databases: Vec::new() })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A target for every snapshot of the point.
+    pub(super) async fn targets(&mut self, request: &DrillRequest<'_>, point: &Point) -> Result<Targets, OperationError> {
+        let mut snapshots: Vec<&Snapshot> = point.snapshots.iter().collect();
+        snapshots.sort_by_key(|snapshot| snapshot.kind != "postgres");
+        let mut targets = Targets { rebuild: Vec::new(), isolation: Vec::new(), databases: BTreeMap::new(), stores: BTreeMap::new() };
+        for snapshot in snapshots {
+            let name = &snapshot.source;
+            let failed = |error: SourceError| OperationError::rebuilding(name, error);
+            let (target, means): (Arc<dyn Rebuild>, String) = match snapshot.kind.as_str() {
+                "postgres" => {
+                    let (config, means) = self.database(request, name).await.map_err(failed)?;
+                    targets.databases.insert(name.clone(), config.clone());
+                    let options = TargetOptions { bin_directory: request.bin_directory.clone(), isolated: true, ..TargetOptions::default() };
+                    (Arc::new(PostgresTarget::new(config, options)), means)
+                }
+                "bucket" => {
+                    let store = (request.open_directory)(self.directory_for("objects", name)?);
+                    targets.stores.insert(name.clone(), store.clone());
+                    (Arc::new(BucketTarget::new(store)), "a directory of the drill's own".to_owned())
+                }
+                "files" => {
+                    (Arc::new(FilesTarget::new(self.directory_for("files", name)?)), "a directory of the drill's own".to_owned())
+                }
+                "command" => {
+                    let file = self.directory_for("output", name)?.join("output");
+                    (Arc::new(CommandTarget::File(file)), "a file in a directory of the drill's own; no restore command is run".to_owned())
+                }
+                other => {
+                    return Err(OperationError::Refused {
+                        subject: format!("source {name}"),
+                        detail: format!("is of kind {other}, which this version of farshore does not know; use the version that wrote the point"),
+                    });
+                }
+            };
+            targets.isolation.push(Isolation { source: name.clone(), target: target.describe(), means });
+            targets.rebuild.push((name.clone(), target));
+        }
+        Ok(targets)
+    }
+
+    fn directory_for(&self, kind: &str, source: &str) -> Result<PathBuf, OperationError> {
+        let path = self.path().join(kind).join(source);
+        std::fs::create_dir_all(&path).map_err(|source| OperationError::Io { subject: path.display().to_string(), source })?;
+        Ok(path)
+    }
+
+    async fn database(&mut self, request: &DrillRequest<'_>, source: &str) -> Result<(PostgresConfig, String), SourceError> {
+        if let Some(server) = &request.server {
+            let id = self.path().file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+            let config = server.with_database(&format!("farshore_{}_{source}", id.replace('-', "_")));
+            self.databases.push(config.clone());
+            return Ok((config, "a database of the drill's own, on the server that the policy sets aside for drills".to_owned()));
+        }
+        if self.cluster.is_none() {
+            let (directory, bin) = (self.path().join("cluster"), request.bin_directory.clone());
+            self.cluster = Some(ScratchCluster::start(&directory, bin.as_deref()).await?);
+        }
+        let cluster = self.cluster.as_ref().ok_or_else(|| SourceError::UnfitTarget {
+            subject: "scratch cluster".to_owned(),
+            detail: "a defect: was not started".to_owned(),
+        })?;
+        let config = PostgresConfig::parse(&cluster.url(source), None)?;
+        Ok((config, "a scratch cluster: own directory and socket, no network, archive_mode=off, no preloaded libraries".to_owned()))
+    }
+
+    /// Stops and removes everything; says what could not be.
+    pub(super) async fn clean_up(&mut self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for database in self.databases.drain(..) {
+            if let Err(error) = drop_database(&database).await {
+                problems.push(Problem::new(database.describe(), format!("could not be dropped after the drill: {error}; drop it by hand")));
+            }
+        }
+        if let Some(cluster) = self.cluster.take() {
+            // Stopping waits for processes.
+            if tokio::task::spawn_blocking(move || drop(cluster)).await.is_err() {
+                problems.push(Problem::new("scratch cluster", "could not be stopped cleanly; look for a postgres process in the drill directory"));
+            }
+        }
+        let path = self.path().to_owned();
+        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
+        if let Ok(Err(error)) = removed {
+            problems.push(Problem::new(self.path().display().to_string(), format!("could not be removed after the drill: {error}; remove it by hand")));
+        }
+        problems
+    }
+}
