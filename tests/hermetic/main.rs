@@ -3,3 +3,4 @@
 mod policy;
 #[path = "../support/mod.rs"]
 mod support;
+mod systemd;
