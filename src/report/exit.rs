@@ -121,4 +121,17 @@ mod tests {
         assert!(table.ends_with("| 143 | terminated (SIGTERM); nothing half-done counts as done |\n"));
         assert_eq!(table.lines().count(), 2 + ExitCode::ALL.len());
     }
+
+    #[test]
+    fn the_runbook_says_what_to_do_about_each_code() {
+        let runbook = include_str!("../../docs/runbook.md");
+        for code in ExitCode::ALL.into_iter().filter(|code| *code != ExitCode::Success) {
+            let listed = runbook.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+            let number = code.code().to_string();
+            assert!(
+                listed.flat_map(|cell| cell.split(", ")).any(|cell| cell == number),
+                "docs/runbook.md says nothing about {number}"
+            );
+        }
+    }
 }

@@ -29,13 +29,13 @@ fn unit(name: &str) -> String {
 
 /// A directory with instances `demo` of all units, whose program is a stub: `verify` refuses a program that is not installed.
 fn installed() -> (tempfile::TempDir, PathBuf) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let stub = directory.path().join("farshore");
-    fs::write(&stub, "#!/bin/sh\n").unwrap();
-    fs::set_permissions(&stub, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&stub, "#!/bin/sh\n").expect("a file in it");
+    fs::set_permissions(&stub, fs::Permissions::from_mode(0o755)).expect("a file in it");
     for name in SERVICES.into_iter().chain(TIMERS) {
         let text = unit(name).replace("/usr/bin/farshore", &stub.display().to_string());
-        fs::write(directory.path().join(name), text).unwrap();
+        fs::write(directory.path().join(name), text).expect("a file in it");
     }
     let path = directory.path().to_path_buf();
     (directory, path)
