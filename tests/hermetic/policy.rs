@@ -126,6 +126,8 @@ fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
             "\"14\"",
             "5:29: retention.keep_within: is no duration; should be numbers with units (s, m, h, d, w; m is minutes, M is months) such as \"30d\"",
         ),
+        ("\"1h\"", "\"200y\"", "3:35: objectives.rto: is longer than a hundred years"),
+        ("\"512MiB\"", "\"512TiB\"", "4:21: limits.memory: is more than \"1TiB\", surely a slip"),
         ("\"1h\"", "\"0s\"", "3:35: objectives.rto: is zero; should be a duration such as \"1h\""),
         (
             "\"512MiB\"",
