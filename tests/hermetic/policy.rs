@@ -417,6 +417,19 @@ fn a_secret_in_the_wrong_place_is_not_repeated_in_the_error() {
 }
 
 #[test]
+fn absurd_nesting_is_refused_and_not_followed() {
+    for text in [
+        format!("a = {}", "[".repeat(50_000)),
+        format!("a = {}{}", "[".repeat(50_000), "]".repeat(50_000)),
+        format!("a{} = 1", ".a".repeat(50_000)),
+        format!("a = {}", "{ a = ".repeat(50_000)),
+        format!("[source{}]", ".source".repeat(50_000)),
+    ] {
+        assert!(!problems(&text).is_empty(), "{}", &text[..20]);
+    }
+}
+
+#[test]
 fn every_sample_policy_is_good() {
     let mut names = Vec::new();
     for entry in std::fs::read_dir("policies").unwrap() {
