@@ -36,11 +36,16 @@ pub fn name(name: Option<String>, path: &Path, findings: &mut Findings<'_>) -> S
     name
 }
 
+/// The longest duration that a policy may name.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
 /// A duration with units, above zero.
 pub fn duration(text: Option<String>, example: &str, path: &Path, findings: &mut Findings<'_>) -> Option<Duration> {
     let text = text?;
     match humantime::parse_duration(&text) {
         Ok(duration) if duration.is_zero() => findings.add(path, format!("is zero; should be a duration such as \"{example}\"")),
+        // Dates are computed with it, and a date has its limits.
+        Ok(duration) if duration > LONGEST => findings.add(path, "is longer than a hundred years"),
         Ok(duration) => return Some(duration),
         Err(_) => findings.add(
             path,
@@ -207,12 +212,18 @@ pub fn retention(typed: TypedRetention, path: &Path, findings: &mut Findings<'_>
 /// The least that the pipeline runs in: a pack being filled, one being sent, and a few chunks in each stage. Bytes.
 const LEAST_MEMORY_BYTES: u64 = 64 << 20;
 
+/// More than any machine gives to its backup agent. Bytes.
+const MOST_MEMORY_BYTES: u64 = 1 << 40;
+
 /// `[limits]`.
 pub fn limits(typed: TypedLimits, path: &Path, findings: &mut Findings<'_>) -> Limits {
     let mut limits = Limits::default();
     if let Some(memory) = typed.memory {
         match ByteSize::from_str(&memory) {
-            Ok(size) if size.as_u64() >= LEAST_MEMORY_BYTES => limits.memory_bytes = size.as_u64(),
+            Ok(size) if (LEAST_MEMORY_BYTES..=MOST_MEMORY_BYTES).contains(&size.as_u64()) => limits.memory_bytes = size.as_u64(),
+            Ok(size) if size.as_u64() > MOST_MEMORY_BYTES => {
+                findings.add(&path.key("memory"), "is more than \"1TiB\", surely a slip")
+            }
             Ok(_) => findings.add(&path.key("memory"), "is less than \"64MiB\", which the pipeline needs at least"),
             Err(_) => findings
                 .add(&path.key("memory"), "is no size; should be a number with a unit (MiB, GiB, MB, GB) such as \"256MiB\""),

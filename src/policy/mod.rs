@@ -3,7 +3,8 @@
 //! Promises:
 //! * Pure: no I/O, no clock, no environment. Secrets are references ([`SecretReference`]); the command line resolves them.
 //! * [`Policy::parse`] reports every problem in a file at once, each with its line, column and key, and what would be right.
-//!   Unknown keys are refused everywhere: a misspelt `recipients` must not silently become an unencrypted repository.
+//!   (After a line that is not even TOML, what can still be told.) Unknown keys are refused everywhere: a misspelt key must
+//!   not silently leave a default in its place.
 //! * What comes out is valid as far as the file alone can show: names resolve, durations are durations, recipients are keys.
 //!
 //! Two layers: `typed` is what may be written (and the one source of the JSON Schema), the types exported here are what is

@@ -43,6 +43,7 @@ pub struct TypedPolicy {
 /// What a drill is measured against.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Objectives")]
 pub struct TypedObjectives {
     /// Data lost at most: a duration with units.
     #[schemars(example = &"26h")]
@@ -56,6 +57,7 @@ pub struct TypedObjectives {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 #[allow(clippy::large_enum_variant, reason = "a handful of them live for the moment of parsing")]
+#[schemars(rename = "Source")]
 pub enum TypedSource {
     /// A PostgreSQL database.
     Postgres {
@@ -120,6 +122,7 @@ pub enum TypedSource {
 /// How a PostgreSQL database is captured.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "Method")]
 pub enum TypedMethod {
     /// Schema by pg_dump, rows by COPY, in one exported snapshot.
     Logical,
@@ -128,6 +131,7 @@ pub enum TypedMethod {
 /// Where recovery points go.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Site")]
 pub struct TypedSite {
     /// Name of the site: lower-case letters, digits, `.`, `_`, `-`.
     #[schemars(required, length(min = 1), example = &"us")]
@@ -141,6 +145,7 @@ pub struct TypedSite {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 #[allow(clippy::large_enum_variant, reason = "a handful of them live for the moment of parsing")]
+#[schemars(rename = "Store")]
 pub enum TypedStore {
     /// A directory.
     Filesystem {
@@ -180,6 +185,7 @@ pub enum TypedStore {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+#[schemars(rename = "Secret")]
 pub struct TypedSecret {
     /// An absolute path of a file that holds it.
     #[schemars(example = &"/etc/farshore/secrets/db-password")]
@@ -195,6 +201,7 @@ pub struct TypedSecret {
 /// A text, or where a secret is.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "PlainOrSecret")]
 pub enum TypedPlainOrSecret {
     /// As written.
     Plain(String),
@@ -205,6 +212,7 @@ pub enum TypedPlainOrSecret {
 /// Who can read the repository.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "Encryption")]
 pub enum TypedEncryption {
     /// Everybody who can read the site.
     Word(TypedNone),
@@ -215,6 +223,7 @@ pub enum TypedEncryption {
 /// The word "none".
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "None")]
 pub enum TypedNone {
     /// No encryption.
     None,
@@ -223,6 +232,7 @@ pub enum TypedNone {
 /// Whose keys open the repository.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Recipients")]
 pub struct TypedRecipients {
     /// Public keys (age1…) of those who can restore; two are advised, one of them in escrow.
     #[schemars(required, length(min = 1), example = ["age1…"])]
@@ -234,6 +244,7 @@ pub struct TypedRecipients {
 /// How long recovery points are kept.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Retention")]
 pub struct TypedRetention {
     /// Every point younger than this is kept: a duration with units. Default: "30d".
     #[schemars(example = &"30d")]
@@ -243,6 +254,7 @@ pub struct TypedRetention {
 /// What the agent may use of the machine.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Limits")]
 pub struct TypedLimits {
     /// Memory for the data under way: a size with units. Default: "256MiB".
     #[schemars(example = &"256MiB")]
@@ -258,6 +270,7 @@ pub struct TypedLimits {
 /// Rows held against objects.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "CrossCheck")]
 pub struct TypedCrossCheck {
     /// Name of a postgres source.
     #[schemars(required, length(min = 1), example = &"db")]
@@ -273,6 +286,7 @@ pub struct TypedCrossCheck {
 /// Where and how drills run.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Drill")]
 pub struct TypedDrill {
     /// An absolute directory for scratch clusters and objects. Default: "/var/lib/farshore/drill".
     #[schemars(example = &"/var/lib/farshore/drill")]
@@ -289,6 +303,7 @@ pub struct TypedDrill {
 /// SQL whose answer is known.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Probe")]
 pub struct TypedProbe {
     /// Name of a postgres source.
     #[schemars(required, length(min = 1), example = &"db")]

@@ -1,10 +1,30 @@
-//! What happened, as plain values.
+//! What happened, as plain values, and how they read.
 //!
 //! Promises: nothing here does I/O or knows other rooms; every value serialises to the JSON that `--json` prints and drills
-//! store. Field names end in their unit. Leaves out on purpose: deciding anything.
+//! store, and has a text for people. Field names end in their unit. Whatever comes from outside (object keys, server messages)
+//! is shown without control characters. Leaves out on purpose: doing anything about it.
 
+mod backup;
 mod check;
+mod drill;
+mod drill_text;
+pub mod exit;
+mod figures;
+mod phase;
 mod problem;
+mod recovery;
+mod restore;
+mod table;
+mod verify;
 
+pub use backup::{BackupReport, SourceReport};
 pub use check::{Check, CheckOutcome, PhaseTime};
+pub use drill::{Agent, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, EvidenceLink, Isolation, TrendEntry, Verdict};
+pub use exit::ExitCode;
+pub use figures::{Look, bytes, count, printable, seconds, timestamp};
+pub use phase::{PHASES, Phase, rto_seconds};
 pub use problem::Problem;
+pub use recovery::{RpoFigures, RtoFigures};
+pub use restore::{RestoreReport, RestoredSource};
+pub use table::{Align, Table};
+pub use verify::{Damage, VerifyReport};

@@ -5,3 +5,4 @@ mod policy;
 mod support;
 
 mod stores;
+mod systemd;

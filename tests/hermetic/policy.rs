@@ -126,6 +126,8 @@ fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
             "\"14\"",
             "5:29: retention.keep_within: is no duration; should be numbers with units (s, m, h, d, w; m is minutes, M is months) such as \"30d\"",
         ),
+        ("\"1h\"", "\"200y\"", "3:35: objectives.rto: is longer than a hundred years"),
+        ("\"512MiB\"", "\"512TiB\"", "4:21: limits.memory: is more than \"1TiB\", surely a slip"),
         ("\"1h\"", "\"0s\"", "3:35: objectives.rto: is zero; should be a duration such as \"1h\""),
         (
             "\"512MiB\"",
@@ -411,6 +413,19 @@ fn a_secret_in_the_wrong_place_is_not_repeated_in_the_error() {
     ] {
         let errors = Policy::parse(&with(old, new), "p.toml").unwrap_err();
         assert!(!format!("{errors} {errors:?}").to_lowercase().contains("hunter2"), "{errors}");
+    }
+}
+
+#[test]
+fn absurd_nesting_is_refused_and_not_followed() {
+    for text in [
+        format!("a = {}", "[".repeat(50_000)),
+        format!("a = {}{}", "[".repeat(50_000), "]".repeat(50_000)),
+        format!("a{} = 1", ".a".repeat(50_000)),
+        format!("a = {}", "{ a = ".repeat(50_000)),
+        format!("[source{}]", ".source".repeat(50_000)),
+    ] {
+        assert!(!problems(&text).is_empty(), "{}", &text[..20]);
     }
 }
 

@@ -1,0 +1,137 @@
+//! Exit codes: what a script, a timer or a monitor may rely on.
+
+/// How a command ended. The numbers never change their meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExitCode {
+    /// Everything done, nothing to say.
+    Success,
+    /// An error that has no number of its own.
+    Other,
+    /// The command line.
+    Usage,
+    /// The policy.
+    Policy,
+    /// Done, with problems.
+    Problems,
+    /// A source.
+    Source,
+    /// The site.
+    Site,
+    /// Keys.
+    Keys,
+    /// Damage in the repository.
+    Damaged,
+    /// The restore target.
+    Target,
+    /// A check or objective.
+    Failed,
+    /// SIGINT.
+    Interrupted,
+    /// SIGTERM.
+    Terminated,
+}
+
+impl ExitCode {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 13] = [
+        Self::Success,
+        Self::Other,
+        Self::Usage,
+        Self::Policy,
+        Self::Problems,
+        Self::Source,
+        Self::Site,
+        Self::Keys,
+        Self::Damaged,
+        Self::Target,
+        Self::Failed,
+        Self::Interrupted,
+        Self::Terminated,
+    ];
+
+    /// The number.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Other => 1,
+            // clap's own for a command line that it refuses.
+            Self::Usage => 2,
+            Self::Policy => 3,
+            Self::Problems => 4,
+            Self::Source => 5,
+            Self::Site => 6,
+            Self::Keys => 7,
+            Self::Damaged => 8,
+            Self::Target => 9,
+            Self::Failed => 10,
+            // 128 and the number of the signal, as shells say it.
+            Self::Interrupted => 130,
+            Self::Terminated => 143,
+        }
+    }
+
+    /// What it means, in one sentence without a full stop.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Success => "everything was done, and there is nothing to report",
+            Self::Other => "an error without a number of its own; the message says what to do",
+            Self::Usage => "the command line is wrong; nothing was done",
+            Self::Policy => "the policy is wrong or cannot be read, or a secret that it names cannot be found; nothing was done",
+            Self::Problems => "done, but some things were left out or look wrong; each is named in the report",
+            Self::Source => "a source cannot be reached, read or captured safely; no recovery point was made",
+            Self::Site => "the site cannot be reached, refuses, is full, or holds no repository",
+            Self::Keys => "the identity is missing or does not open this repository or point",
+            Self::Damaged => "something in the repository is damaged or missing; each object is named",
+            Self::Target => "the restore target is not fit: not empty, too old, no room, or not reachable",
+            Self::Failed => "the work was done, but a check failed or an objective was missed",
+            Self::Interrupted => "interrupted (SIGINT); nothing half-done counts as done",
+            Self::Terminated => "terminated (SIGTERM); nothing half-done counts as done",
+        }
+    }
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code.code())
+    }
+}
+
+/// The table of all exit codes as it stands in the README, where a test compares it.
+pub fn markdown_table() -> String {
+    let mut table = "| code | meaning |\n|---|---|\n".to_owned();
+    for code in ExitCode::ALL {
+        table.push_str(&format!("| {} | {} |\n", code.code(), code.describe()));
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_unique_and_in_order() {
+        assert!(ExitCode::ALL.is_sorted_by(|left, right| left.code() < right.code()));
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_code() {
+        let table = markdown_table();
+        assert!(table.starts_with("| code | meaning |\n|---|---|\n| 0 | everything was done"));
+        assert!(table.ends_with("| 143 | terminated (SIGTERM); nothing half-done counts as done |\n"));
+        assert_eq!(table.lines().count(), 2 + ExitCode::ALL.len());
+    }
+
+    #[test]
+    fn the_runbook_says_what_to_do_about_each_code() {
+        let runbook = include_str!("../../docs/runbook.md");
+        for code in ExitCode::ALL.into_iter().filter(|code| *code != ExitCode::Success) {
+            let listed = runbook.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+            let number = code.code().to_string();
+            assert!(
+                listed.flat_map(|cell| cell.split(", ")).any(|cell| cell == number),
+                "docs/runbook.md says nothing about {number}"
+            );
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! RPO and RTO as measured, beside what was wanted.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// Data lost, three ways. Seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RpoFigures {
+    /// The policy's objective.
+    pub configured_seconds: Option<f64>,
+    /// From the consistency time of the point that was restored to the moment of the (supposed) loss: the start of the drill.
+    pub achieved_seconds: f64,
+    /// The longest time in the period during which no newer point existed: what a loss at the worst moment would have cost.
+    pub worst_seconds: Option<f64>,
+    /// The beginning of the period that `worst_seconds` looks at: the oldest point there is.
+    pub period_start: Option<DateTime<Utc>>,
+}
+
+impl RpoFigures {
+    /// Measures: `lost_at` is the moment of the supposed loss, `restored` the consistency time of the point in use, `points`
+    /// the consistency times of all points, in any order; those after `lost_at` do not count.
+    pub fn measure(
+        configured_seconds: Option<f64>,
+        lost_at: DateTime<Utc>,
+        restored: DateTime<Utc>,
+        points: &[DateTime<Utc>],
+    ) -> Self {
+        let mut times: Vec<DateTime<Utc>> = points.iter().copied().filter(|time| *time <= lost_at).collect();
+        times.sort_unstable();
+        let ends = times.iter().copied().skip(1).chain([lost_at]);
+        let gaps = times.iter().zip(ends).map(|(from, to)| between(*from, to));
+        Self {
+            configured_seconds,
+            achieved_seconds: between(restored, lost_at),
+            worst_seconds: gaps.reduce(f64::max),
+            period_start: times.first().copied(),
+        }
+    }
+
+    /// Whether more was lost than the objective allows.
+    pub fn missed(&self) -> bool {
+        self.configured_seconds.is_some_and(|configured| self.achieved_seconds > configured)
+    }
+
+    /// Whether more would have been lost at the worst moment of the period. This does not fail a drill, which shows the present,
+    /// but is said.
+    pub fn worst_missed(&self) -> bool {
+        matches!((self.configured_seconds, self.worst_seconds), (Some(configured), Some(worst)) if worst > configured)
+    }
+}
+
+fn between(from: DateTime<Utc>, to: DateTime<Utc>) -> f64 {
+    // Milliseconds of any two times of this millennium fit an f64 exactly.
+    (to - from).num_milliseconds() as f64 / 1000.0
+}
+
+/// Time until service. Seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RtoFigures {
+    /// The policy's objective.
+    pub objective_seconds: Option<f64>,
+    /// What the restore took, on the monotonic clock, without the clean-up.
+    pub measured_seconds: f64,
+}
+
+impl RtoFigures {
+    /// Whether it took longer than the objective allows.
+    pub fn missed(&self) -> bool {
+        self.objective_seconds.is_some_and(|objective| self.measured_seconds > objective)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(hour: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + hour * 3600, 0).unwrap()
+    }
+
+    #[test]
+    fn the_worst_loss_is_the_longest_gap_between_points_up_to_the_loss() {
+        let figures = RpoFigures::measure(Some(26.0 * 3600.0), at(100), at(96), &[at(48), at(0), at(96), at(24), at(120)]);
+        assert_eq!(figures.achieved_seconds, 4.0 * 3600.0);
+        assert_eq!(figures.worst_seconds, Some(48.0 * 3600.0));
+        assert_eq!(figures.period_start, Some(at(0)));
+        assert!(!figures.missed());
+        assert!(figures.worst_missed());
+    }
+
+    #[test]
+    fn the_time_since_the_newest_point_counts_as_a_gap_too() {
+        let figures = RpoFigures::measure(Some(3600.0), at(50), at(1), &[at(0), at(1)]);
+        assert_eq!(figures.worst_seconds, Some(49.0 * 3600.0));
+        assert!(figures.missed());
+    }
+
+    #[test]
+    fn without_an_objective_nothing_is_missed() {
+        let figures = RpoFigures::measure(None, at(50), at(1), &[]);
+        assert_eq!((figures.missed(), figures.worst_missed(), figures.worst_seconds), (false, false, None));
+        assert!(!RtoFigures { objective_seconds: None, measured_seconds: 1e9 }.missed());
+        assert!(RtoFigures { objective_seconds: Some(10.0), measured_seconds: 10.5 }.missed());
+    }
+}

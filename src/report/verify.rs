@@ -1,0 +1,152 @@
+//! What a verification found.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{ExitCode, Look, Problem, bytes, count, printable, problem::problem_lines, seconds};
+
+/// What a verification found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// The site, as an operator would write it down.
+    pub site: String,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// How long it took.
+    pub seconds: f64,
+    /// How much of the packs was read and authenticated, in percent; 0 if only their presence and size were checked.
+    pub read_data_percent: f64,
+    /// Recovery points whose entries were followed to their chunks.
+    pub points_checked: u64,
+    /// Index objects read.
+    pub indexes_checked: u64,
+    /// Packs that are there with the right size.
+    pub packs_checked: u64,
+    /// Packs read in full.
+    pub packs_read: u64,
+    /// Bytes of packs read.
+    pub bytes_read: u64,
+    /// Chunks opened and held against their ids.
+    pub chunks_checked: u64,
+    /// Packs that no point needs: left by a crash, or doomed.
+    pub packs_unreferenced: u64,
+    /// What is damaged or missing.
+    pub damage: Vec<Damage>,
+    /// What is odd and harms nothing yet.
+    pub problems: Vec<Problem>,
+}
+
+/// Something in a repository that is damaged or missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// The object's key in the repository.
+    pub object: String,
+    /// What is wrong with it.
+    pub detail: String,
+    /// The recovery points that need it, as far as is known.
+    pub points: Vec<String>,
+}
+
+impl VerifyReport {
+    /// [`ExitCode::Damaged`], [`ExitCode::Problems`] or [`ExitCode::Success`].
+    pub fn exit_code(&self) -> ExitCode {
+        if !self.damage.is_empty() {
+            ExitCode::Damaged
+        } else if self.problems.is_empty() {
+            ExitCode::Success
+        } else {
+            ExitCode::Problems
+        }
+    }
+
+    /// As people read it.
+    pub fn text(&self, look: Look) -> String {
+        let mut text = String::new();
+        let (mark, verdict) = match self.damage.len() {
+            0 => (look.ok(), "no damage found".to_owned()),
+            1 => (look.failed(), "1 damaged or missing object".to_owned()),
+            many => (look.failed(), format!("{many} damaged or missing objects")),
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{mark} {}: {verdict}", printable(&self.site));
+        let _ = writeln!(
+            text,
+            "  {} points, {} indexes, {} packs there; {} packs read ({}), {} chunks opened; {} packs that no point needs",
+            count(self.points_checked),
+            count(self.indexes_checked),
+            count(self.packs_checked),
+            count(self.packs_read),
+            bytes(self.bytes_read),
+            count(self.chunks_checked),
+            count(self.packs_unreferenced),
+        );
+        let read = if self.read_data_percent > 0.0 {
+            format!("{}% of the data was read", self.read_data_percent)
+        } else {
+            "the data itself was not read; --read-data does that".to_owned()
+        };
+        let _ = writeln!(text, "  took {}; {read}", seconds(self.seconds));
+        for damage in &self.damage {
+            let _ = writeln!(text, "\n  {} {}: {}", look.failed(), printable(&damage.object), printable(&damage.detail));
+            if !damage.points.is_empty() {
+                let _ = writeln!(text, "    needed by {}", printable(&damage.points.join(", ")));
+            }
+        }
+        if !self.damage.is_empty() {
+            text.push_str("\nNext: see \"Damage in the repository\" in docs/runbook.md. Delete nothing.\n");
+        }
+        text.push_str(&problem_lines(&self.problems));
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> VerifyReport {
+        VerifyReport {
+            site: "/far".into(),
+            started_at: DateTime::from_timestamp(1_795_400_000, 0).unwrap(),
+            seconds: 3.0,
+            read_data_percent: 0.0,
+            points_checked: 30,
+            indexes_checked: 31,
+            packs_checked: 1200,
+            packs_read: 0,
+            bytes_read: 0,
+            chunks_checked: 0,
+            packs_unreferenced: 2,
+            damage: vec![],
+            problems: vec![],
+        }
+    }
+
+    #[test]
+    fn a_verification_that_did_not_read_the_data_says_so() {
+        assert_eq!(
+            report().text(Look::Unicode),
+            "✓ /far: no damage found\n  30 points, 31 indexes, 1,200 packs there; 0 packs read (0 B), 0 chunks opened; 2 packs that no point needs\n  \
+             took 3.0 s; the data itself was not read; --read-data does that\n"
+        );
+        assert_eq!(report().exit_code(), ExitCode::Success);
+    }
+
+    #[test]
+    fn damage_is_named_with_the_points_that_need_it() {
+        let mut report = report();
+        report.read_data_percent = 2.5;
+        report.damage.push(Damage {
+            object: "packs/ab/abc".into(),
+            detail: "its SHA-256 is not its name".into(),
+            points: vec!["p1".into(), "p2".into()],
+        });
+        let text = report.text(Look::Ascii);
+        assert!(text.starts_with("FAILED /far: 1 damaged or missing object\n"), "{text}");
+        assert!(text.contains("2.5% of the data was read"), "{text}");
+        assert!(text.contains("\n  FAILED packs/ab/abc: its SHA-256 is not its name\n    needed by p1, p2\n"), "{text}");
+        assert_eq!(report.exit_code(), ExitCode::Damaged);
+    }
+}

@@ -1,0 +1,108 @@
+//! The units, held against systemd's own checks. Needs `systemd-analyze`, and fails without it.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+const SERVICES: [&str; 2] = ["farshore-backup@.service", "farshore-drill@.service"];
+const TIMERS: [&str; 2] = ["farshore-backup@.timer", "farshore-drill@.timer"];
+
+/// What `systemd-analyze security` may say at most, times ten ("OK" begins at 5.0; 10.0 is no protection at all).
+const MOST_EXPOSURE: u32 = 20;
+
+fn systemd_analyze(arguments: &[&str], directory: &Path) -> Output {
+    Command::new("systemd-analyze")
+        .args(arguments)
+        .current_dir(directory)
+        .env("SYSTEMD_UNIT_PATH", format!("{}:", directory.display()))
+        .env("SYSTEMD_LOG_LEVEL", "warning")
+        .output()
+        .unwrap_or_else(|error| panic!("systemd-analyze cannot be run ({error}); install Debian's package `systemd`"))
+}
+
+fn unit(name: &str) -> String {
+    fs::read_to_string(Path::new("systemd").join(name)).unwrap_or_else(|error| panic!("systemd/{name}: {error}"))
+}
+
+/// A directory with instances `demo` of all units, whose program is a stub: `verify` refuses a program that is not installed.
+fn installed() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let stub = directory.path().join("farshore");
+    fs::write(&stub, "#!/bin/sh\n").expect("a file in it");
+    fs::set_permissions(&stub, fs::Permissions::from_mode(0o755)).expect("a file in it");
+    for name in SERVICES.into_iter().chain(TIMERS) {
+        let text = unit(name).replace("/usr/bin/farshore", &stub.display().to_string());
+        fs::write(directory.path().join(name), text).expect("a file in it");
+    }
+    let path = directory.path().to_path_buf();
+    (directory, path)
+}
+
+fn instance(name: &str) -> String {
+    name.replace('@', "@demo")
+}
+
+#[test]
+fn systemd_finds_nothing_to_say_about_the_units() {
+    let (_guard, directory) = installed();
+    for name in SERVICES.into_iter().chain(TIMERS) {
+        let output = systemd_analyze(&["verify", "--man=no", "--recursive-errors=no", &instance(name)], &directory);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let about_ours: Vec<&str> = said.lines().filter(|line| line.contains("farshore")).collect();
+        assert!(output.status.success() && about_ours.is_empty(), "{name}: {said}");
+    }
+}
+
+#[test]
+fn systemd_does_find_a_misspelt_directive() {
+    let (_guard, directory) = installed();
+    let path = directory.join(SERVICES[0]);
+    fs::write(&path, fs::read_to_string(&path).unwrap().replace("ProtectSystem=", "ProtecSystem=")).unwrap();
+    let output = systemd_analyze(&["verify", "--man=no", "--recursive-errors=no", &instance(SERVICES[0])], &directory);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("ProtecSystem"), "the check above sees nothing: {said}");
+}
+
+#[test]
+fn the_services_are_confined() {
+    let (_guard, directory) = installed();
+    for name in SERVICES {
+        let threshold = format!("--threshold={MOST_EXPOSURE}");
+        let output = systemd_analyze(&["security", "--no-pager", "--offline=yes", &threshold, &instance(name)], &directory);
+        let said = String::from_utf8_lossy(&output.stdout);
+        let verdict = said.lines().find(|line| line.contains("Overall exposure")).unwrap_or("no verdict");
+        assert!(output.status.success() && said.contains("Overall exposure"), "{name}: {verdict}\n{said}");
+    }
+}
+
+#[test]
+fn each_timer_starts_its_service_and_catches_up_after_a_night_off() {
+    for (timer, service) in TIMERS.into_iter().zip(SERVICES) {
+        assert_eq!(
+            timer.trim_end_matches(".timer"),
+            service.trim_end_matches(".service"),
+            "a timer starts the unit of its own name"
+        );
+        let text = unit(timer);
+        for line in ["Persistent=true", "FixedRandomDelay=yes", "WantedBy=timers.target"] {
+            assert!(text.lines().any(|other| other == line), "{timer} has no {line}");
+        }
+    }
+}
+
+#[test]
+fn the_credentials_that_the_samples_name_are_loaded_or_explained() {
+    let text = unit(SERVICES[0]);
+    for entry in fs::read_dir("policies").unwrap() {
+        let policy = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for line in policy.lines().filter(|line| !line.trim_start().starts_with('#')) {
+            if let Some((_, rest)) = line.split_once("credential = \"") {
+                let name = rest.split('"').next().unwrap();
+                assert!(text.contains(&format!("LoadCredential={name}:/etc/farshore/credentials/")), "{name} is loaded by nobody");
+            }
+        }
+    }
+}
