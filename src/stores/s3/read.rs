@@ -156,21 +156,28 @@ impl S3Store {
         let limit = i32::try_from(limit.min(MAX_PAGE)).unwrap_or(1000);
         let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(&whole_prefix).max_keys(limit);
         // XML cannot hold control characters, so keys come escaped.
-        let sent = list.set_start_after(after.clone()).encoding_type(EncodingType::Url).send().await;
+        let sent = list.set_start_after(after).encoding_type(EncodingType::Url).send().await;
         let output = sent.map_err(|error| self.error(prefix, "list", &error))?;
         let escaped = output.encoding_type() == Some(&EncodingType::Url);
         let mut objects = Vec::with_capacity(output.contents().len());
         for object in output.contents() {
             let stat = self.listed(object, escaped)?;
-            if after.as_deref().is_some_and(|after| *after >= *self.whole(&stat.key)) {
-                return Err(self.corrupt(&stat.key, "the listing begins before its start key"));
+            let earlier = objects.last().map_or(start_after, |last: &ObjectStat| Some(last.key.as_str()));
+            if let Some(earlier) = earlier.filter(|earlier| **earlier >= *stat.key) {
+                return Err(self.unsorted(prefix, earlier, &stat.key));
             }
             objects.push(stat);
         }
-        if !objects.is_sorted_by(|a, b| a.key < b.key) {
-            return Err(self.corrupt(prefix, "the listing is not sorted by the bytes of its keys"));
-        }
         Ok(Page { objects, more: output.is_truncated().unwrap_or(false) })
+    }
+
+    /// Some servers sort directories by their names without the slash. A reader that relies on the order would miss objects.
+    fn unsorted(&self, prefix: &str, earlier: &str, later: &str) -> StoreError {
+        let detail = format!(
+            "the server's listing is not sorted by the bytes of its keys ({earlier:?} came before {later:?}), as S3's is; \
+             use prefixes within which it is, or another server"
+        );
+        StoreError::Other { place: self.object_place(prefix), action: "list", detail }
     }
 
     fn listed(&self, object: &Object, escaped: bool) -> Result<ObjectStat, StoreError> {

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says why by panicking")]
 
 mod filesystem;
+mod limit;
+mod retry;
 
 mod memory {
     use farshore::stores::MemoryStore;
