@@ -2,3 +2,8 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+
+mod postgres;
+mod postgres_awkward;
+mod postgres_capture;
+mod postgres_rebuild;
