@@ -4,3 +4,7 @@
 mod support;
 
 mod stores;
+mod postgres;
+mod postgres_awkward;
+mod postgres_capture;
+mod postgres_rebuild;

@@ -6,6 +6,8 @@
 pub mod faulty_store;
 pub mod store_contract;
 
+pub mod exchange;
+
 /// The value of an environment variable that `testbed/with-servers` sets.
 ///
 /// # Panics

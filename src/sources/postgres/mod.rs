@@ -28,13 +28,20 @@
 mod address;
 mod capture_order;
 mod catalog;
+mod compare;
 mod connect;
 mod copy_out;
+mod database;
 mod failure;
+mod load;
 mod logical;
 mod passfile;
+mod probe;
 mod programs;
 mod quote;
+mod recover;
+mod scratch;
+mod target;
 mod tls;
 
 pub mod facts;
@@ -44,3 +51,6 @@ pub mod tables;
 
 pub use connect::PostgresConfig;
 pub use logical::{LogicalOptions, PostgresLogical};
+pub use probe::{probe, sorted_keys};
+pub use scratch::ScratchCluster;
+pub use target::{PostgresTarget, TargetOptions};

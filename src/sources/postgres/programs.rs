@@ -133,7 +133,7 @@ pub(super) fn prepare(program: &Program, config: &PostgresConfig, options: &str)
     if let Some(key) = &address.tls.key {
         command.env("PGSSLKEY", key);
     }
-    // Without a password of ours an empty file keeps it from reading another one.
+    // Without a password of ours, a file that cannot exist keeps it from reading another one.
     match config.password() {
         Some(password) => {
             let file = passfile::write(&password)?;
@@ -141,7 +141,7 @@ pub(super) fn prepare(program: &Program, config: &PostgresConfig, options: &str)
             files.push(file);
         }
         None => {
-            command.env("PGPASSFILE", "/dev/null");
+            command.env("PGPASSFILE", "/dev/null/none");
         }
     }
     Ok(Prepared { command, files })
