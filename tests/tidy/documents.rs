@@ -34,7 +34,7 @@ pub(crate) fn check_paths(root: &Path, documents: &[SourceFile]) -> Vec<Violatio
             if fenced {
                 continue;
             }
-            for path in line.split('`').skip(1).step_by(2).filter_map(|quoted| repository_path(quoted)) {
+            for path in line.split('`').skip(1).step_by(2).filter_map(repository_path) {
                 if !root.join(&path).exists() {
                     let message = format!("'{path}' does not exist: mend the name, or leave it out until it does");
                     found.push(document.violation(index + 1, Rule::Documents, message));
