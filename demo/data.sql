@@ -109,4 +109,4 @@ LATERAL (
 ) f;
 
 REFRESH MATERIALIZED VIEW posts_by_day;
-ANALYZE;
+ANALYZE users, teams, teammembers, channels, channelmembers, posts, reactions, fileinfo, preferences, sessions, audits, posts_by_day;

@@ -11,6 +11,7 @@ die() {
 }
 
 servers=() # process ids
+seaweedfs_sockets=()
 
 # PostgreSQL refuses to run as root; the user postgres comes with Debian's package.
 postgres_user="$(id -un)"
@@ -55,6 +56,8 @@ start_seaweedfs() {
     free_kib=$(df --output=avail "$(dirname "$directory")" | tail -n 1)
     [ "$free_kib" -gt 4194304 ] || die "less than 4 GiB free for $directory: SeaweedFS would answer 500 to every write; set TMPDIR to a larger file system"
     read -r seaweedfs_s3 s3_grpc master master_grpc volume volume_grpc seaweedfs_filer filer_grpc < <(free_ports 8)
+    # It puts these there wherever its other files lie.
+    seaweedfs_sockets=(/tmp/seaweedfs-{"s3-grpc-$s3_grpc","master-grpc-$master_grpc","volume-grpc-$volume_grpc","filer-grpc-$filer_grpc"}.sock)
     s3_endpoint="http://127.0.0.1:$seaweedfs_s3"
     s3_access_key=farshore-test
     s3_secret_key="$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')"
@@ -65,10 +68,10 @@ start_seaweedfs() {
   "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}
 JSON
     setpriv --pdeathsig KILL "$seaweedfs_home/weed" server -dir="$directory/data" -ip=127.0.0.1 -ip.bind=127.0.0.1 \
-        -master.port="$master" -master.port.grpc="$master_grpc" -master.volumeSizeLimitMB=256 \
+        -master.port="$master" -master.port.grpc="$master_grpc" -master.volumeSizeLimitMB=256 -master.telemetry=false \
         -volume.port="$volume" -volume.port.grpc="$volume_grpc" -volume.max=60 \
         -filer.port="$seaweedfs_filer" -filer.port.grpc="$filer_grpc" -filer.localSocket="$directory/filer.sock" \
-        -s3 -s3.port="$seaweedfs_s3" -s3.port.grpc="$s3_grpc" -s3.port.iceberg=0 -s3.config="$directory/s3.json" \
+        -s3 -s3.port="$seaweedfs_s3" -s3.port.grpc="$s3_grpc" -s3.port.iceberg=0 -s3.port.lance=0 -s3.config="$directory/s3.json" \
         -s3.localSocket="$directory/s3.sock" \
         >"$directory/log" 2>&1 </dev/null &
     seaweedfs_pid="$!"
@@ -133,7 +136,10 @@ kill_servers() {
             # A killed postmaster leaves children for a moment, so it is asked to stop at once; SeaweedFS takes 20 s when asked.
             case "$(cat "/proc/$pid/comm")" in
                 postgres) kill -QUIT "$pid" || true ;;
-                weed) kill -KILL "$pid" || true ;;
+                weed)
+                    kill -KILL "$pid" || true
+                    rm -f "${seaweedfs_sockets[@]}"
+                    ;;
             esac
         done
         for pid in "$@"; do wait "$pid" || true; done

@@ -6,3 +6,5 @@ mod support;
 
 mod stores;
 mod systemd;
+#[cfg(test)]
+mod fault_proxy;

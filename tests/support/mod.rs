@@ -8,6 +8,8 @@ pub mod store_contract;
 
 pub mod exchange;
 
+pub mod fault_proxy;
+
 /// The value of an environment variable that `testbed/with-servers` sets.
 ///
 /// # Panics

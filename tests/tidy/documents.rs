@@ -23,10 +23,6 @@ pub(crate) fn documents(root: &Path) -> Vec<SourceFile> {
 
 /// Refuses paths in backticks, and targets of links, that lead nowhere.
 pub(crate) fn check_paths(root: &Path, documents: &[SourceFile]) -> Vec<Violation> {
-    let top: BTreeSet<String> = std::fs::read_dir(root)
-        .expect("the repository can be read")
-        .map(|entry| entry.expect("the repository can be read").file_name().to_string_lossy().into_owned())
-        .collect();
     let mut found = Vec::new();
     for document in documents {
         let mut fenced = false;
@@ -38,7 +34,7 @@ pub(crate) fn check_paths(root: &Path, documents: &[SourceFile]) -> Vec<Violatio
             if fenced {
                 continue;
             }
-            for path in line.split('`').skip(1).step_by(2).filter_map(|quoted| repository_path(quoted, &top)) {
+            for path in line.split('`').skip(1).step_by(2).filter_map(repository_path) {
                 if !root.join(&path).exists() {
                     let message = format!("'{path}' does not exist: mend the name, or leave it out until it does");
                     found.push(document.violation(index + 1, Rule::Documents, message));
@@ -56,17 +52,18 @@ pub(crate) fn check_paths(root: &Path, documents: &[SourceFile]) -> Vec<Violatio
     found
 }
 
-/// What is quoted, if it looks like a path of this repository: it begins with one of the directories at its top (or with one
-/// that the plan of the tree has), or is a Markdown, TOML or other file's name at the top. Patterns and placeholders are none.
-fn repository_path(quoted: &str, top: &BTreeSet<String>) -> Option<String> {
+/// Directories at the repository's top. What a build leaves there is none of them.
+const DIRECTORIES: &[&str] = &["src", "tests", "policies", "systemd", "docs", "benches", "testbed", "demo", ".ci"];
+
+/// What is quoted, if it looks like a path of this repository: it begins with one of its directories, or is a Markdown file's
+/// name. Patterns and placeholders are none.
+fn repository_path(quoted: &str) -> Option<String> {
     let word = quoted.split_whitespace().next()?.trim_start_matches("./").trim_end_matches(['/', ',', ':']);
     if word.contains(['*', '…', '<', '{', '$', '(']) || word.contains("NNNN") {
         return None;
     }
-    let planned = ["src", "tests", "policies", "systemd", "docs", "benches", "testbed", "demo", ".ci"];
-    let (first, below) = word.split_once('/').map_or((word, false), |(first, _)| (first, true));
-    let directory = below && (planned.contains(&first) || top.contains(first));
-    let file = !below && [".md"].iter().any(|ending| word.ends_with(ending));
+    let directory = word.split_once('/').is_some_and(|(first, _)| DIRECTORIES.contains(&first));
+    let file = !word.contains('/') && word.ends_with(".md");
     (directory || file).then(|| word.split('#').next().unwrap_or(word).to_owned())
 }
 
