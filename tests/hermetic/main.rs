@@ -3,4 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bucket;
+mod command;
+mod files;
 mod stores;

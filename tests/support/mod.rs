@@ -2,6 +2,7 @@
 //! environment; a test that needs one and does not find it fails loudly, it never skips.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
+pub mod exchange;
 pub mod store_contract;
 
 /// The value of an environment variable that `testbed/with-servers` sets.
