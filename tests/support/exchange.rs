@@ -20,10 +20,21 @@ use futures_util::{StreamExt, stream, stream::BoxStream};
 /// Chunks of content that is cut where its bytes say so.
 const CONTENT_DEFINED_BYTES: usize = 100_000;
 
+/// Something a test does in the midst of a capture.
+type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
 /// Keeps what a capture hands over, and checks its promises.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct MemorySink {
     state: Arc<Mutex<State>>,
+    at_content: Hook,
+    at_write: Hook,
+}
+
+fn fire(hook: &Hook) {
+    if let Some(act) = hook.lock().unwrap().take() {
+        act();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +57,17 @@ impl MemorySink {
     /// A sink for the next capture, which knows the contents of this one.
     pub fn following(&self) -> Self {
         let contents = self.state.lock().unwrap().contents.clone();
-        Self { state: Arc::new(Mutex::new(State { contents, ..State::default() })) }
+        Self { state: Arc::new(Mutex::new(State { contents, ..State::default() })), ..Self::default() }
+    }
+
+    /// Acts once, just before the first thing is opened to be read.
+    pub fn before_first_read(&self, act: impl FnOnce() + Send + 'static) {
+        *self.at_content.lock().unwrap() = Some(Box::new(act));
+    }
+
+    /// Acts once, when the first bytes come.
+    pub fn at_first_write(&self, act: impl FnOnce() + Send + 'static) {
+        *self.at_write.lock().unwrap() = Some(Box::new(act));
     }
 
     pub fn bytes(&self, entry: &Entry) -> Vec<u8> {
@@ -68,17 +89,24 @@ struct MemoryWriter {
     state: Arc<Mutex<State>>,
     chunk: usize,
     bytes: BytesMut,
+    at_write: Hook,
 }
 
 #[async_trait]
 impl Sink for MemorySink {
     async fn content(&self, cut: Cut, _size: Option<u64>) -> Result<Box<dyn ContentWriter>, ExchangeError> {
+        fire(&self.at_content);
         self.state.lock().unwrap().opened += 1;
         let chunk = match cut {
             Cut::ContentDefined => CONTENT_DEFINED_BYTES,
             Cut::Fixed(bytes) => bytes as usize,
         };
-        Ok(Box::new(MemoryWriter { state: Arc::clone(&self.state), chunk, bytes: BytesMut::new() }))
+        Ok(Box::new(MemoryWriter {
+            state: Arc::clone(&self.state),
+            chunk,
+            bytes: BytesMut::new(),
+            at_write: Arc::clone(&self.at_write),
+        }))
     }
 
     async fn entry(&self, entry: Entry) -> Result<(), ExchangeError> {
@@ -94,6 +122,7 @@ impl Sink for MemorySink {
 #[async_trait]
 impl ContentWriter for MemoryWriter {
     async fn write(&mut self, bytes: Bytes) -> Result<(), ExchangeError> {
+        fire(&self.at_write);
         self.bytes.extend_from_slice(&bytes);
         Ok(())
     }
@@ -173,7 +202,12 @@ impl Capturing {
     }
 
     pub fn after(earlier: &MemorySink) -> Self {
-        Self { sink: earlier.following(), earlier: earlier.entries(), ..Self::first() }
+        Self::after_entries(earlier, earlier.entries())
+    }
+
+    /// On top of other entries than the earlier sink was given.
+    pub fn after_entries(earlier: &MemorySink, entries: Vec<Entry>) -> Self {
+        Self { sink: earlier.following(), earlier: entries, ..Self::first() }
     }
 
     pub async fn run(&self, source: &dyn Capture) -> Result<Captured, SourceError> {
