@@ -1,4 +1,5 @@
 //! Tests that need no server.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the verdict; this covers its helper functions too")]
 
 #[path = "../support/mod.rs"]
 mod support;

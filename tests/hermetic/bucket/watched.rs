@@ -15,6 +15,9 @@ use farshore::stores::{
 type Act = Box<dyn FnOnce() -> BoxFuture + Send>;
 type BoxFuture = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// A method, the key it fails on, and the error made of the place.
+type Failing = (&'static str, String, fn(String) -> StoreError);
+
 /// A store between the code under test and another store.
 #[derive(Clone)]
 pub struct Watched {
@@ -26,7 +29,8 @@ pub struct Watched {
 struct Seen {
     calls: BTreeMap<&'static str, u64>,
     before_get: BTreeMap<String, Vec<Act>>,
-    failing: Vec<(&'static str, String, fn(String) -> StoreError)>,
+    version: Option<String>,
+    failing: Vec<Failing>,
 }
 
 impl std::fmt::Debug for Watched {
@@ -59,6 +63,11 @@ impl Watched {
     /// Fails every call of a method on `key` (on any key, if it is empty).
     pub fn fail(&self, method: &'static str, key: &str, error: fn(String) -> StoreError) {
         self.seen.lock().unwrap().failing.push((method, key.to_owned(), error));
+    }
+
+    /// Lists every object as of this version.
+    pub fn list_version(&self, version: &str) {
+        self.seen.lock().unwrap().version = Some(version.to_owned());
     }
 
     fn called(&self, method: &'static str, key: &str) -> Result<(), StoreError> {
@@ -101,7 +110,12 @@ impl Store for Watched {
 
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
         self.called("list", "")?;
-        self.inner.list(prefix, start_after, limit).await
+        let mut page = self.inner.list(prefix, start_after, limit).await?;
+        let version = self.seen.lock().unwrap().version.clone();
+        for object in page.objects.iter_mut().filter(|_| version.is_some()) {
+            object.version.clone_from(&version);
+        }
+        Ok(page)
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {

@@ -129,7 +129,7 @@ async fn a_file_that_vanishes_is_a_problem_and_the_rest_goes_on() {
 async fn what_may_not_be_read_is_a_problem_for_an_ordinary_user() {
     let top = tempfile::tempdir().unwrap();
     fs::write(top.path().join("locked"), "x").unwrap();
-    fs::set_permissions(top.path().join("locked"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(top.path().join("locked"), fs::Permissions::from_mode(0o0)).unwrap();
     fs::write(top.path().join("open"), "x").unwrap();
     let capturing = Capturing::first();
     let facts = capturing.run(&source(top.path())).await.unwrap().facts;
