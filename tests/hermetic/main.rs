@@ -1,9 +1,13 @@
 //! Tests that need no server.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the verdict; this covers its helper functions too")]
 
 mod policy;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bucket;
+mod command;
+mod files;
 mod stores;
 mod systemd;
 #[cfg(test)]

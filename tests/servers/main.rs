@@ -1,4 +1,5 @@
 //! Tests against real servers: PostgreSQL, S3, etcd. Run through `make test`.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the verdict; this covers its helper functions too")]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -8,3 +9,4 @@ mod postgres;
 mod postgres_awkward;
 mod postgres_capture;
 mod postgres_rebuild;
+mod etcd;

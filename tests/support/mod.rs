@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why by panicking")]
 
 pub mod faulty_store;
+pub mod exchange;
 pub mod store_contract;
 
 pub mod exchange;

@@ -112,12 +112,11 @@ fn look_at_all<'a>(
         .boxed()
 }
 
+/// Known at once, or after reading.
+type Look<'a> = Either<Ready<Result<Outcome, SourceError>>, BoxFuture<'a, Result<Outcome, SourceError>>>;
+
 /// A reader's state is boxed apart, so that an unchanged object does not pay for its size.
-fn look_at<'a>(
-    planned: Planned,
-    store: &'a SharedStore,
-    sink: &'a dyn Sink,
-) -> Either<Ready<Result<Outcome, SourceError>>, BoxFuture<'a, Result<Outcome, SourceError>>> {
+fn look_at<'a>(planned: Planned, store: &'a SharedStore, sink: &'a dyn Sink) -> Look<'a> {
     match planned {
         Planned::Unchanged(entry) => Either::Left(ready(Ok(Outcome::Unchanged { entry }))),
         Planned::Read(stat) => Either::Right(read_object(store, stat, sink).boxed()),

@@ -1,10 +1,10 @@
 //! Whether an object that lies in the target already is the one to be restored.
 //!
-//! Equal sizes and equal ETags mean equal bytes: an ETag is the MD5 of the object, or of its parts, or (with some kinds of
-//! server-side encryption) something that no other object has. Two plain MD5s that differ mean different bytes. Everything
-//! else (parts of another size, a directory as target) cannot be told from ETags, and the object's bytes are read from the
-//! target and hashed: cheaper than fetching and decrypting the stored ones, and never a guess. Headers, metadata and tags are
-//! compared in each case, because no ETag covers them.
+//! Equal sizes and equal S3 ETags mean equal bytes: such an ETag is the MD5 of the object, or of its parts with their number, or
+//! (with some kinds of server-side encryption) as many random digits. Two plain MD5s that differ mean different bytes, or at
+//! worst a needless write. Everything else (parts of another size; Azure; a directory, whose tags count only for itself) cannot
+//! be told from ETags, and the object's bytes are read from the target and hashed: cheaper than fetching and decrypting the
+//! stored ones, and never a guess. Headers, metadata and tags are compared in each case, because no ETag covers them.
 
 use futures_util::StreamExt;
 
@@ -24,7 +24,7 @@ pub(super) async fn matches(
     if there.size != size {
         return Ok(false);
     }
-    let same_tag = there.etag == wanted.etag;
+    let same_tag = there.etag == wanted.etag && is_digest(&there.etag);
     if !same_tag && is_md5(&there.etag) && is_md5(&wanted.etag) {
         return Ok(false);
     }
@@ -57,6 +57,14 @@ fn is_md5(etag: &str) -> bool {
     etag.len() == 32 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
+/// An ETag that was made from the object's bytes: an MD5, or the MD5 of several and their number.
+fn is_digest(etag: &str) -> bool {
+    match etag.split_once('-') {
+        Some((digest, parts)) => is_md5(digest) && !parts.is_empty() && parts.bytes().all(|byte| byte.is_ascii_digit()),
+        None => is_md5(etag),
+    }
+}
+
 fn same_attributes(there: &ObjectAttributes, wanted: &ObjectAttributes) -> bool {
     let comparable = |attributes: &ObjectAttributes| {
         let mut attributes = attributes.clone();
@@ -79,6 +87,8 @@ mod tests {
         assert!(is_md5("d41d8cd98f00b204e9800998ecf8427e"));
         assert!(!is_md5("d41d8cd98f00b204e9800998ecf8427e-3"));
         assert!(!is_md5("12:1700000000.5:77"));
+        assert!(is_digest("d41d8cd98f00b204e9800998ecf8427e-3") && is_digest("d41d8cd98f00b204e9800998ecf8427e"));
+        assert!(!is_digest("0000000000000001") && !is_digest("d41d8cd98f00b204e9800998ecf8427e-"));
     }
 
     #[test]

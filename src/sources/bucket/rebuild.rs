@@ -32,7 +32,7 @@ pub struct BucketTarget {
 
 /// What is to be done about one entry.
 enum Decided {
-    Write(Wanted),
+    Write(Box<Wanted>),
     Keep,
     Refused,
 }
@@ -99,7 +99,8 @@ impl BucketTarget {
         {
             return Ok(Decided::Keep);
         }
-        Ok(Decided::Write(Wanted { key: key.to_owned(), content: entry.content.unwrap_or_default(), attributes }))
+        let content = entry.content.unwrap_or_default();
+        Ok(Decided::Write(Box::new(Wanted { key: key.to_owned(), content, attributes })))
     }
 
     /// What is to be done about every entry, in order, several objects of the target being looked at at once.
@@ -130,7 +131,7 @@ impl BucketTarget {
                 Decided::Refused => {}
                 Decided::Write(wanted) => {
                     batch_bytes += wanted.content.size;
-                    batch.push(wanted);
+                    batch.push(*wanted);
                     if batch.len() >= BATCH_OBJECTS || batch_bytes >= BATCH_BYTES {
                         transfer.batch(std::mem::take(&mut batch)).await?;
                         batch_bytes = 0;

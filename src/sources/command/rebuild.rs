@@ -36,7 +36,7 @@ impl CommandTarget {
         Err(SourceError::Malformed { subject: self.describe(), detail: format!("the snapshot has no entry `{OUTPUT}`") })
     }
 
-    async fn into_file(path: &Path, content: &Content, context: &RebuildContext<'_>) -> Result<u64, SourceError> {
+    async fn write_file(path: &Path, content: &Content, context: &RebuildContext<'_>) -> Result<u64, SourceError> {
         if !context.into_existing && tokio::fs::symlink_metadata(path).await.is_ok() {
             return Err(exists(path));
         }
@@ -68,7 +68,7 @@ impl CommandTarget {
         Ok(total)
     }
 
-    async fn into_program(&self, argv: &[String], content: &Content, context: &RebuildContext<'_>) -> Result<u64, SourceError> {
+    async fn feed_program(&self, argv: &[String], content: &Content, context: &RebuildContext<'_>) -> Result<u64, SourceError> {
         let (running, mut stdin) = Running::receiving(argv)?;
         let mut pieces = context.origin.read(content);
         let mut total = 0;
@@ -138,8 +138,8 @@ impl Rebuild for CommandTarget {
         let started = context.clock.monotonic();
         let content = self.output(&context).await?;
         let bytes = match self {
-            Self::File(path) => Self::into_file(path, &content, &context).await?,
-            Self::Pipe(argv) => self.into_program(argv, &content, &context).await?,
+            Self::File(path) => Self::write_file(path, &content, &context).await?,
+            Self::Pipe(argv) => self.feed_program(argv, &content, &context).await?,
         };
         context.observer.items(1);
         Ok(Rebuilt {

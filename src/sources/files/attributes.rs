@@ -113,7 +113,7 @@ pub(super) fn size(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
 }
 
-#[expect(clippy::useless_conversion, reason = "these types differ between architectures")]
+// These types differ between architectures.
 fn instant(seconds: impl TryInto<i64>, nanoseconds: impl TryInto<u32>) -> Instant {
     Instant { seconds: seconds.try_into().unwrap_or(0), nanoseconds: nanoseconds.try_into().unwrap_or(0) }
 }

@@ -151,12 +151,11 @@ fn look_at_all<'a>(
         .boxed()
 }
 
-fn look_at<'a>(
-    planned: Planned,
-    sink: &'a dyn Sink,
-    owners: &'a Arc<Owners>,
-    clock: &SharedClock,
-) -> Either<Ready<Result<Outcome, SourceError>>, BoxFuture<'a, Result<Outcome, SourceError>>> {
+/// Known at once, or after reading.
+type Look<'a> = Either<Ready<Result<Outcome, SourceError>>, BoxFuture<'a, Result<Outcome, SourceError>>>;
+
+/// A reader's state is boxed apart, so that an unchanged file does not pay for its size.
+fn look_at<'a>(planned: Planned, sink: &'a dyn Sink, owners: &'a Arc<Owners>, clock: &SharedClock) -> Look<'a> {
     match planned {
         Planned::Known(outcome) => Either::Left(ready(Ok(outcome))),
         Planned::Read { path, size } => {

@@ -65,17 +65,19 @@ impl Finish {
         for entry in group {
             let attributes: FileAttributes = entry.attributes()?;
             self.expected.add(&entry);
+            let mut there_too = false;
             // A path that is refused was reported when it was to be written.
             if let Ok(Some(there)) = placing.tree.stat(&entry.path) {
                 let wanted = if entry.kind == HARDLINK { FILE } else { entry.kind.as_str() };
                 if kind(&there) == Some(wanted) && (wanted != FILE || size(&there) == attributes.size) {
                     self.found.add(&entry);
+                    there_too = true;
                 }
             }
             while let Some((path, attributes)) = self.open.pop_if(|(path, _)| is_past(&entry.path, path)) {
                 dress_directory(placing, &path, &attributes);
             }
-            if entry.kind == DIRECTORY {
+            if entry.kind == DIRECTORY && there_too {
                 self.open.push((entry.path, attributes));
             }
         }

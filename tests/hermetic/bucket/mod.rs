@@ -1,0 +1,5 @@
+//! Source `bucket`, there and back, over the stores that need no server.
+
+mod capture;
+mod round_trip;
+mod watched;

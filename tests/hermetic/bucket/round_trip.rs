@@ -1,0 +1,221 @@
+//! What was captured comes back as it was.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use farshore::{
+    sources::{
+        Rebuild,
+        bucket::{BucketOptions, BucketSource, BucketTarget},
+    },
+    stores::{FilesystemStore, GetOptions, MemoryStore, ObjectAttributes, PutOptions, SharedStore, Store, StoreError, read_all},
+};
+use proptest::prelude::*;
+
+use super::watched::Watched;
+use crate::support::exchange::{Capturing, Rebuilding, assert_checks, names};
+
+const PART: usize = 8 << 20;
+
+/// Bytes that differ from part to part.
+fn large(parts: usize, more: usize) -> Vec<u8> {
+    (0..(parts * PART + more) / 4).flat_map(|number| (number as u32).to_le_bytes()).collect()
+}
+
+fn rich() -> ObjectAttributes {
+    ObjectAttributes {
+        content_type: Some("image/png".into()),
+        cache_control: Some("max-age=60".into()),
+        content_disposition: Some("attachment; filename=\"a.png\"".into()),
+        content_encoding: Some("gzip".into()),
+        content_language: Some("de".into()),
+        storage_class: None,
+        metadata: [("owner".to_owned(), "mm".to_owned()), ("note".to_owned(), "a b".to_owned())].into(),
+        tags: [("tier".to_owned(), "gold/1".to_owned())].into(),
+    }
+}
+
+async fn put(store: &dyn Store, key: &str, bytes: impl Into<Bytes>, attributes: ObjectAttributes) {
+    store.put(key, bytes.into(), PutOptions { attributes, ..PutOptions::default() }).await.unwrap();
+}
+
+/// Everything of a store: bytes and attributes by key.
+async fn picture(store: &dyn Store) -> BTreeMap<String, (blake3::Hash, ObjectAttributes)> {
+    let mut all = BTreeMap::new();
+    let mut after = None;
+    loop {
+        let page = store.list("", after.as_deref(), 100).await.unwrap();
+        for object in &page.objects {
+            let options = GetOptions { attributes: true, ..GetOptions::default() };
+            let attributes = store.get(&object.key, options.clone()).await.unwrap().attributes;
+            let bytes = read_all(store, &object.key, options, u64::MAX).await.unwrap();
+            all.insert(object.key.clone(), (blake3::hash(&bytes), attributes));
+        }
+        after = page.objects.last().map(|object| object.key.clone());
+        if !page.more {
+            return all;
+        }
+    }
+}
+
+async fn captured(store: SharedStore) -> (Capturing, serde_json::Value) {
+    let capturing = Capturing::first();
+    let facts = capturing.run(&BucketSource::new(store, BucketOptions::default())).await.unwrap().facts;
+    assert_eq!(capturing.problems(), Vec::<String>::new());
+    (capturing, facts)
+}
+
+async fn awkward() -> Arc<MemoryStore> {
+    let store = MemoryStore::new("source");
+    let long = format!("{}/{}", "k".repeat(500), "ü".repeat(261));
+    assert_eq!(long.len(), 1023);
+    let longest = "x".repeat(1024);
+    let keys = [
+        "a//b",
+        "a/",
+        "a",
+        "..",
+        "../../up",
+        "/rooted",
+        "./x",
+        "with space",
+        "per%20cent",
+        "new\nline",
+        "tab\t",
+        "emoji-🦀",
+        "ünï/çødé",
+        "\u{7f}\u{1}",
+        "back\\slash",
+        "quote\"'",
+        "a-b",
+        "a.b",
+        &long,
+        &longest,
+    ];
+    for key in keys {
+        put(&*store, key, format!("bytes of {key}"), rich()).await;
+    }
+    put(&*store, "empty", "", ObjectAttributes::default()).await;
+    put(&*store, "exactly a part", large(1, 0), ObjectAttributes::default()).await;
+    put(&*store, "three parts", large(2, 4444), rich()).await;
+    store
+}
+
+#[tokio::test]
+async fn awkward_keys_large_objects_headers_metadata_and_tags_come_back_into_another_bucket() {
+    let store = awkward().await;
+    let (capturing, facts) = captured(store.clone()).await;
+    let target = Watched::over(MemoryStore::new("target"));
+    let rebuild = BucketTarget::new(target.clone());
+    assert!(rebuild.inspect(&facts, false).await.unwrap().contains("empty"));
+    let rebuilt = Rebuilding::anew().run(&rebuild, capturing.sink.origin(), &facts).await.unwrap();
+    assert_checks(&rebuilt);
+    assert_eq!((rebuilt.items, rebuilt.items_kept), (23, 0));
+    assert_eq!(rebuilt.phases[0].name, "object transfer");
+    assert_eq!((target.calls("begin_upload"), target.calls("upload_part"), target.calls("complete_upload")), (1, 3, 1));
+    assert_eq!(picture(&*target).await, picture(&*store).await);
+}
+
+#[tokio::test]
+async fn a_bucket_comes_back_into_a_directory_and_never_beside_it() {
+    let store = awkward().await;
+    let (capturing, facts) = captured(store.clone()).await;
+    let place = tempfile::tempdir().unwrap();
+    let target = FilesystemStore::new(place.path().join("objects"));
+    let rebuild = BucketTarget::new(target.clone());
+    assert!(rebuild.inspect(&facts, false).await.is_ok());
+    let rebuilt = Rebuilding::anew().run(&rebuild, capturing.sink.origin(), &facts).await.unwrap();
+    assert_checks(&rebuilt);
+    assert_eq!(picture(&*target).await, picture(&*store).await);
+    assert_eq!(names(place.path()), ["objects"]);
+}
+
+#[tokio::test]
+async fn what_lies_there_and_matches_is_neither_fetched_nor_written() {
+    let store = awkward().await;
+    let (capturing, facts) = captured(store.clone()).await;
+    let target = Watched::over(MemoryStore::new("target"));
+    let rebuild = BucketTarget::new(target.clone());
+    Rebuilding::anew().run(&rebuild, capturing.sink.origin(), &facts).await.unwrap();
+
+    let refused = rebuild.inspect(&facts, false).await.unwrap_err().to_string();
+    assert!(refused.contains("--into-existing"), "{refused}");
+    assert!(Rebuilding::anew().run(&rebuild, capturing.sink.origin(), &facts).await.is_err());
+
+    let before = target.calls("put") + target.calls("begin_upload");
+    put(&*target, "a-b", "BYTES of a-b", rich()).await;
+    put(&*target, "a.b", "bytes of a.b", ObjectAttributes::default()).await;
+    target.delete("a//b").await.unwrap();
+    put(&*target, "of someone else", "x", ObjectAttributes::default()).await;
+    let rebuilt = Rebuilding::over().run(&rebuild, capturing.sink.origin(), &facts).await.unwrap();
+    assert_checks(&rebuilt);
+    assert_eq!((rebuilt.items, rebuilt.items_kept), (3, 20));
+    assert_eq!(target.calls("put") + target.calls("begin_upload"), before + 3 + 3);
+    assert!(rebuilt.checks.iter().any(|check| check.name.contains("other objects") && check.actual == "1"));
+    target.delete("of someone else").await.unwrap();
+    assert_eq!(picture(&*target).await, picture(&*store).await);
+}
+
+#[tokio::test]
+async fn an_upload_that_fails_is_aborted_told_and_missed_in_the_checks() {
+    let store = awkward().await;
+    let (capturing, facts) = captured(store.clone()).await;
+    for method in ["upload_part", "complete_upload"] {
+        let target = Watched::over(MemoryStore::new("target"));
+        target.fail(method, "three parts", |place| StoreError::Other { place, action: "put", detail: "no such class".into() });
+        let rebuilding = Rebuilding::anew();
+        let rebuilt = rebuilding.run(&BucketTarget::new(target.clone()), capturing.sink.origin(), &facts).await.unwrap();
+        assert_eq!(target.calls("abort_upload"), 1, "{method}");
+        assert!(rebuilding.problems().iter().any(|problem| problem.contains("three parts") && problem.contains("no such class")));
+        assert!(rebuilt.checks.iter().any(farshore::progress::Check::failed));
+        assert_eq!(rebuilt.items, 22);
+    }
+}
+
+#[tokio::test]
+async fn a_target_without_room_ends_the_restore_with_one_error_and_no_upload_left_open() {
+    let store = awkward().await;
+    let (capturing, facts) = captured(store.clone()).await;
+    let target = Watched::over(MemoryStore::new("target"));
+    target.fail("complete_upload", "", |place| StoreError::Full { place, detail: "disk".into() });
+    let error =
+        Rebuilding::anew().run(&BucketTarget::new(target.clone()), capturing.sink.origin(), &facts).await.unwrap_err().to_string();
+    assert!(error.contains("no space left"), "{error}");
+    assert_eq!(target.calls("abort_upload"), 1);
+}
+
+#[tokio::test]
+async fn a_selection_is_restored_without_holding_the_whole_count_against_it() {
+    let store = awkward().await;
+    let (capturing, facts) = captured(store).await;
+    let target = MemoryStore::new("target");
+    let rebuilding = Rebuilding { partial: true, ..Rebuilding::anew() };
+    let origin = capturing.sink.origin().only(|entry| entry.path.starts_with(b"a"));
+    let rebuilt = rebuilding.run(&BucketTarget::new(target.clone()), origin, &facts).await.unwrap();
+    assert_checks(&rebuilt);
+    assert_eq!(rebuilt.items, 5);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_keys_come_back_in_ascending_order(
+        objects in prop::collection::btree_map("[a-c/. %\u{e9}\u{1F980}\n-]{1,12}", prop::collection::vec(any::<u8>(), 0..2000), 0..60)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = MemoryStore::new("source");
+            for (key, bytes) in &objects {
+                put(&*store, key, bytes.clone(), ObjectAttributes::default()).await;
+            }
+            // That entries ascend is checked by the sink.
+            let (capturing, facts) = captured(store.clone()).await;
+            let target = MemoryStore::new("target");
+            let rebuilt = Rebuilding::anew().run(&BucketTarget::new(target.clone()), capturing.sink.origin(), &facts).await.unwrap();
+            assert_checks(&rebuilt);
+            assert_eq!(rebuilt.items as usize, objects.len());
+            assert_eq!(picture(&*target).await, picture(&*store).await);
+        });
+    }
+}
