@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{CliError, Context};
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::SystemClock,
     report::ExitCode,
     repository::{Identities, generate_identity},
 };

@@ -10,5 +10,4 @@ mod command;
 mod files;
 mod stores;
 mod systemd;
-#[cfg(test)]
 mod fault_proxy;

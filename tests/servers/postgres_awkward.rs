@@ -10,7 +10,7 @@ use farshore::{
     },
 };
 
-use crate::{postgres::Server, support::exchange::Exchange};
+use crate::{postgres::Server, support::database_exchange::Exchange};
 
 const AWKWARD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/awkward.sql");
 

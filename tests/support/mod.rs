@@ -3,13 +3,11 @@
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why by panicking")]
 
-pub mod faulty_store;
+pub mod database_exchange;
 pub mod exchange;
-pub mod store_contract;
-
-pub mod exchange;
-
 pub mod fault_proxy;
+pub mod faulty_store;
+pub mod store_contract;
 
 /// The value of an environment variable that `testbed/with-servers` sets.
 ///

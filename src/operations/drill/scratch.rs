@@ -17,7 +17,7 @@ use crate::{
         bucket::BucketTarget,
         command::CommandTarget,
         files::FilesTarget,
-        postgres::{PostgresConfig, PostgresTarget, ScratchCluster, TargetOptions, drop_database},
+        postgres::{PostgresConfig, PostgresTarget, ScratchCluster, TargetOptions},
     },
     stores::SharedStore,
 };
@@ -65,7 +65,7 @@ impl Scratch {
             let failed = |error: SourceError| OperationError::rebuilding(name, error);
             let (target, means): (Arc<dyn Rebuild>, String) = match snapshot.kind.as_str() {
                 "postgres" => {
-                    let (config, means) = self.database(request, name).await.map_err(failed)?;
+                    let (config, means) = self.database(request, name, major(snapshot)).await.map_err(failed)?;
                     targets.databases.insert(name.clone(), config.clone());
                     let options = TargetOptions { bin_directory: request.bin_directory.clone(), isolated: true, ..TargetOptions::default() };
                     (Arc::new(PostgresTarget::new(config, options)), means)
@@ -101,7 +101,7 @@ impl Scratch {
         Ok(path)
     }
 
-    async fn database(&mut self, request: &DrillRequest<'_>, source: &str) -> Result<(PostgresConfig, String), SourceError> {
+    async fn database(&mut self, request: &DrillRequest<'_>, source: &str, captured: u32) -> Result<(PostgresConfig, String), SourceError> {
         if let Some(server) = &request.server {
             let id = self.path().file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
             let config = server.with_database(&format!("farshore_{}_{source}", id.replace('-', "_")));
@@ -110,7 +110,7 @@ impl Scratch {
         }
         if self.cluster.is_none() {
             let (directory, bin) = (self.path().join("cluster"), request.bin_directory.clone());
-            self.cluster = Some(ScratchCluster::start(&directory, bin.as_deref()).await?);
+            self.cluster = Some(ScratchCluster::start(&directory, bin.as_deref(), captured).await?);
         }
         let cluster = self.cluster.as_ref().ok_or_else(|| SourceError::UnfitTarget {
             subject: "scratch cluster".to_owned(),
@@ -124,7 +124,7 @@ impl Scratch {
     pub(super) async fn clean_up(&mut self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for database in self.databases.drain(..) {
-            if let Err(error) = drop_database(&database).await {
+            if let Err(error) = PostgresTarget::new(database.clone(), TargetOptions::default()).remove().await {
                 problems.push(Problem::new(database.describe(), format!("could not be dropped after the drill: {error}; drop it by hand")));
             }
         }
@@ -141,4 +141,10 @@ impl Scratch {
         }
         problems
     }
+}
+
+/// Major version of the captured server; a scratch cluster must be at least as new.
+fn major(snapshot: &Snapshot) -> u32 {
+    let number = snapshot.facts.get("server_version_num").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    u32::try_from(number / 10_000).unwrap_or(0)
 }

@@ -81,6 +81,16 @@ impl PostgresTarget {
         Self { config, options }
     }
 
+    /// Drops the database, whoever is connected to it; succeeds if there is none. For scratch databases of drills.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub async fn remove(&self) -> Result<(), SourceError> {
+        let admin = self.admin().await?;
+        let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", identifier(self.config.database()));
+        admin.execute("dropping a scratch database", &statement).await
+    }
+
     fn unfit(&self, detail: impl Into<String>) -> SourceError {
         SourceError::UnfitTarget { subject: self.config.describe(), detail: detail.into() }
     }

@@ -1,0 +1,170 @@
+//! A sink and an origin in memory, so that sources can be tested without a repository.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use farshore::{
+    clock::SystemClock,
+    progress::Tally,
+    sources::{
+        Capture, CaptureContext, Captured, Content, ContentWriter, Cut, Entry, ExchangeError, Origin, Piece, Rebuild, RebuildContext,
+        Rebuilt, Sink, SourceError,
+    },
+};
+use futures_util::{StreamExt, stream, stream::BoxStream};
+
+type Contents = Arc<Mutex<HashMap<u64, Vec<Bytes>>>>;
+
+/// Keeps entries and bytes.
+#[derive(Default)]
+pub struct Exchange {
+    contents: Contents,
+    entries: Mutex<Vec<Entry>>,
+    next: AtomicU64,
+    open: Arc<AtomicU64>,
+    most_open: AtomicU64,
+    /// When set, reading any content of an entry with this path fails after its first piece.
+    pub broken: Mutex<Option<Vec<u8>>>,
+}
+
+struct Writer {
+    contents: Contents,
+    open: Arc<AtomicU64>,
+    number: u64,
+    size: u64,
+    pieces: Vec<Bytes>,
+}
+
+#[async_trait]
+impl ContentWriter for Writer {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), ExchangeError> {
+        self.size += bytes.len() as u64;
+        self.pieces.push(bytes);
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<Content, ExchangeError> {
+        self.contents.lock().unwrap().insert(self.number, std::mem::take(&mut self.pieces));
+        Ok(Content { size: self.size, reference: self.number.to_be_bytes().to_vec() })
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Sink for Exchange {
+    async fn content(&self, _cut: Cut, _size: Option<u64>) -> Result<Box<dyn ContentWriter>, ExchangeError> {
+        let now = self.open.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_open.fetch_max(now, Ordering::SeqCst);
+        let number = self.next.fetch_add(1, Ordering::SeqCst);
+        let (contents, open) = (self.contents.clone(), self.open.clone());
+        Ok(Box::new(Writer { contents, open, number, size: 0, pieces: Vec::new() }))
+    }
+
+    async fn entry(&self, entry: Entry) -> Result<(), ExchangeError> {
+        let mut entries = self.entries.lock().unwrap();
+        if let Some(last) = entries.last() {
+            assert!(last.path < entry.path, "{} came after {}", entry.display_path(), last.display_path());
+        }
+        entries.push(entry);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Origin for Exchange {
+    fn entries(&self) -> BoxStream<'_, Result<Entry, ExchangeError>> {
+        stream::iter(self.all_entries().into_iter().map(Ok)).boxed()
+    }
+
+    fn read(&self, content: &Content) -> BoxStream<'static, Result<Bytes, ExchangeError>> {
+        let pieces = self.pieces(content);
+        let broken = self.broken.lock().unwrap().clone();
+        let breaks = self.all_entries().iter().any(|entry| Some(&entry.path) == broken.as_ref() && entry.content.as_ref() == Some(content));
+        if breaks {
+            let first: Vec<_> = pieces.into_iter().take(1).map(Ok).collect();
+            let error = ExchangeError::from(Box::<dyn std::error::Error + Send + Sync>::from("the site is gone"));
+            return stream::iter(first).chain(stream::iter([Err(error)])).boxed();
+        }
+        stream::iter(pieces.into_iter().map(Ok)).boxed()
+    }
+
+    fn deliver(&self, wanted: Vec<Content>) -> BoxStream<'static, Result<Piece, ExchangeError>> {
+        let mut all = Vec::new();
+        for (index, content) in wanted.iter().enumerate() {
+            let mut offset = 0;
+            for bytes in self.pieces(content) {
+                let length = bytes.len() as u64;
+                all.push(Ok(Piece { index, offset, bytes }));
+                offset += length;
+            }
+        }
+        stream::iter(all).boxed()
+    }
+}
+
+impl Exchange {
+    pub fn all_entries(&self) -> Vec<Entry> {
+        self.entries.lock().unwrap().clone()
+    }
+
+    fn pieces(&self, content: &Content) -> Vec<Bytes> {
+        let number = u64::from_be_bytes(content.reference.as_slice().try_into().unwrap());
+        self.contents.lock().unwrap()[&number].clone()
+    }
+
+    /// The bytes of the entry with this path.
+    pub fn bytes(&self, path: &str) -> Vec<u8> {
+        let entry = self.all_entries().into_iter().find(|entry| entry.path == path.as_bytes());
+        let entry = entry.unwrap_or_else(|| panic!("there is no entry {path}"));
+        self.pieces(&entry.content.unwrap()).concat()
+    }
+
+    /// Captures into itself; checks that no more contents were open at once than allowed.
+    pub async fn capture(&self, source: &dyn Capture, parallelism: usize) -> Result<Captured, SourceError> {
+        let context = CaptureContext {
+            sink: self,
+            earlier: None,
+            observer: Tally::alone(),
+            clock: SystemClock::shared(),
+            parallelism,
+            consistent_at: None,
+        };
+        let captured = source.capture(context).await?;
+        let most = self.most_open.load(Ordering::SeqCst);
+        assert!(most <= parallelism as u64, "{most} contents were open at once");
+        Ok(captured)
+    }
+
+    /// Rebuilds from itself; also returns the problems that did not stop it.
+    pub async fn rebuild(
+        self: &Arc<Self>,
+        target: &dyn Rebuild,
+        facts: &serde_json::Value,
+        into_existing: bool,
+    ) -> Result<(Rebuilt, Vec<farshore::progress::Problem>), SourceError> {
+        let observer = Tally::alone();
+        let context = RebuildContext {
+            origin: self.clone(),
+            facts,
+            observer: observer.clone(),
+            clock: SystemClock::shared(),
+            parallelism: 2,
+            into_existing,
+            partial: false,
+        };
+        let rebuilt = target.rebuild(context).await?;
+        Ok((rebuilt, observer.problems()))
+    }
+}
