@@ -7,3 +7,4 @@ mod postgres;
 mod postgres_awkward;
 mod postgres_capture;
 mod postgres_rebuild;
+mod postgres_tls;
