@@ -26,15 +26,22 @@ const REQUESTS: usize = 64;
 
 /// Reads a secret from where the policy says it is.
 pub(super) fn secret(reference: &SecretReference) -> Result<SecretString, CliError> {
-    let from_file = |path: &PathBuf| std::fs::read_to_string(path).map_err(|error| CliError::setting(reference.to_string(), format!("the secret cannot be read ({}): {error}", path.display())));
+    let from_file = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|error| {
+            CliError::setting(reference.to_string(), format!("the secret cannot be read ({}): {error}", path.display()))
+        })
+    };
     let text = match reference {
         SecretReference::File(path) => from_file(path)?,
-        SecretReference::Env(name) => {
-            std::env::var(name).map_err(|_| CliError::setting(reference.to_string(), "is not set; set it, or name another place for the secret in the policy"))?
-        }
+        SecretReference::Env(name) => std::env::var(name).map_err(|_| {
+            CliError::setting(reference.to_string(), "is not set; set it, or name another place for the secret in the policy")
+        })?,
         SecretReference::Credential(name) => {
             let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-                CliError::setting(reference.to_string(), "systemd credentials exist only within a unit; start it with systemctl, or use { file = … } by hand")
+                CliError::setting(
+                    reference.to_string(),
+                    "systemd credentials exist only within a unit; start it with systemctl, or use { file = … } by hand",
+                )
             })?;
             from_file(&PathBuf::from(directory).join(name))?
         }
@@ -122,7 +129,9 @@ pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<
 pub(super) fn recipients(policy: &Policy) -> Result<Recipients, CliError> {
     match &policy.encryption {
         Encryption::None => Ok(Recipients::Nobody),
-        Encryption::Recipients(recipients) => Ok(Recipients::parse(&recipients.recipients, place::agent_identity(policy)?.public())?),
+        Encryption::Recipients(recipients) => {
+            Ok(Recipients::parse(&recipients.recipients, place::agent_identity(policy)?.public())?)
+        }
     }
 }
 
@@ -143,6 +152,8 @@ pub(super) fn workers(limits: &Limits) -> Result<Arc<Workers>, CliError> {
 /// Who we are.
 pub(super) fn agent() -> Agent {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
+    let user = std::env::var("USER")
+        .or_else(|_| std::env::var("LOGNAME"))
+        .unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
     Agent { host, user, version: env!("CARGO_PKG_VERSION").to_owned() }
 }

@@ -87,9 +87,16 @@ async fn one(
     if dry_run {
         let plan = plan_backup(&request).await?;
         context.print(&plan, |look| {
-            let builds_on = plan.builds_on.as_ref().map_or("nothing: everything is read".to_owned(), |name| format!("point {} of {}", name.id, crate::report::timestamp(name.time)));
+            let builds_on = plan.builds_on.as_ref().map_or("nothing: everything is read".to_owned(), |name| {
+                format!("point {} of {}", name.id, crate::report::timestamp(name.time))
+            });
             let lines: String = plan.sources.iter().map(|(name, kind, what)| format!("  {name} ({kind}): {what}\n")).collect();
-            format!("{} Would capture {} to {}, in this order:\n{lines}  building on {builds_on}\n", look.note(), plan.policy, plan.site)
+            format!(
+                "{} Would capture {} to {}, in this order:\n{lines}  building on {builds_on}\n",
+                look.note(),
+                plan.policy,
+                plan.site
+            )
         })?;
         return Ok(None);
     }

@@ -144,7 +144,13 @@ pub(super) async fn ls(context: &Context, args: LsArgs) -> Result<ExitCode, CliE
                 terminal::print(&line.to_string());
             } else {
                 let modified = entry.modified.map_or_else(|| " ".repeat(23), timestamp);
-                terminal::print(&format!("{:>12}  {modified}  {:<10} {}/{}", entry.size, entry.kind, snapshot.source, printable(&entry.path)));
+                terminal::print(&format!(
+                    "{:>12}  {modified}  {:<10} {}/{}",
+                    entry.size,
+                    entry.kind,
+                    snapshot.source,
+                    printable(&entry.path)
+                ));
             }
         }
     }

@@ -32,7 +32,11 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
-    let words = args.place.words(args.policy.clone().into_iter().collect(), 0, "farshore drill POLICY, or farshore drill --site ADDRESS")?;
+    let words = args.place.words(
+        args.policy.clone().into_iter().collect(),
+        0,
+        "farshore drill POLICY, or farshore drill --site ADDRESS",
+    )?;
     let place = place::find(words.policy.as_deref(), &args.place).await?;
     let repository = place.open(&context.cache_dir).await?;
     let name = select_point(&repository, place.policy_name(), &args.point).await?;

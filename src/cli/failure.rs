@@ -3,11 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    operations::OperationError,
-    policy::PolicyErrors,
-    report::ExitCode,
-    repository::RepositoryError,
-    sources::SourceError,
+    operations::OperationError, policy::PolicyErrors, report::ExitCode, repository::RepositoryError, sources::SourceError,
     stores::StoreError,
 };
 
@@ -56,7 +52,9 @@ impl From<StoreError> for CliError {
 fn of_repository(error: &RepositoryError) -> ExitCode {
     match error.root() {
         RepositoryError::NoRepository { .. } | RepositoryError::AlreadyThere { .. } => ExitCode::Site,
-        RepositoryError::UnknownFormat { .. } | RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. } => ExitCode::Damaged,
+        RepositoryError::UnknownFormat { .. } | RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. } => {
+            ExitCode::Damaged
+        }
         RepositoryError::Key { .. } => ExitCode::Keys,
         RepositoryError::NoSuchPoint { .. } => ExitCode::Usage,
         RepositoryError::Store(_) => ExitCode::Site,

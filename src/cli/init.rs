@@ -47,7 +47,10 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         let mut warnings = Vec::new();
         if let crate::policy::Encryption::Recipients(who) = &policy.encryption {
             if who.recipients.len() < 2 {
-                warnings.push("one recipient only: if that identity is lost, everything is; add a second one and keep its identity elsewhere".to_owned());
+                warnings.push(
+                    "one recipient only: if that identity is lost, everything is; add a second one and keep its identity elsewhere"
+                        .to_owned(),
+                );
             }
             if who.agent.is_none() {
                 warnings.push("no agent key: backups need --identity with a reader's identity; `farshore key generate` makes a key for [encryption] agent".to_owned());

@@ -43,7 +43,10 @@ pub(super) fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
         Command::Generate { output } => {
             let (text, public) = generate_identity(SystemClock::shared().now());
             write_new(&output, text.expose_secret()).map_err(|error| {
-                CliError::other(output.display().to_string(), format!("the identity cannot be written: {error}; choose a file that does not exist"))
+                CliError::other(
+                    output.display().to_string(),
+                    format!("the identity cannot be written: {error}; choose a file that does not exist"),
+                )
             })?;
             public
         }

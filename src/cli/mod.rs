@@ -29,7 +29,12 @@ use crate::report::{ExitCode, Look};
 
 /// Backup and disaster recovery: database, bucket and cluster state as one verified recovery point.
 #[derive(Debug, Parser)]
-#[command(name = "farshore", version, max_term_width = 110, after_help = "Exit codes are listed in the README. On the bad day: docs/runbook.md.")]
+#[command(
+    name = "farshore",
+    version,
+    max_term_width = 110,
+    after_help = "Exit codes are listed in the README. On the bad day: docs/runbook.md."
+)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -126,7 +131,8 @@ pub async fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
     };
     let Global { json, quiet, log_format, cache_dir } = cli.global;
     terminal::log_to_stderr(log_format, json);
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|name| std::env::var(name).ok()).find(|value| !value.is_empty());
+    let locale =
+        ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|name| std::env::var(name).ok()).find(|value| !value.is_empty());
     let context = Context {
         json,
         look: Look::of_locale(locale.as_deref()),

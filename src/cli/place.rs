@@ -109,7 +109,10 @@ pub(super) fn load_policy(word: &str) -> Result<Policy, CliError> {
     let looked_up = Path::new(POLICIES).join(format!("{word}.toml"));
     let path = if !word.contains('/') && !Path::new(word).exists() && looked_up.exists() { looked_up } else { PathBuf::from(word) };
     let text = std::fs::read_to_string(&path).map_err(|error| {
-        CliError::setting(path.display().to_string(), format!("the policy cannot be read: {error}; give a file, or a name of one in {POLICIES}"))
+        CliError::setting(
+            path.display().to_string(),
+            format!("the policy cannot be read: {error}; give a file, or a name of one in {POLICIES}"),
+        )
     })?;
     Ok(Policy::parse(&text, &path)?)
 }
@@ -119,8 +122,9 @@ fn identities(files: &[PathBuf]) -> Result<Identities, CliError> {
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|directory| PathBuf::from(directory).join("identity"));
     let from_systemd = credential.filter(|path| files.is_empty() && path.exists());
     for path in files.iter().chain(&from_systemd) {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| CliError::setting(path.display().to_string(), format!("the identity cannot be read: {error}; check --identity")))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            CliError::setting(path.display().to_string(), format!("the identity cannot be read: {error}; check --identity"))
+        })?;
         all = all.and(&Identities::parse(&path.display().to_string(), &SecretString::from(text))?);
     }
     Ok(all)

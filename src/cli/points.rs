@@ -18,13 +18,18 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
-    let words = args.place.words(args.policy.into_iter().collect(), 0, "farshore points POLICY, or farshore points --site ADDRESS")?;
+    let words =
+        args.place.words(args.policy.into_iter().collect(), 0, "farshore points POLICY, or farshore points --site ADDRESS")?;
     let place = place::find(words.policy.as_deref(), &args.place).await?;
     let repository = place.open(&context.cache_dir).await?;
     let points = point_summaries(&repository, place.policy_name()).await?;
     let damaged = points.iter().any(|point| point.unreadable.is_some());
     context.print(&points, |_| {
-        let unencrypted = if repository.is_unencrypted() { "\nEncryption: NONE: everybody who can read the site can read the data\n" } else { "" };
+        let unencrypted = if repository.is_unencrypted() {
+            "\nEncryption: NONE: everybody who can read the site can read the data\n"
+        } else {
+            ""
+        };
         format!("{}{unencrypted}", text(&points))
     })?;
     Ok(if damaged { ExitCode::Damaged } else { ExitCode::Success })
@@ -60,6 +65,7 @@ fn text(points: &[PointSummary]) -> String {
             remark,
         ]);
     }
-    let broken: String = points.iter().filter_map(|point| point.unreadable.as_ref()).map(|detail| format!("\n{detail}\n")).collect();
+    let broken: String =
+        points.iter().filter_map(|point| point.unreadable.as_ref()).map(|detail| format!("\n{detail}\n")).collect();
     format!("{table}{broken}")
 }

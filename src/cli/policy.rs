@@ -31,9 +31,17 @@ pub(super) fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
             let mut code = ExitCode::Success;
             for file in files {
                 match place::load_policy(&file) {
-                    Ok(policy) => context.print(&serde_json::json!({ "file": file, "policy": policy.name, "sound": true }), |look| {
-                        format!("{} {file}: policy {}, {} sources, {} sites", look.ok(), policy.name, policy.sources.len(), policy.sites.len())
-                    })?,
+                    Ok(policy) => {
+                        context.print(&serde_json::json!({ "file": file, "policy": policy.name, "sound": true }), |look| {
+                            format!(
+                                "{} {file}: policy {}, {} sources, {} sites",
+                                look.ok(),
+                                policy.name,
+                                policy.sources.len(),
+                                policy.sites.len()
+                            )
+                        })?
+                    }
                     Err(error) => {
                         error.print(context.json);
                         code = error.exit_code();

@@ -81,7 +81,13 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
                 let (items, size) = (count(step.entries), bytes(step.bytes));
                 format!("  {} ({}): {items} items, {size} → {}\n    {}\n", step.source, step.kind, step.target, step.found)
             };
-            format!("{} Would restore {} of {}:\n{}", look.note(), point.id, point.policy, steps.iter().map(line).collect::<String>())
+            format!(
+                "{} Would restore {} of {}:\n{}",
+                look.note(),
+                point.id,
+                point.policy,
+                steps.iter().map(line).collect::<String>()
+            )
         })?;
         return Ok(ExitCode::Success);
     }
@@ -101,7 +107,9 @@ async fn targets(
         ([], [only]) => vec![only.source.clone()],
         ([], many) => {
             let names = many.iter().map(|snapshot| snapshot.source.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(CliError::Usage(format!("the point has the sources {names}; say which with --source NAME, each with its own --to TARGET")));
+            return Err(CliError::Usage(format!(
+                "the point has the sources {names}; say which with --source NAME, each with its own --to TARGET"
+            )));
         }
         (given, _) => given.to_vec(),
     };
@@ -124,7 +132,8 @@ async fn target(
     clock: &crate::clock::SharedClock,
 ) -> Result<Arc<dyn Rebuild>, CliError> {
     let name = &snapshot.source;
-    let wrong = |what: &str| CliError::Usage(format!("source {name} is of kind {}: --to must be {what}, not {to:?}", snapshot.kind));
+    let wrong =
+        |what: &str| CliError::Usage(format!("source {name} is of kind {}: --to must be {what}, not {to:?}", snapshot.kind));
     let is_database = to.starts_with("postgres://") || to.starts_with("postgresql://");
     match snapshot.kind.as_str() {
         "postgres" if is_database => {
@@ -145,15 +154,17 @@ async fn target(
         "files" if to.contains("://") => Err(wrong("a directory")),
         "files" => Ok(Arc::new(FilesTarget::new(PathBuf::from(to)))),
         "command" if to == "restore" => match policy.and_then(|policy| policy.source(name)).map(|source| &source.kind) {
-            Some(SourceKind::Command(command)) => command
-                .restore
-                .clone()
-                .map(|argv| Arc::new(CommandTarget::Pipe(argv)) as Arc<dyn Rebuild>)
-                .ok_or_else(|| CliError::Usage(format!("source {name} has no `restore` command in the policy; give a file with --to"))),
+            Some(SourceKind::Command(command)) => {
+                command.restore.clone().map(|argv| Arc::new(CommandTarget::Pipe(argv)) as Arc<dyn Rebuild>).ok_or_else(|| {
+                    CliError::Usage(format!("source {name} has no `restore` command in the policy; give a file with --to"))
+                })
+            }
             _ => Err(CliError::Usage("--to restore needs the policy, which names the command; give a file otherwise".to_owned())),
         },
         "command" if to.contains("://") => Err(wrong("a file, or the word restore")),
         "command" => Ok(Arc::new(CommandTarget::File(PathBuf::from(to)))),
-        other => Err(CliError::Usage(format!("source {name} is of kind {other}, which this version does not know; use the version that wrote the point"))),
+        other => Err(CliError::Usage(format!(
+            "source {name} is of kind {other}, which this version does not know; use the version that wrote the point"
+        ))),
     }
 }

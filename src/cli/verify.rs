@@ -29,7 +29,8 @@ fn percent(text: &str) -> Result<f64, String> {
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
-    let words = args.place.words(args.policy.into_iter().collect(), 0, "farshore verify POLICY, or farshore verify --site ADDRESS")?;
+    let words =
+        args.place.words(args.policy.into_iter().collect(), 0, "farshore verify POLICY, or farshore verify --site ADDRESS")?;
     let place = place::find(words.policy.as_deref(), &args.place).await?;
     let repository = place.open(&context.cache_dir).await?;
     let limits = place.policy.as_ref().map_or_else(Limits::default, |policy| policy.limits);

@@ -122,7 +122,10 @@ pub async fn backup(request: BackupRequest<'_>) -> Result<BackupReport, Operatio
         Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
             Err(OperationError::Refused {
                 subject: request.policy.name.clone(),
-                detail: format!("the backup took longer than {}; it was given up, and no point was made", humantime::format_duration(limit)),
+                detail: format!(
+                    "the backup took longer than {}; it was given up, and no point was made",
+                    humantime::format_duration(limit)
+                ),
             })
         }),
     }
@@ -141,7 +144,8 @@ async fn run(request: &BackupRequest<'_>) -> Result<BackupReport, OperationError
         ));
     }
     // A budget of its own: a reader ahead of the sources must never hold what the writer waits for.
-    let reader = Reader::open(request.repository, Arc::clone(&request.workers), Budget::new(request.policy.limits.memory_bytes / 4)).await?;
+    let reader =
+        Reader::open(request.repository, Arc::clone(&request.workers), Budget::new(request.policy.limits.memory_bytes / 4)).await?;
     let earlier = newest_point(request, &general).await?;
     let mut run = Run { request, writer: &writer, reader: &reader, earlier, consistent_at: None };
     let mut captured: Vec<(Snapshot, SourceReport)> = Vec::new();
@@ -201,7 +205,10 @@ async fn newest_point(request: &BackupRequest<'_>, observer: &Tally) -> Result<O
     match request.repository.point(&name).await {
         Ok(point) => Ok(Some(point)),
         Err(error @ RepositoryError::Damaged { .. }) => {
-            observer.problem(Problem::new(format!("point {}", name.id), format!("cannot be built on, everything is read again: {error}")));
+            observer.problem(Problem::new(
+                format!("point {}", name.id),
+                format!("cannot be built on, everything is read again: {error}"),
+            ));
             Ok(None)
         }
         Err(error) => Err(error.into()),
@@ -214,7 +221,11 @@ impl Run<'_> {
         let tally = Tally::over(Arc::clone(&request.observer));
         tally.phase(&format!("source {}", source.name), None);
         let start = request.clock.monotonic();
-        let earlier = self.earlier.iter().flat_map(|point| &point.snapshots).find(|snapshot| snapshot.source == source.name && snapshot.kind == kind);
+        let earlier = self
+            .earlier
+            .iter()
+            .flat_map(|point| &point.snapshots)
+            .find(|snapshot| snapshot.source == source.name && snapshot.kind == kind);
         let outlet = Outlet::new(self.writer);
         let context = CaptureContext {
             sink: &outlet,
@@ -224,8 +235,7 @@ impl Run<'_> {
             parallelism: request.parallelism,
             consistent_at: self.consistent_at,
         };
-        let captured =
-            source.capture.capture(context).await.map_err(|error| OperationError::capturing(&source.name, error))?;
+        let captured = source.capture.capture(context).await.map_err(|error| OperationError::capturing(&source.name, error))?;
         let (entries, entry_count, content_bytes) = outlet.finish().await?;
         if let Some(at) = captured.consistent_at {
             // Of several databases the earliest: what was committed before it is in all of them.
@@ -246,12 +256,18 @@ impl Run<'_> {
             name: source.name.clone(),
             kind: kind.to_owned(),
             items: entry_count,
-            items_unchanged: snapshot.facts.get("unchanged_objects").or_else(|| snapshot.facts.get("unchanged")).and_then(serde_json::Value::as_u64).unwrap_or(0),
-            bytes_read: tally.total_bytes(),
+            items_unchanged: figure(&snapshot.facts, &["unchanged_objects", "unchanged_files"]).unwrap_or(0),
+            // Sources that pass over what has not changed say themselves how much they read.
+            bytes_read: figure(&snapshot.facts, &["read_bytes"]).unwrap_or_else(|| tally.total_bytes()),
             seconds: request.clock.monotonic().saturating_sub(start).as_secs_f64(),
             summary: snapshot.description.clone(),
             problems: snapshot.problems.clone(),
         };
         Ok((snapshot, report))
     }
+}
+
+/// The first of these facts that is there and a number.
+fn figure(facts: &serde_json::Value, names: &[&str]) -> Option<u64> {
+    names.iter().find_map(|name| facts.get(name)?.as_u64())
 }

@@ -106,7 +106,11 @@ impl From<&EntryRecord> for Listing {
 }
 
 /// The entries of a snapshot (below a path), in order.
-pub fn list_entries(reader: &Reader, snapshot: &Snapshot, below: Option<Vec<u8>>) -> BoxStream<'static, Result<Listing, OperationError>> {
+pub fn list_entries(
+    reader: &Reader,
+    snapshot: &Snapshot,
+    below: Option<Vec<u8>>,
+) -> BoxStream<'static, Result<Listing, OperationError>> {
     reader
         .entries(snapshot)
         .try_filter(move |record| std::future::ready(below.as_ref().is_none_or(|below| lies_below(&record.path, below))))
@@ -172,7 +176,9 @@ pub fn diff(reader: &Reader, before: &Snapshot, after: &Snapshot) -> BoxStream<'
                 Ordering::Less => before.try_next().await?.map(|old| line("removed", Some(&old), None)),
                 Ordering::Greater => after.try_next().await?.map(|new| line("added", None, Some(&new))),
                 Ordering::Equal => match (before.try_next().await?, after.try_next().await?) {
-                    (Some(old), Some(new)) if old.content != new.content || old.kind != new.kind => Some(line("changed", Some(&old), Some(&new))),
+                    (Some(old), Some(new)) if old.content != new.content || old.kind != new.kind => {
+                        Some(line("changed", Some(&old), Some(&new)))
+                    }
                     _ => None,
                 },
             };

@@ -31,8 +31,7 @@ fn into_record(entry: Entry) -> Result<EntryRecord, RepositoryError> {
 
 fn into_entry(record: EntryRecord) -> Entry {
     let modified = record.modified_at();
-    let content =
-        record.content.map(|list| Content { size: record.size.unwrap_or(0), reference: list.encode() });
+    let content = record.content.map(|list| Content { size: record.size.unwrap_or(0), reference: list.encode() });
     Entry { path: record.path, kind: record.kind, modified, content, attributes: record.attributes }
 }
 
@@ -85,7 +84,11 @@ impl ContentWriter for OneContent {
 }
 
 /// The entries of an earlier snapshot whose every chunk can be adopted; the others are read again by their source.
-pub(super) fn adoptable<'a>(reader: &Reader, writer: &'a Writer, snapshot: &Snapshot) -> BoxStream<'a, Result<Entry, ExchangeError>> {
+pub(super) fn adoptable<'a>(
+    reader: &Reader,
+    writer: &'a Writer,
+    snapshot: &Snapshot,
+) -> BoxStream<'a, Result<Entry, ExchangeError>> {
     reader
         .entries(snapshot)
         .try_filter_map(move |record| async move {
@@ -123,9 +126,7 @@ impl Origin for Inlet {
     fn entries(&self) -> BoxStream<'_, Result<Entry, ExchangeError>> {
         self.reader
             .entries(&self.snapshot)
-            .try_filter(|record| {
-                std::future::ready(self.below.as_ref().is_none_or(|below| lies_below(&record.path, below)))
-            })
+            .try_filter(|record| std::future::ready(self.below.as_ref().is_none_or(|below| lies_below(&record.path, below))))
             .map_ok(into_entry)
             .map_err(exchange)
             .boxed()

@@ -17,7 +17,7 @@ mod verify;
 
 pub use backup::{BackupPlan, BackupRequest, NamedSource, backup, plan_backup};
 pub use browse::{DiffLine, Listing, PointSummary, diff, list_entries, open_content, point_summaries};
-pub use drill::{Drilled, DrillRequest, drill};
+pub use drill::{DrillRequest, Drilled, drill};
 pub use error::OperationError;
 pub use history::{Record, records, select_point, verified_points};
 pub use phases::Phases;

@@ -62,8 +62,10 @@ impl RestoreRequest<'_> {
         let mut steps = Vec::new();
         for (name, target) in &self.targets {
             let snapshot = self.point.snapshot(name)?;
-            let found =
-                target.inspect(&snapshot.facts, self.into_existing).await.map_err(|error| OperationError::rebuilding(name, error))?;
+            let found = target
+                .inspect(&snapshot.facts, self.into_existing)
+                .await
+                .map_err(|error| OperationError::rebuilding(name, error))?;
             steps.push(RestoreStep {
                 source: name.clone(),
                 kind: snapshot.kind.clone(),

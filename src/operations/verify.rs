@@ -68,11 +68,8 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
     tally.phase("structure", None);
     let cache = request.reader.cache();
     let structure = request.repository.structure(cache).await?;
-    let numbers: BTreeMap<String, u32> = cache
-        .packs()?
-        .into_iter()
-        .map(|(number, record)| (format!("{}", hex::encode(record.sha256)), number))
-        .collect();
+    let numbers: BTreeMap<String, u32> =
+        cache.packs()?.into_iter().map(|(number, record)| (hex::encode(record.sha256), number)).collect();
     let broken = structure
         .broken
         .iter()
@@ -125,7 +122,11 @@ impl Walk<'_> {
             Ok(()) => {
                 self.sound.insert(name.id.clone());
             }
-            Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. } | RepositoryError::UnknownFormat { .. })) => {
+            Err(
+                error @ (RepositoryError::Damaged { .. }
+                | RepositoryError::MissingChunk { .. }
+                | RepositoryError::UnknownFormat { .. }),
+            ) => {
                 self.damage.push(Damage { object: name.key.clone(), detail: error.to_string(), points: vec![name.id.clone()] });
             }
             // A catalogue pack that is gone: `structure` found it as well, but here we know whom it hurts.
@@ -215,7 +216,9 @@ async fn read_packs(walk: &mut Walk<'_>, report: &mut VerifyReport, percent: f64
             Err(error @ RepositoryError::Damaged { .. }) => {
                 walk.broken.insert(number, error.to_string());
             }
-            Err(RepositoryError::Store(error @ (crate::stores::StoreError::NotFound { .. } | crate::stores::StoreError::Corrupt { .. }))) => {
+            Err(RepositoryError::Store(
+                error @ (crate::stores::StoreError::NotFound { .. } | crate::stores::StoreError::Corrupt { .. }),
+            )) => {
                 walk.broken.insert(number, error.to_string());
             }
             Err(error @ RepositoryError::Key { .. }) if report.packs_read > 0 => {

@@ -10,3 +10,4 @@ mod postgres_awkward;
 mod postgres_capture;
 mod postgres_rebuild;
 mod etcd;
+mod postgres_tls;

@@ -95,7 +95,8 @@ impl Server {
 }
 
 fn run(mut command: Command) -> String {
-    let output = command.output().unwrap();
+    // Some test databases are read only by default.
+    let output = command.env("PGOPTIONS", "-c default_transaction_read_only=off").output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
@@ -140,6 +141,13 @@ impl Drop for Database {
     fn drop(&mut self) {
         // During a panic a second one would abort and hide the first.
         if !std::thread::panicking() {
+            // A subscription would hold the database fast.
+            let drop = "SELECT format('ALTER SUBSCRIPTION %1$I DISABLE; \
+                        ALTER SUBSCRIPTION %1$I SET (slot_name = NONE); DROP SUBSCRIPTION %1$I', subname) FROM pg_subscription s \
+                        JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = ";
+            for statements in self.server.psql("postgres", &format!("{drop}'{}'", self.name)).lines() {
+                self.psql(statements);
+            }
             self.server.psql("postgres", &format!("DROP DATABASE IF EXISTS \"{}\" WITH (FORCE)", self.name));
         }
     }

@@ -14,8 +14,8 @@ use farshore::{
     clock::SystemClock,
     progress::Tally,
     sources::{
-        Capture, CaptureContext, Captured, Content, ContentWriter, Cut, Entry, ExchangeError, Origin, Piece, Rebuild, RebuildContext,
-        Rebuilt, Sink, SourceError,
+        Capture, CaptureContext, Captured, Content, ContentWriter, Cut, Entry, ExchangeError, Origin, Piece, Rebuild,
+        RebuildContext, Rebuilt, Sink, SourceError,
     },
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
@@ -91,7 +91,8 @@ impl Origin for Exchange {
     fn read(&self, content: &Content) -> BoxStream<'static, Result<Bytes, ExchangeError>> {
         let pieces = self.pieces(content);
         let broken = self.broken.lock().unwrap().clone();
-        let breaks = self.all_entries().iter().any(|entry| Some(&entry.path) == broken.as_ref() && entry.content.as_ref() == Some(content));
+        let breaks =
+            self.all_entries().iter().any(|entry| Some(&entry.path) == broken.as_ref() && entry.content.as_ref() == Some(content));
         if breaks {
             let first: Vec<_> = pieces.into_iter().take(1).map(Ok).collect();
             let error = ExchangeError::from(Box::<dyn std::error::Error + Send + Sync>::from("the site is gone"));

@@ -15,7 +15,11 @@ use crate::{
 const NAMED: usize = 5;
 
 /// Runs every probe and cross-check of the policy. What cannot be run has failed.
-pub(super) async fn check(policy: &Policy, databases: &BTreeMap<String, PostgresConfig>, stores: &BTreeMap<String, SharedStore>) -> Vec<Check> {
+pub(super) async fn check(
+    policy: &Policy,
+    databases: &BTreeMap<String, PostgresConfig>,
+    stores: &BTreeMap<String, SharedStore>,
+) -> Vec<Check> {
     let mut checks = Vec::new();
     for wanted in &policy.drill.probes {
         checks.push(run_probe(wanted, databases).await);
@@ -41,7 +45,11 @@ async fn run_probe(wanted: &Probe, databases: &BTreeMap<String, PostgresConfig>)
     }
 }
 
-async fn cross_check(wanted: &CrossCheck, databases: &BTreeMap<String, PostgresConfig>, stores: &BTreeMap<String, SharedStore>) -> Vec<Check> {
+async fn cross_check(
+    wanted: &CrossCheck,
+    databases: &BTreeMap<String, PostgresConfig>,
+    stores: &BTreeMap<String, SharedStore>,
+) -> Vec<Check> {
     let name = format!("cross-check {} → {}", wanted.source, wanted.objects);
     let expected = "every key among the restored objects";
     let (Some(database), Some(store)) = (databases.get(&wanted.source), stores.get(&wanted.objects)) else {
@@ -49,7 +57,11 @@ async fn cross_check(wanted: &CrossCheck, databases: &BTreeMap<String, PostgresC
     };
     match compare(wanted, database, store).await {
         Ok(found) if found.missing == 0 => {
-            let mut checks = vec![Check::equal(name.clone(), format!("{} keys, 0 missing", found.keys), format!("{} keys, 0 missing", found.keys))];
+            let mut checks = vec![Check::equal(
+                name.clone(),
+                format!("{} keys, 0 missing", found.keys),
+                format!("{} keys, 0 missing", found.keys),
+            )];
             if found.orphans > 0 {
                 checks.push(Check::note(format!("{name}: objects without a row"), 0, found.orphans));
             }
@@ -105,7 +117,9 @@ async fn compare(wanted: &CrossCheck, database: &PostgresConfig, store: &SharedS
     }
 }
 
-async fn next(keys: &mut futures_util::stream::BoxStream<'static, Result<String, crate::sources::SourceError>>) -> Result<Option<String>, String> {
+async fn next(
+    keys: &mut futures_util::stream::BoxStream<'static, Result<String, crate::sources::SourceError>>,
+) -> Result<Option<String>, String> {
     keys.try_next().await.map_err(|error| error.to_string())
 }
 

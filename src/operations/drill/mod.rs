@@ -16,8 +16,8 @@ use crate::{
     policy::Policy,
     progress::{Observer, SharedObserver, Tally},
     report::{
-        Agent, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, Isolation, RestoredSource, RpoFigures, RtoFigures, TrendEntry, Verdict,
-        rto_seconds,
+        Agent, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, Isolation, RestoredSource, RpoFigures, RtoFigures, TrendEntry,
+        Verdict, rto_seconds,
     },
     repository::{Budget, Identities, Point, Reader, Repository, Workers},
     sources::postgres::PostgresConfig,
@@ -123,7 +123,10 @@ pub async fn drill(request: DrillRequest<'_>) -> Result<Drilled, OperationError>
         policy: request.policy.name.clone(),
         region: request.policy.region.clone(),
         site: request.store.describe(),
-        rpo: point.as_ref().and(drilled_at).map(|at| RpoFigures::measure(seconds(objectives.rpo), started_at, at, &consistent_at[1..])),
+        rpo: point
+            .as_ref()
+            .and(drilled_at)
+            .map(|at| RpoFigures::measure(seconds(objectives.rpo), started_at, at, &consistent_at[1..])),
         rto: served.then(|| RtoFigures { objective_seconds: seconds(objectives.rto), measured_seconds: rto_seconds(&phases) }),
         point,
         isolation,
@@ -144,8 +147,12 @@ pub async fn drill(request: DrillRequest<'_>) -> Result<Drilled, OperationError>
 
 async fn trend(repository: &Repository, policy: &str) -> Result<Vec<TrendEntry>, OperationError> {
     let (records, _) = history::records(repository).await?;
-    let entries: Vec<_> =
-        records.into_iter().filter_map(|record| record.drill).filter(|drill| drill.policy == policy).map(|drill| drill.trend_entry()).collect();
+    let entries: Vec<_> = records
+        .into_iter()
+        .filter_map(|record| record.drill)
+        .filter(|drill| drill.policy == policy)
+        .map(|drill| drill.trend_entry())
+        .collect();
     Ok(entries[entries.len().saturating_sub(TREND)..].to_vec())
 }
 

@@ -45,7 +45,10 @@ pub(super) struct Scratch {
 impl Scratch {
     /// Makes the directory, below `parent`.
     pub(super) fn make(parent: &Path) -> Result<Self, OperationError> {
-        let io = |source| OperationError::Io { subject: format!("drill directory {} (the policy's [drill] directory)", parent.display()), source };
+        let io = |source| OperationError::Io {
+            subject: format!("drill directory {} (the policy's [drill] directory)", parent.display()),
+            source,
+        };
         std::fs::create_dir_all(parent).map_err(io)?;
         let directory = tempfile::Builder::new().prefix("drill-").tempdir_in(parent).map_err(io)?;
         Ok(Self { directory, cluster: None, databases: Vec::new() })
@@ -59,7 +62,8 @@ impl Scratch {
     pub(super) async fn targets(&mut self, request: &DrillRequest<'_>, point: &Point) -> Result<Targets, OperationError> {
         let mut snapshots: Vec<&Snapshot> = point.snapshots.iter().collect();
         snapshots.sort_by_key(|snapshot| snapshot.kind != "postgres");
-        let mut targets = Targets { rebuild: Vec::new(), isolation: Vec::new(), databases: BTreeMap::new(), stores: BTreeMap::new() };
+        let mut targets =
+            Targets { rebuild: Vec::new(), isolation: Vec::new(), databases: BTreeMap::new(), stores: BTreeMap::new() };
         for snapshot in snapshots {
             let name = &snapshot.source;
             let failed = |error: SourceError| OperationError::rebuilding(name, error);
@@ -67,7 +71,8 @@ impl Scratch {
                 "postgres" => {
                     let (config, means) = self.database(request, name, major(snapshot)).await.map_err(failed)?;
                     targets.databases.insert(name.clone(), config.clone());
-                    let options = TargetOptions { bin_directory: request.bin_directory.clone(), isolated: true, ..TargetOptions::default() };
+                    let options =
+                        TargetOptions { bin_directory: request.bin_directory.clone(), isolated: true, ..TargetOptions::default() };
                     (Arc::new(PostgresTarget::new(config, options)), means)
                 }
                 "bucket" => {
@@ -80,12 +85,17 @@ impl Scratch {
                 }
                 "command" => {
                     let file = self.directory_for("output", name)?.join("output");
-                    (Arc::new(CommandTarget::File(file)), "a file in a directory of the drill's own; no restore command is run".to_owned())
+                    (
+                        Arc::new(CommandTarget::File(file)),
+                        "a file in a directory of the drill's own; no restore command is run".to_owned(),
+                    )
                 }
                 other => {
                     return Err(OperationError::Refused {
                         subject: format!("source {name}"),
-                        detail: format!("is of kind {other}, which this version of farshore does not know; use the version that wrote the point"),
+                        detail: format!(
+                            "is of kind {other}, which this version of farshore does not know; use the version that wrote the point"
+                        ),
                     });
                 }
             };
@@ -101,7 +111,12 @@ impl Scratch {
         Ok(path)
     }
 
-    async fn database(&mut self, request: &DrillRequest<'_>, source: &str, captured: u32) -> Result<(PostgresConfig, String), SourceError> {
+    async fn database(
+        &mut self,
+        request: &DrillRequest<'_>,
+        source: &str,
+        captured: u32,
+    ) -> Result<(PostgresConfig, String), SourceError> {
         if let Some(server) = &request.server {
             let id = self.path().file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
             let config = server.with_database(&format!("farshore_{}_{source}", id.replace('-', "_")));
@@ -125,19 +140,28 @@ impl Scratch {
         let mut problems = Vec::new();
         for database in self.databases.drain(..) {
             if let Err(error) = PostgresTarget::new(database.clone(), TargetOptions::default()).remove().await {
-                problems.push(Problem::new(database.describe(), format!("could not be dropped after the drill: {error}; drop it by hand")));
+                problems.push(Problem::new(
+                    database.describe(),
+                    format!("could not be dropped after the drill: {error}; drop it by hand"),
+                ));
             }
         }
         if let Some(cluster) = self.cluster.take() {
             // Stopping waits for processes.
             if tokio::task::spawn_blocking(move || drop(cluster)).await.is_err() {
-                problems.push(Problem::new("scratch cluster", "could not be stopped cleanly; look for a postgres process in the drill directory"));
+                problems.push(Problem::new(
+                    "scratch cluster",
+                    "could not be stopped cleanly; look for a postgres process in the drill directory",
+                ));
             }
         }
         let path = self.path().to_owned();
         let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
         if let Ok(Err(error)) = removed {
-            problems.push(Problem::new(self.path().display().to_string(), format!("could not be removed after the drill: {error}; remove it by hand")));
+            problems.push(Problem::new(
+                self.path().display().to_string(),
+                format!("could not be removed after the drill: {error}; remove it by hand"),
+            ));
         }
         problems
     }

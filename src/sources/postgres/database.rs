@@ -1,11 +1,13 @@
 //! The database itself: made as it was, and given its owner, privileges and settings at the end.
 
 use super::{
-    catalog,
+    PostgresConfig, catalog,
     connect::Session,
     facts::{DatabaseFacts, PostgresFacts},
+    failure::Side,
     large_objects::grants,
     quote::{identifier, literal, setting},
+    target::LOCK_TIMEOUT,
 };
 use crate::{
     progress::{Problem, SharedObserver},
@@ -104,4 +106,24 @@ pub(super) async fn finish(
         }
     }
     Ok(())
+}
+
+/// Drops a database that was being built, whatever is in it and whoever is connected.
+pub(super) async fn discard(admin: &Session, build: &PostgresConfig) -> Result<(), SourceError> {
+    let doing = "dropping the half-built database";
+    let name = identifier(build.database());
+    // FORCE: pg_restore's sessions may not have noticed yet that nobody is there any more.
+    let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+    let Err(first) = admin.execute(doing, &drop).await else { return Ok(()) };
+    // A subscription holds its database fast, even one that never connected anywhere.
+    let Ok(inside) = build.connect(Side::Target).await else { return Err(first) };
+    inside.settle(LOCK_TIMEOUT).await?;
+    let statements = "SELECT unnest(ARRAY[format('ALTER SUBSCRIPTION %I DISABLE', subname), \
+                      format('ALTER SUBSCRIPTION %I SET (slot_name = NONE)', subname), format('DROP SUBSCRIPTION %I', subname)]) \
+                      FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = current_database()";
+    for statement in catalog::names(&inside, doing, statements).await? {
+        inside.execute(doing, &statement).await?;
+    }
+    inside.close().await;
+    admin.execute(doing, &drop).await
 }

@@ -17,7 +17,7 @@ use crate::{
 /// read, so its bytes are as secret as a password file.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Roles {
-    /// By name.
+    /// In the order in which they were made, so that lists ordered by object id (the roles of a policy) keep their order on a fresh server.
     pub roles: Vec<Role>,
     /// Who belongs to whom.
     pub memberships: Vec<Membership>,
@@ -73,7 +73,7 @@ pub(super) async fn capture(session: &Session) -> Result<(Roles, bool), SourceEr
     let sql = format!(
         "SELECT (to_jsonb(r) - 'oid' - 'rolconfig' {hide}) || jsonb_build_object('comment', shobj_description(r.oid, 'pg_authid'), \
          'settings', (SELECT s.setconfig FROM pg_db_role_setting s WHERE s.setrole = r.oid AND s.setdatabase = 0)) \
-         FROM {from} r WHERE r.rolname !~ '^pg_' ORDER BY r.rolname"
+         FROM {from} r WHERE r.rolname !~ '^pg_' ORDER BY r.oid"
     );
     let roles = session.json(doing, &sql, &[]).await?;
     let sql = "SELECT to_jsonb(m) || jsonb_build_object('role', r.rolname, 'member', u.rolname) FROM pg_auth_members m \

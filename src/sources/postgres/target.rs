@@ -390,14 +390,9 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    fn statement(&self) -> String {
-        // FORCE: pg_restore's sessions may not have noticed yet that nobody is there any more.
-        format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", identifier(self.build.database()))
-    }
-
     async fn drop_now(&mut self, admin: &Session, error: SourceError) -> SourceError {
         if std::mem::take(&mut self.armed)
-            && let Err(second) = admin.execute("dropping the half-built database", &self.statement()).await
+            && let Err(second) = database::discard(admin, &self.build).await
         {
             // The first error matters more; the name itself says that the database is not whole.
             tracing::warn!(database = self.build.database(), error = %second, "a half-built database was left behind: drop it");
@@ -412,9 +407,9 @@ impl Drop for Unfinished {
         if !self.armed {
             return;
         }
-        let (statement, target) = (self.statement(), PostgresTarget::new(self.admin.clone(), TargetOptions::default()));
+        let (build, target) = (self.build.clone(), PostgresTarget::new(self.admin.clone(), TargetOptions::default()));
         runtime.spawn(async move {
-            let dropped = async { target.admin().await?.execute("dropping the half-built database", &statement).await }.await;
+            let dropped = async { database::discard(&target.admin().await?, &build).await }.await;
             if let Err(error) = dropped {
                 tracing::warn!(%error, "a half-built database was left behind: drop it");
             }
