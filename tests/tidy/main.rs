@@ -62,7 +62,7 @@ fn assert_none(found: &[Violation]) {
 }
 
 /// The directories of `of` that the repository has.
-fn present(root: &Path, of: &[&'static str]) -> Vec<&'static str> {
+pub(crate) fn present(root: &Path, of: &[&'static str]) -> Vec<&'static str> {
     of.iter().copied().filter(|directory| root.join(directory).exists()).collect()
 }
 
