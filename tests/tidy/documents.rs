@@ -7,13 +7,13 @@ use std::{
 };
 
 use crate::{
-    Rule, Violation,
+    Rule, Violation, present,
     sources::{SourceFile, files},
 };
 
 /// `README.md`, `ARCHITECTURE.md`, `CHANGELOG.md`, and everything in `docs/`.
 pub(crate) fn documents(root: &Path) -> Vec<SourceFile> {
-    let mut documents = files(root, &["docs"], &[".md"]);
+    let mut documents = files(root, &present(root, &["docs"]), &[".md"]);
     for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
         let text = std::fs::read_to_string(root.join(name)).unwrap_or_else(|error| panic!("{name} can be read: {error}"));
         documents.push(SourceFile { path: PathBuf::from(name), text });

@@ -11,6 +11,7 @@ mod tokens;
 use std::{
     fmt,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 /// What was broken.
@@ -51,8 +52,14 @@ const TEXTS: &[&str] = &["src", "tests", "benches", "policies", "systemd", "docs
 const TEXT_ENDINGS: &[&str] =
     &[".rs", ".toml", ".md", ".sql", ".service", ".timer", ".json", ".txt", "/run", "/make-files", "/install", "/with-servers"];
 
+/// Asked of the running cargo: what was compiled in is another place's if two checkouts share a target directory.
 fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let root = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        assert!(root.join("src/lib.rs").exists(), "{} is no checkout of farshore: run this through cargo test", root.display());
+        root
+    });
+    &ROOT
 }
 
 #[track_caller]
@@ -62,7 +69,7 @@ fn assert_none(found: &[Violation]) {
 }
 
 /// The directories of `of` that the repository has.
-fn present(root: &Path, of: &[&'static str]) -> Vec<&'static str> {
+pub(crate) fn present(root: &Path, of: &[&'static str]) -> Vec<&'static str> {
     of.iter().copied().filter(|directory| root.join(directory).exists()).collect()
 }
 

@@ -141,11 +141,11 @@ fn what_looks_like_a_key_is_refused_and_a_documented_sample_is_not() {
 
 #[test]
 fn a_path_in_a_document_that_does_not_exist_is_refused() {
-    let document = |text: &str| [SourceFile { path: PathBuf::from("docs/x.md"), text: text.into() }];
+    let document = |text: &str| [SourceFile { path: PathBuf::from("tests/x.md"), text: text.into() }];
     let check = |text: &str| check_paths(repository(), &document(text));
-    assert_one(&check("one\nsee `src/nowhere.rs` there"), "docs/x.md", 2, Rule::Documents, "'src/nowhere.rs'");
-    assert_one(&check("see [it](nowhere.md#part)"), "docs/x.md", 1, Rule::Documents, "'nowhere.md'");
-    assert_one(&check("`NOWHERE.md`"), "docs/x.md", 1, Rule::Documents, "'NOWHERE.md'");
+    assert_one(&check("one\nsee `src/nowhere.rs` there"), "tests/x.md", 2, Rule::Documents, "'src/nowhere.rs'");
+    assert_one(&check("see [it](nowhere.md#part)"), "tests/x.md", 1, Rule::Documents, "'nowhere.md'");
+    assert_one(&check("`NOWHERE.md`"), "tests/x.md", 1, Rule::Documents, "'NOWHERE.md'");
     let fine = "`src/clock.rs`, `src/`, `tests/*.rs`, `docs/decisions/NNNN-x.md`, `packs/ab`, `crate::clock`, [out](https://x.org/y), \
         [up](../Cargo.toml)\n```\n`src/nowhere.rs`\n```\n";
     assert_eq!(check(fine), []);
