@@ -15,7 +15,11 @@
 mod bounds;
 mod error;
 mod filesystem;
+mod limit;
+mod location;
 mod memory;
+mod retry;
+mod s3;
 
 use std::{collections::BTreeMap, fmt::Debug, ops::Range, sync::Arc};
 
@@ -27,7 +31,11 @@ use serde::{Deserialize, Serialize};
 
 pub use error::StoreError;
 pub use filesystem::FilesystemStore;
+pub use limit::Limit;
+pub use location::{Location, LocationError};
 pub use memory::MemoryStore;
+pub use retry::{Retry, RetryPolicy};
+pub use s3::{S3Config, S3Store};
 
 /// What travels with an object beside its bytes. Everything is optional; an empty value is left out of requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

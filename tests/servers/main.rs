@@ -4,4 +4,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bucket;
 mod etcd;
+mod stores;

@@ -1,8 +1,10 @@
 //! What several test binaries share. Servers are started by `testbed/with-servers`, which hands their addresses over in the
 //! environment; a test that needs one and does not find it fails loudly, it never skips.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why by panicking")]
 
 pub mod exchange;
+pub mod faulty_store;
 pub mod store_contract;
 
 /// The value of an environment variable that `testbed/with-servers` sets.

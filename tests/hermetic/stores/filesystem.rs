@@ -15,7 +15,7 @@ use crate::support::store_contract::{Fresh, noise};
 
 async fn fresh() -> Fresh {
     let directory = tempfile::tempdir().unwrap();
-    Fresh { store: FilesystemStore::new(directory.path().to_owned()), held: Box::new(directory) }
+    Fresh::holding(FilesystemStore::new(directory.path().to_owned()), directory)
 }
 
 mod contract {

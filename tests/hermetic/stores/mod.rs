@@ -1,6 +1,9 @@
 //! Stores that need no server, each held to the contract.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says why by panicking")]
 
 mod filesystem;
+mod limit;
+mod retry;
 
 mod memory {
     use farshore::stores::MemoryStore;

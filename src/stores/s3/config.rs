@@ -1,0 +1,167 @@
+//! How an S3 bucket is reached: address, credentials, connections, time limits.
+
+use std::time::Duration;
+
+use aws_config::BehaviorVersion;
+use aws_sdk_s3::{
+    Client,
+    config::{
+        Credentials, ProvideCredentials, Region, RequestChecksumCalculation, SharedHttpClient, StalledStreamProtectionConfig,
+        retry::RetryConfig, timeout::TimeoutConfig,
+    },
+};
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::StoreError;
+
+/// A connection that takes longer is tried again. Far regions answer within a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What any request may take, beside its bytes. S3 promises no latency; its own tools give up after 60 s.
+const BASE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Joining parts may take the server minutes (S3's documentation of CompleteMultipartUpload).
+pub(super) const COMPLETE_TIMEOUT: Duration = Duration::from_secs(600);
+/// A request whose bytes go more slowly is given up. Bytes per second.
+const MINIMUM_RATE: u64 = 256 << 10;
+/// Idle connections are closed before a load balancer forgets them (the usual limit is 60 s or more), because the first request on
+/// a forgotten one hangs.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// An upload that moves nothing for this long has stalled.
+const STALL: Duration = Duration::from_secs(20);
+/// The region of requests where nothing names one: what S3-compatible servers expect.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// Which bucket, and how it is reached.
+#[derive(Debug, Clone, Default)]
+pub struct S3Config {
+    /// The bucket's name.
+    pub bucket: String,
+    /// Keys live under this and a slash; empty for the whole bucket. Slashes at its ends are dropped.
+    pub prefix: String,
+    /// The region; otherwise as the provider's own tools find it, or `us-east-1`.
+    pub region: Option<String>,
+    /// URL of an S3-compatible server; otherwise AWS (or what `AWS_ENDPOINT_URL` says).
+    pub endpoint: Option<String>,
+    /// Whether the bucket goes into the path (`host/bucket/key`) instead of the host name; most compatible servers want it.
+    pub path_style: bool,
+    /// Access key id. Without keys the standard chain is asked: environment, profile, web identity, container, instance.
+    pub access_key: Option<String>,
+    /// The key's secret.
+    pub secret_key: Option<SecretString>,
+    /// The session token of temporary keys.
+    pub session_token: Option<SecretString>,
+    /// The profile of the shared configuration files that the chain reads.
+    pub profile: Option<String>,
+}
+
+impl S3Config {
+    /// How an operator would write the place down.
+    pub(super) fn place(&self) -> String {
+        match self.prefix.trim_matches('/') {
+            "" => format!("s3://{}", self.bucket),
+            prefix => format!("s3://{}/{prefix}", self.bucket),
+        }
+    }
+
+    /// A client, and the region it asks.
+    pub(super) async fn client(&self) -> Result<(Client, String), StoreError> {
+        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http_client());
+        if let Some(region) = &self.region {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        if let Some(profile) = &self.profile {
+            loader = loader.profile_name(profile);
+        }
+        match (&self.access_key, &self.secret_key) {
+            (Some(access_key), Some(secret_key)) => {
+                let token = self.session_token.as_ref().map(|token| token.expose_secret().to_owned());
+                loader = loader.credentials_provider(Credentials::new(
+                    access_key,
+                    secret_key.expose_secret(),
+                    token,
+                    None,
+                    "farshore policy",
+                ));
+            }
+            (None, None) => {}
+            _ => return Err(self.unauthenticated("an access key was given without its secret, or a secret without its key")),
+        }
+        let shared = loader.load().await;
+        let Some(provider) = shared.credentials_provider() else {
+            return Err(self.unauthenticated("no credentials were found"));
+        };
+        // Asked here so that a missing key is told before the work begins, not by its first request.
+        if let Err(error) = provider.provide_credentials().await {
+            return Err(self.unauthenticated(&super::error::chain(&error)));
+        }
+        let region = shared.region().map_or_else(|| DEFAULT_REGION.to_owned(), ToString::to_string);
+        let mut builder = aws_sdk_s3::config::Builder::from(&shared)
+            .region(Region::new(region.clone()))
+            .force_path_style(self.path_style)
+            // Decided by the `retry` wrapper alone.
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts(0))
+            // Every upload brings its SHA-256, which the server verifies.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            // Downloads have their own limit, which does not blame the server when the reader is slow.
+            .stalled_stream_protection(
+                StalledStreamProtectionConfig::enabled().upload_enabled(true).download_enabled(false).grace_period(STALL).build(),
+            );
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.endpoint_url(endpoint);
+        }
+        Ok((Client::from_conf(builder.build()), region))
+    }
+
+    fn unauthenticated(&self, detail: &str) -> StoreError {
+        StoreError::Unauthenticated { place: self.place(), detail: detail.to_owned() }
+    }
+}
+
+fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new()
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .build_https()
+}
+
+/// Limits of one request that carries this many bytes. The SDK's own defaults wait for ever.
+pub(super) fn timeouts(bytes: u64) -> TimeoutConfig {
+    limits(BASE_TIMEOUT + Duration::from_secs(bytes / MINIMUM_RATE))
+}
+
+/// Limits of one request that may take this long.
+pub(super) fn limits(attempt: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(attempt).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_names_bucket_and_prefix() {
+        let config = |prefix: &str| S3Config { bucket: "b".to_owned(), prefix: prefix.to_owned(), ..S3Config::default() };
+        assert_eq!(config("").place(), "s3://b");
+        assert_eq!(config("/p/q/").place(), "s3://b/p/q");
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let config = S3Config { secret_key: Some("hush".into()), session_token: Some("hush".into()), ..S3Config::default() };
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn every_request_has_a_limit_that_grows_with_its_bytes() {
+        let limit = |bytes| timeouts(bytes).operation_attempt_timeout().unwrap();
+        assert_eq!(limit(0), BASE_TIMEOUT);
+        assert_eq!(limit(64 << 20), BASE_TIMEOUT + Duration::from_secs(256));
+    }
+
+    #[tokio::test]
+    async fn half_a_pair_of_keys_is_refused() {
+        let config = S3Config { bucket: "b".to_owned(), access_key: Some("A".to_owned()), ..S3Config::default() };
+        assert!(matches!(config.client().await, Err(StoreError::Unauthenticated { .. })));
+    }
+}

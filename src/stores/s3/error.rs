@@ -1,0 +1,199 @@
+//! What S3's errors mean to a store's caller.
+
+use std::error::Error;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+};
+
+use super::StoreError;
+
+/// An error and what caused it, in one line.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// The store's error for the SDK's. `Changed` is what a failed condition means: a put's caller turns it into `AlreadyExists`.
+pub(super) fn store_error<E>(place: String, action: &'static str, error: &SdkError<E, HttpResponse>) -> StoreError
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    match error {
+        SdkError::ServiceError(service) => {
+            let answer = Answer {
+                status: service.raw().status().as_u16(),
+                code: service.err().code().unwrap_or_default(),
+                message: service.err().message().unwrap_or_default(),
+            };
+            answer.meaning(place, action)
+        }
+        SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_) if caused_by_credentials(error) => {
+            StoreError::Unauthenticated { place, detail: chain(error) }
+        }
+        SdkError::ConstructionFailure(_) => StoreError::Other { place, action, detail: chain(error) },
+        // A response that cannot be understood is usually one that was cut off.
+        SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
+            StoreError::Unavailable { place, detail: chain(error) }
+        }
+        _ => StoreError::Other { place, action, detail: chain(error) },
+    }
+}
+
+fn caused_by_credentials(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if cause.is::<CredentialsError>() {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+/// What a server said.
+pub(super) struct Answer<'a> {
+    pub(super) status: u16,
+    /// Empty if there was no body (HEAD).
+    pub(super) code: &'a str,
+    pub(super) message: &'a str,
+}
+
+impl Answer<'_> {
+    fn detail(&self) -> String {
+        match (self.code, self.message) {
+            ("", "") => format!("HTTP {}", self.status),
+            (code, "") => format!("{code}, HTTP {}", self.status),
+            (code, message) => format!("{code}: {message}, HTTP {}", self.status),
+        }
+    }
+
+    /// The codes are those of S3's list of error responses, and of the compatible servers where they differ.
+    pub(super) fn meaning(&self, place: String, action: &'static str) -> StoreError {
+        let detail = self.detail();
+        match self.code {
+            "NoSuchKey" | "NotFound" | "NoSuchVersion" | "NoSuchUpload" => return StoreError::NotFound { place },
+            "NoSuchBucket" => return StoreError::NoSuchPlace { place },
+            "PreconditionFailed" => return StoreError::Changed { place },
+            "InvalidRange" => return StoreError::InvalidRange { place },
+            "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
+            | "InvalidToken"
+            | "TokenRefreshRequired"
+            | "RequestExpired"
+            | "RequestTimeTooSkewed"
+            | "NotSignedUp"
+            | "InvalidSecurity"
+            | "InvalidClientTokenId" => {
+                return StoreError::Unauthenticated { place, detail };
+            }
+            "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "Forbidden" => {
+                return StoreError::Denied { place, action, detail };
+            }
+            "SlowDown"
+            | "ServiceUnavailable"
+            | "TooManyRequests"
+            | "Throttling"
+            | "ThrottlingException"
+            | "RequestLimitExceeded" => {
+                return StoreError::Throttled { place, detail };
+            }
+            "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" | "InvalidDigest" | "IncompleteBody" => {
+                return StoreError::Corrupt { place, detail };
+            }
+            // The server gave up on our body; a concurrent change of the same key or bucket.
+            "RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict" => {
+                return StoreError::Unavailable { place, detail };
+            }
+            "InsufficientStorage" | "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" => {
+                return StoreError::Full { place, detail };
+            }
+            "NotImplemented" => return StoreError::Unsupported { place, what: action },
+            "AuthorizationHeaderMalformed" | "PermanentRedirect" | "TemporaryRedirect" | "IllegalLocationConstraintException" => {
+                let detail = format!("{detail}; name the bucket's own region in the policy");
+                return StoreError::Other { place, action, detail };
+            }
+            "InvalidObjectState" => {
+                let detail = format!("{detail}; the object is archived: restore it from its archive tier first");
+                return StoreError::Other { place, action, detail };
+            }
+            _ => {}
+        }
+        let lower = self.message.to_ascii_lowercase();
+        match self.status {
+            401 => StoreError::Unauthenticated { place, detail },
+            403 => StoreError::Denied { place, action, detail },
+            404 => StoreError::NotFound { place },
+            412 => StoreError::Changed { place },
+            416 => StoreError::InvalidRange { place },
+            408 => StoreError::Unavailable { place, detail },
+            400 if lower.contains("checksum") || lower.contains("digest") => StoreError::Corrupt { place, detail },
+            429 | 503 => StoreError::Throttled { place, detail },
+            501 => StoreError::Unsupported { place, what: action },
+            507 => StoreError::Full { place, detail },
+            500..=599 if lower.contains("no space left") => StoreError::Full { place, detail },
+            500..=599 => StoreError::Unavailable { place, detail },
+            _ => StoreError::Other { place, action, detail },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(status: u16, code: &str, message: &str) -> String {
+        let meaning = Answer { status, code, message }.meaning("s3://b/k".to_owned(), "put");
+        let debug = format!("{meaning:?}");
+        debug[..debug.find(' ').unwrap_or(debug.len())].to_owned()
+    }
+
+    #[test]
+    fn every_known_answer_has_its_meaning() {
+        for (status, code, message, expected) in [
+            (404, "NoSuchKey", "", "NotFound"),
+            (404, "", "", "NotFound"),
+            (404, "NoSuchBucket", "", "NoSuchPlace"),
+            (404, "NoSuchUpload", "", "NotFound"),
+            (403, "AccessDenied", "", "Denied"),
+            (403, "", "", "Denied"),
+            (403, "InvalidAccessKeyId", "", "Unauthenticated"),
+            (403, "SignatureDoesNotMatch", "", "Unauthenticated"),
+            (403, "RequestTimeTooSkewed", "", "Unauthenticated"),
+            (400, "ExpiredToken", "", "Unauthenticated"),
+            (401, "", "", "Unauthenticated"),
+            (503, "SlowDown", "", "Throttled"),
+            (503, "", "", "Throttled"),
+            (429, "", "", "Throttled"),
+            (500, "InternalError", "", "Unavailable"),
+            (502, "", "", "Unavailable"),
+            (400, "RequestTimeout", "", "Unavailable"),
+            (409, "ConditionalRequestConflict", "", "Unavailable"),
+            (400, "BadDigest", "", "Corrupt"),
+            (400, "XAmzContentSHA256Mismatch", "", "Corrupt"),
+            (400, "InvalidRequest", "Value for x-amz-checksum-sha256 header is invalid.", "Corrupt"),
+            (412, "PreconditionFailed", "", "Changed"),
+            (412, "", "", "Changed"),
+            (416, "InvalidRange", "", "InvalidRange"),
+            (507, "", "", "Full"),
+            (500, "InternalError", "write: no space left on device", "Full"),
+            (501, "NotImplemented", "", "Unsupported"),
+            (301, "PermanentRedirect", "", "Other"),
+            (400, "InvalidArgument", "", "Other"),
+        ] {
+            assert_eq!(kind(status, code, message), expected, "{status} {code} {message}");
+        }
+    }
+}

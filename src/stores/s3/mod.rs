@@ -1,0 +1,197 @@
+//! A store over an S3 bucket, or any server that speaks its protocol: `config.rs` says how it is reached, `read.rs` and `write.rs`
+//! what is asked, `values.rs` how values travel, `error.rs` what the answers mean.
+//!
+//! Promises beside those of the room:
+//! * Every upload carries the SHA-256 of its bytes in a signed header, so that the server verifies it; the body is not signed as
+//!   well, which would hash it twice.
+//! * Every request ends: attempts are limited by their size, bodies by the time between two pieces.
+//! * A body that ends before its stated length is an error; a whole object's stored checksum is verified where the server sends one.
+//! * `Content-Encoding` is kept as a value and never acted on.
+//!
+//! Assumes that prefixes are directories: with prefix `p`, keys live under `p/`. An object `p/` itself is none of the store's.
+//!
+//! Leaves out on purpose: retries (the `retry` wrapper decides), versions other than the newest.
+
+mod config;
+mod error;
+mod read;
+mod values;
+mod write;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use aws_sdk_s3::{
+    Client,
+    config::{
+        ConfigBag, Intercept, RuntimeComponents, http::HttpResponse, interceptors::BeforeDeserializationInterceptorContextRef,
+    },
+    error::{BoxError, ProvideErrorMetadata, SdkError},
+};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use super::{
+    Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
+    bounds::{check_key, object_place},
+};
+use crate::clock::{SharedClock, SystemClock};
+
+pub use config::S3Config;
+
+/// A store over an S3 bucket.
+pub struct S3Store {
+    client: Client,
+    bucket: String,
+    /// Empty, or ends with a slash.
+    prefix: String,
+    region: String,
+    place: String,
+    clock: SharedClock,
+}
+
+impl S3Store {
+    /// Finds credentials and region; nothing is asked of the bucket yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Unauthenticated`] if no credentials can be found, or half a pair was given.
+    pub async fn connect(config: S3Config) -> Result<Self, StoreError> {
+        let (client, region) = config.client().await?;
+        let prefix = config.prefix.trim_matches('/');
+        Ok(Self {
+            client,
+            region,
+            place: config.place(),
+            prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
+            bucket: config.bucket,
+            clock: SystemClock::shared(),
+        })
+    }
+
+    /// The whole key within the bucket.
+    fn whole(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    fn object_place(&self, key: &str) -> String {
+        object_place(&self.place, key)
+    }
+
+    fn error<E>(&self, key: &str, action: &'static str, error: &SdkError<E, HttpResponse>) -> StoreError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let place = self.object_place(key);
+        match error::store_error(place, action, error) {
+            StoreError::NoSuchPlace { .. } => StoreError::NoSuchPlace { place: self.place.clone() },
+            meaning => meaning,
+        }
+    }
+
+    fn corrupt(&self, key: &str, detail: impl Into<String>) -> StoreError {
+        StoreError::Corrupt { place: self.object_place(key), detail: detail.into() }
+    }
+
+    fn response_date(&self) -> ResponseDate {
+        ResponseDate { found: Arc::default(), clock: self.clock.clone() }
+    }
+}
+
+impl fmt::Debug for S3Store {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "S3Store({})", self.place)
+    }
+}
+
+/// Reads the `Date` of a response: a put's answer names no time otherwise, and times that decide deletion are the site's.
+#[derive(Debug, Clone)]
+struct ResponseDate {
+    found: Arc<Mutex<Option<DateTime<Utc>>>>,
+    clock: SharedClock,
+}
+
+impl ResponseDate {
+    /// The server's time of the answer; this machine's if the server sent none.
+    fn get(&self) -> DateTime<Utc> {
+        let found = *self.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        found.unwrap_or_else(|| self.clock.now())
+    }
+}
+
+impl Intercept for ResponseDate {
+    fn name(&self) -> &'static str {
+        "ResponseDate"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date").and_then(|date| DateTime::parse_from_rfc2822(date).ok());
+        *self.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = date.map(|date| date.to_utc());
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for S3Store {
+    fn describe(&self) -> String {
+        self.place.clone()
+    }
+
+    async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
+        check_key(&self.place, key, "put")?;
+        self.put_object(key, body, options).await
+    }
+
+    async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
+        check_key(&self.place, key, "get")?;
+        self.get_object(key, options).await
+    }
+
+    async fn stat(&self, key: &str) -> Result<ObjectStat, StoreError> {
+        check_key(&self.place, key, "stat")?;
+        self.head_object(key).await
+    }
+
+    async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        self.list_objects(prefix, start_after, limit).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        check_key(&self.place, key, "delete")?;
+        self.delete_object(key).await
+    }
+
+    async fn begin_upload(&self, key: &str, attributes: ObjectAttributes) -> Result<String, StoreError> {
+        check_key(&self.place, key, "begin an upload")?;
+        self.create_multipart(key, attributes).await
+    }
+
+    async fn upload_part(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<UploadedPart, StoreError> {
+        self.put_part(key, upload, number, body).await
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[UploadedPart],
+        if_absent: bool,
+    ) -> Result<ObjectStat, StoreError> {
+        self.complete_multipart(key, upload, parts, if_absent).await
+    }
+
+    async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
+        self.abort_multipart(key, upload).await
+    }
+
+    async fn create(&self) -> Result<(), StoreError> {
+        self.create_bucket().await
+    }
+}

@@ -1,0 +1,252 @@
+//! Reading: objects, ranges, what the server says of them, listings.
+
+use std::{collections::BTreeMap, ops::Range, time::Duration};
+
+use aws_sdk_s3::{
+    operation::get_object::GetObjectOutput,
+    primitives::{ByteStream, DateTime as SdkDateTime},
+    types::{ChecksumMode, EncodingType, Object},
+};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::{StreamExt, stream, stream::BoxStream};
+
+use super::{
+    Download, GetOptions, ObjectAttributes, ObjectStat, Page, S3Store, StoreError,
+    error::chain,
+    values::{decode_key, decode_sha256, decode_value},
+};
+
+/// A body that brings nothing for this long has stalled.
+const BODY_STALL: Duration = Duration::from_secs(60);
+/// S3 lists no more at once.
+const MAX_PAGE: usize = 1000;
+
+impl S3Store {
+    pub(super) async fn get_object(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
+        let range = match &options.range {
+            // HTTP has no empty range.
+            Some(range) if range.start >= range.end => return Err(StoreError::InvalidRange { place: self.object_place(key) }),
+            range => range.as_ref().map(range_header),
+        };
+        let sent = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(self.whole(key))
+            .set_range(range)
+            .set_if_match(options.if_match.map(|etag| format!("\"{etag}\"")))
+            .send()
+            .await;
+        let mut output = sent.map_err(|error| self.error(key, "get", &error))?;
+        let (size, length) = self.sizes(key, options.range.as_ref(), &output)?;
+        let stat = ObjectStat {
+            key: key.to_owned(),
+            size,
+            modified: self.modified(key, output.last_modified())?,
+            etag: plain_etag(output.e_tag()),
+            version: output.version_id().map(str::to_owned),
+            sha256: options.range.is_none().then(|| decode_sha256(output.checksum_sha256())).flatten(),
+            storage_class: output.storage_class().map(|class| class.as_str().to_owned()),
+        };
+        let mut attributes = attributes(&output);
+        if options.attributes && output.tag_count().is_none_or(|count| count > 0) {
+            attributes.tags = self.tags(key, stat.version.as_deref()).await?;
+        }
+        let body = self.body(key, std::mem::take(&mut output.body), length);
+        Ok(Download { stat, attributes, body })
+    }
+
+    /// The object's size, and how many bytes the body must have.
+    fn sizes(&self, key: &str, range: Option<&Range<u64>>, output: &GetObjectOutput) -> Result<(u64, u64), StoreError> {
+        let length = output.content_length().and_then(|length| u64::try_from(length).ok());
+        let length = length.ok_or_else(|| self.corrupt(key, "the answer names no length"))?;
+        let Some(range) = range else {
+            return Ok((length, length));
+        };
+        let answered = output.content_range().and_then(content_range);
+        let (start, end, size) = answered.ok_or_else(|| self.corrupt(key, "the server did not obey the range it was asked for"))?;
+        if start != range.start || end != range.end.min(size) || end - start != length {
+            let detail = format!("bytes {start} to {end} of {size} came, {range:?} were asked for");
+            return Err(self.corrupt(key, detail));
+        }
+        Ok((size, length))
+    }
+
+    fn body(&self, key: &str, body: ByteStream, length: u64) -> BoxStream<'static, Result<Bytes, StoreError>> {
+        let place = self.object_place(key);
+        stream::unfold(Some((body, length, place)), async |state| {
+            let (mut body, left, place) = state?;
+            let broken = |detail: String, place| StoreError::Unavailable { place, detail };
+            match tokio::time::timeout(BODY_STALL, body.next()).await {
+                Ok(Some(Ok(bytes))) => match left.checked_sub(bytes.len() as u64) {
+                    Some(left) => Some((Ok(bytes), Some((body, left, place)))),
+                    None => Some((Err(StoreError::Corrupt { place, detail: "more bytes came than were stated".to_owned() }), None)),
+                },
+                Ok(None) if left == 0 => None,
+                Ok(None) => Some((Err(broken(format!("the body ended {left} bytes short"), place)), None)),
+                Ok(Some(Err(error))) => {
+                    let detail = chain(&error);
+                    // The SDK compares the stored checksum after the last byte.
+                    let mismatch = left == 0 || detail.contains("checksum mismatch");
+                    let error = if mismatch { StoreError::Corrupt { place, detail } } else { broken(detail, place) };
+                    Some((Err(error), None))
+                }
+                Err(_) => Some((Err(broken(format!("no byte came for {} s", BODY_STALL.as_secs()), place)), None)),
+            }
+        })
+        .boxed()
+    }
+
+    pub(super) async fn head_object(&self, key: &str) -> Result<ObjectStat, StoreError> {
+        let head = self.client.head_object().bucket(&self.bucket).key(self.whole(key)).checksum_mode(ChecksumMode::Enabled);
+        let output = match head.send().await {
+            Ok(output) => output,
+            Err(error) => {
+                let meaning = self.error(key, "stat", &error);
+                // The answer to a HEAD has no body that would say which of the credentials, the clock and the rights is wrong.
+                let unexplained = matches!(meaning, StoreError::Denied { .. } | StoreError::Other { .. });
+                return Err(if unexplained { self.explained(key).await.unwrap_or(meaning) } else { meaning });
+            }
+        };
+        let size = output.content_length().and_then(|length| u64::try_from(length).ok());
+        Ok(ObjectStat {
+            key: key.to_owned(),
+            size: size.ok_or_else(|| self.corrupt(key, "the answer names no length"))?,
+            modified: self.modified(key, output.last_modified())?,
+            etag: plain_etag(output.e_tag()),
+            version: output.version_id().map(str::to_owned),
+            sha256: decode_sha256(output.checksum_sha256()),
+            storage_class: output.storage_class().map(|class| class.as_str().to_owned()),
+        })
+    }
+
+    /// Asks for one byte to learn why a HEAD failed.
+    async fn explained(&self, key: &str) -> Option<StoreError> {
+        let get = self.client.get_object().bucket(&self.bucket).key(self.whole(key)).range("bytes=0-0");
+        get.send().await.err().map(|error| self.error(key, "stat", &error))
+    }
+
+    /// An object's tags; none where the server does not know tags.
+    async fn tags(&self, key: &str, version: Option<&str>) -> Result<BTreeMap<String, String>, StoreError> {
+        let ask = self.client.get_object_tagging().bucket(&self.bucket).key(self.whole(key));
+        match ask.set_version_id(version.map(str::to_owned)).send().await {
+            Ok(output) => Ok(output.tag_set.into_iter().map(|tag| (tag.key, tag.value)).collect()),
+            Err(error) => match self.error(key, "get the tags of", &error) {
+                StoreError::Unsupported { .. } => Ok(BTreeMap::new()),
+                // Some servers call "none" not found.
+                StoreError::NotFound { .. }
+                    if error.as_service_error().and_then(aws_sdk_s3::error::ProvideErrorMetadata::code) == Some("NoSuchTagSet") =>
+                {
+                    Ok(BTreeMap::new())
+                }
+                meaning => Err(meaning),
+            },
+        }
+    }
+
+    pub(super) async fn list_objects(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        let whole_prefix = self.whole(prefix);
+        // The key `p/` of a store with prefix `p` would be the empty key; starting after it leaves it out.
+        let after = match start_after {
+            Some(after) => Some(self.whole(after)),
+            None if self.prefix.is_empty() => None,
+            None => Some(self.prefix.clone()),
+        };
+        let limit = i32::try_from(limit.min(MAX_PAGE)).unwrap_or(1000);
+        let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(&whole_prefix).max_keys(limit);
+        // XML cannot hold control characters, so keys come escaped.
+        let sent = list.set_start_after(after).encoding_type(EncodingType::Url).send().await;
+        let output = sent.map_err(|error| self.error(prefix, "list", &error))?;
+        let escaped = output.encoding_type() == Some(&EncodingType::Url);
+        let mut objects = Vec::with_capacity(output.contents().len());
+        for object in output.contents() {
+            let stat = self.listed(object, escaped)?;
+            let earlier = objects.last().map_or(start_after, |last: &ObjectStat| Some(last.key.as_str()));
+            if let Some(earlier) = earlier.filter(|earlier| **earlier >= *stat.key) {
+                return Err(self.unsorted(prefix, earlier, &stat.key));
+            }
+            objects.push(stat);
+        }
+        Ok(Page { objects, more: output.is_truncated().unwrap_or(false) })
+    }
+
+    /// Some servers sort directories by their names without the slash. A reader that relies on the order would miss objects.
+    fn unsorted(&self, prefix: &str, earlier: &str, later: &str) -> StoreError {
+        let detail = format!(
+            "the server's listing is not sorted by the bytes of its keys ({earlier:?} came before {later:?}), as S3's is; \
+             use prefixes within which it is, or another server"
+        );
+        StoreError::Other { place: self.object_place(prefix), action: "list", detail }
+    }
+
+    fn listed(&self, object: &Object, escaped: bool) -> Result<ObjectStat, StoreError> {
+        let raw = object.key().unwrap_or_default();
+        let whole = if escaped { decode_key(raw) } else { Some(raw.to_owned()) };
+        let key = whole.as_deref().and_then(|whole| whole.strip_prefix(&self.prefix));
+        let key = key.ok_or_else(|| self.corrupt(raw, "a listed key is not UTF-8, or not under the prefix"))?;
+        let size = object.size().and_then(|size| u64::try_from(size).ok());
+        Ok(ObjectStat {
+            key: key.to_owned(),
+            size: size.ok_or_else(|| self.corrupt(key, "listed without a size"))?,
+            modified: self.modified(key, object.last_modified())?,
+            etag: plain_etag(object.e_tag()),
+            version: None,
+            sha256: None,
+            storage_class: object.storage_class().map(|class| class.as_str().to_owned()),
+        })
+    }
+
+    fn modified(&self, key: &str, time: Option<&SdkDateTime>) -> Result<DateTime<Utc>, StoreError> {
+        time.and_then(|time| DateTime::from_timestamp(time.secs(), time.subsec_nanos()))
+            .ok_or_else(|| self.corrupt(key, "the answer names no time of modification"))
+    }
+}
+
+fn attributes(output: &GetObjectOutput) -> ObjectAttributes {
+    let text = |value: Option<&str>| value.filter(|value| !value.is_empty()).map(str::to_owned);
+    let metadata = output.metadata().into_iter().flatten();
+    ObjectAttributes {
+        content_type: text(output.content_type()),
+        cache_control: text(output.cache_control()),
+        content_disposition: text(output.content_disposition()),
+        content_encoding: text(output.content_encoding()),
+        content_language: text(output.content_language()),
+        storage_class: text(output.storage_class().map(|class| class.as_str())),
+        metadata: metadata.map(|(name, value)| (name.to_lowercase(), decode_value(value))).collect(),
+        tags: BTreeMap::new(),
+    }
+}
+
+/// An ETag without its quotes.
+pub(super) fn plain_etag(etag: Option<&str>) -> String {
+    etag.unwrap_or_default().trim_matches('"').to_owned()
+}
+
+/// A range as HTTP writes it, its end included. Ends beyond any object are left out: some servers read them as negative.
+fn range_header(range: &Range<u64>) -> String {
+    if range.end > 1 << 62 { format!("bytes={}-", range.start) } else { format!("bytes={}-{}", range.start, range.end - 1) }
+}
+
+/// Start, end (exclusive) and whole size of `bytes 0-9/100`.
+fn content_range(header: &str) -> Option<(u64, u64, u64)> {
+    let (range, size) = header.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, size) = (first.parse().ok()?, last.parse::<u64>().ok()?, size.parse().ok()?);
+    (first <= last && last < size).then(|| (first, last + 1, size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_written_and_read_as_http_has_them() {
+        assert_eq!(range_header(&(0..10)), "bytes=0-9");
+        assert_eq!(range_header(&(5..u64::MAX)), "bytes=5-");
+        assert_eq!(content_range("bytes 0-9/100"), Some((0, 10, 100)));
+        for wrong in ["bytes */100", "bytes 9-0/100", "bytes 0-100/100", "items 0-9/100", ""] {
+            assert_eq!(content_range(wrong), None, "{wrong}");
+        }
+    }
+}

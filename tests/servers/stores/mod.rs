@@ -1,0 +1,4 @@
+//! Stores against real servers.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says why by panicking")]
+
+mod s3;

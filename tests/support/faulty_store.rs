@@ -1,0 +1,203 @@
+//! A store that fails on command: the faults that networks and servers really have, queued per kind of call or drawn from a seed.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use farshore::stores::{
+    Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
+};
+use futures_util::{StreamExt, stream};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+/// A kind of call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Call {
+    Put,
+    Get,
+    Stat,
+    List,
+    Delete,
+    BeginUpload,
+    UploadPart,
+    CompleteUpload,
+    AbortUpload,
+    Create,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection is refused; nothing was done.
+    RefusedBefore,
+    /// The call is carried out and its answer lost.
+    AnswerLost,
+    /// The server asks to slow down; nothing was done.
+    Throttled,
+    /// A checksum does not match; nothing was done.
+    Corrupt,
+    /// A body breaks after so many bytes (elsewhere: as [`Fault::RefusedBefore`]).
+    BodyBreaks(u64),
+    /// A body ends after so many bytes as if it were complete (elsewhere: as [`Fault::RefusedBefore`]).
+    BodyEndsEarly(u64),
+    /// No fault.
+    None,
+}
+
+/// A store that fails on command.
+#[derive(Debug)]
+pub struct FaultyStore {
+    inner: SharedStore,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queued: HashMap<Call, VecDeque<Fault>>,
+    calls: HashMap<Call, u64>,
+    drawn: Option<(StdRng, f64)>,
+}
+
+impl FaultyStore {
+    /// Fails only as queued.
+    pub fn over(inner: SharedStore) -> Arc<Self> {
+        Arc::new(Self { inner, state: Mutex::default() })
+    }
+
+    /// Fails at random, with this probability, the same way for the same seed.
+    pub fn seeded(inner: SharedStore, seed: u64, probability: f64) -> Arc<Self> {
+        let drawn = Some((StdRng::seed_from_u64(seed), probability));
+        Arc::new(Self { inner, state: Mutex::new(State { drawn, ..State::default() }) })
+    }
+
+    /// The next calls of this kind fail so, one after the other.
+    pub fn queue(&self, call: Call, faults: impl IntoIterator<Item = Fault>) {
+        self.state.lock().unwrap().queued.entry(call).or_default().extend(faults);
+    }
+
+    /// How many calls of this kind were made.
+    pub fn calls(&self, call: Call) -> u64 {
+        self.state.lock().unwrap().calls.get(&call).copied().unwrap_or(0)
+    }
+
+    fn next(&self, call: Call) -> Fault {
+        let mut state = self.state.lock().unwrap();
+        *state.calls.entry(call).or_default() += 1;
+        if let Some(fault) = state.queued.get_mut(&call).and_then(VecDeque::pop_front) {
+            return fault;
+        }
+        let Some((random, probability)) = &mut state.drawn else {
+            return Fault::None;
+        };
+        if !random.random_bool(*probability) {
+            return Fault::None;
+        }
+        let bytes = random.random_range(0..100_000);
+        let faults =
+            [Fault::RefusedBefore, Fault::AnswerLost, Fault::Throttled, Fault::BodyBreaks(bytes), Fault::BodyEndsEarly(bytes)];
+        faults[random.random_range(0..faults.len())]
+    }
+
+    fn unavailable(detail: &str) -> StoreError {
+        StoreError::Unavailable { place: "faulty".to_owned(), detail: detail.to_owned() }
+    }
+
+    async fn faulty<T>(
+        &self,
+        call: Call,
+        carried_out: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        match self.next(call) {
+            Fault::None => carried_out.await,
+            Fault::RefusedBefore | Fault::BodyBreaks(_) | Fault::BodyEndsEarly(_) => Err(Self::unavailable("refused before")),
+            Fault::Throttled => Err(StoreError::Throttled { place: "faulty".to_owned(), detail: "slow down".to_owned() }),
+            Fault::Corrupt => Err(StoreError::Corrupt { place: "faulty".to_owned(), detail: "checksum".to_owned() }),
+            Fault::AnswerLost => {
+                carried_out.await?;
+                Err(Self::unavailable("the answer was lost"))
+            }
+        }
+    }
+}
+
+/// Cuts a body off after so many bytes, and then breaks or just ends.
+fn cut_off(download: Download, bytes: u64, breaks: bool) -> Download {
+    let Download { stat, attributes, body } = download;
+    let cut = stream::unfold(Some((body, bytes)), move |state| async move {
+        let (mut body, left) = state?;
+        let broken = || breaks.then(|| (Err(FaultyStore::unavailable("the body broke")), None));
+        match body.next().await {
+            _ if left == 0 => broken(),
+            Some(Ok(piece)) => {
+                let kept = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
+                Some((Ok(piece.slice(..kept)), Some((body, left - kept as u64))))
+            }
+            Some(Err(error)) => Some((Err(error), None)),
+            None => None,
+        }
+    });
+    Download { stat, attributes, body: cut.boxed() }
+}
+
+#[async_trait]
+impl Store for FaultyStore {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
+        self.faulty(Call::Put, self.inner.put(key, body, options)).await
+    }
+
+    async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
+        match self.next(Call::Get) {
+            Fault::None => self.inner.get(key, options).await,
+            Fault::BodyBreaks(after) => Ok(cut_off(self.inner.get(key, options).await?, after, true)),
+            Fault::BodyEndsEarly(after) => Ok(cut_off(self.inner.get(key, options).await?, after, false)),
+            Fault::Throttled => Err(StoreError::Throttled { place: "faulty".to_owned(), detail: "slow down".to_owned() }),
+            Fault::Corrupt => Err(StoreError::Corrupt { place: "faulty".to_owned(), detail: "checksum".to_owned() }),
+            Fault::RefusedBefore | Fault::AnswerLost => Err(Self::unavailable("no answer")),
+        }
+    }
+
+    async fn stat(&self, key: &str) -> Result<ObjectStat, StoreError> {
+        self.faulty(Call::Stat, self.inner.stat(key)).await
+    }
+
+    async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        self.faulty(Call::List, self.inner.list(prefix, start_after, limit)).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.faulty(Call::Delete, self.inner.delete(key)).await
+    }
+
+    async fn begin_upload(&self, key: &str, attributes: ObjectAttributes) -> Result<String, StoreError> {
+        self.faulty(Call::BeginUpload, self.inner.begin_upload(key, attributes)).await
+    }
+
+    async fn upload_part(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<UploadedPart, StoreError> {
+        self.faulty(Call::UploadPart, self.inner.upload_part(key, upload, number, body)).await
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[UploadedPart],
+        if_absent: bool,
+    ) -> Result<ObjectStat, StoreError> {
+        self.faulty(Call::CompleteUpload, self.inner.complete_upload(key, upload, parts, if_absent)).await
+    }
+
+    async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
+        self.faulty(Call::AbortUpload, self.inner.abort_upload(key, upload)).await
+    }
+
+    async fn create(&self) -> Result<(), StoreError> {
+        self.faulty(Call::Create, self.inner.create()).await
+    }
+}
