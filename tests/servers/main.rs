@@ -11,3 +11,6 @@ mod postgres_capture;
 mod postgres_rebuild;
 mod etcd;
 mod postgres_tls;
+mod bucket;
+mod etcd;
+mod stores;

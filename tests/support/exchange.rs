@@ -77,7 +77,7 @@ impl MemorySink {
 
     pub fn origin(&self) -> Arc<MemoryOrigin> {
         let state = self.state.lock().unwrap();
-        Arc::new(MemoryOrigin { entries: state.entries.clone(), contents: state.contents.clone() })
+        Arc::new(MemoryOrigin { entries: state.entries.clone(), contents: state.contents.clone(), breaks_after: None })
     }
 }
 
@@ -142,9 +142,16 @@ impl ContentWriter for MemoryWriter {
 pub struct MemoryOrigin {
     pub entries: Vec<Entry>,
     contents: Vec<Vec<Bytes>>,
+    /// Pieces after which a delivery breaks off.
+    breaks_after: Option<usize>,
 }
 
 impl MemoryOrigin {
+    /// The same, but each delivery breaks off after so many pieces.
+    pub fn breaking_after(&self, pieces: usize) -> Arc<Self> {
+        Arc::new(Self { entries: self.entries.clone(), contents: self.contents.clone(), breaks_after: Some(pieces) })
+    }
+
     /// An origin of made-up entries, each with its bytes.
     pub fn of(entries: Vec<(Entry, &[u8])>) -> Arc<Self> {
         let mut origin = Self::default();
@@ -159,7 +166,7 @@ impl MemoryOrigin {
     /// The same contents, some of the entries.
     pub fn only(&self, take: impl Fn(&Entry) -> bool) -> Arc<Self> {
         let entries = self.entries.iter().filter(|entry| take(entry)).cloned().collect();
-        Arc::new(Self { entries, contents: self.contents.clone() })
+        Arc::new(Self { entries, contents: self.contents.clone(), breaks_after: None })
     }
 }
 
@@ -184,7 +191,13 @@ impl Origin for MemoryOrigin {
         }
         // Neither in order nor in reverse, and each time the same.
         pieces.sort_by_key(|piece| (piece.offset + piece.index as u64 * 7919).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        stream::iter(pieces.into_iter().map(Ok)).boxed()
+        let mut delivered: Vec<Result<Piece, ExchangeError>> = pieces.into_iter().map(Ok).collect();
+        if let Some(pieces) = self.breaks_after {
+            delivered.truncate(pieces);
+            let error: Box<dyn std::error::Error + Send + Sync> = "the site went away".into();
+            delivered.push(Err(error.into()));
+        }
+        stream::iter(delivered).boxed()
     }
 }
 

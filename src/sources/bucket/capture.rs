@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::SharedClock,
-    progress::Problem,
+    progress::{Problem, SharedObserver},
     sources::{Capture, CaptureContext, Captured, Entry, Sink, SourceError, earlier::Earlier},
     stores::{ObjectStat, SharedStore, StoreError},
 };
@@ -104,10 +104,11 @@ fn look_at_all<'a>(
     merge: &'a mut Merge<'_>,
     store: &'a SharedStore,
     sink: &'a dyn Sink,
+    observer: &'a SharedObserver,
     parallelism: usize,
 ) -> BoxStream<'a, Result<Outcome, SourceError>> {
     stream::try_unfold(merge, |merge| async move { Ok::<_, SourceError>(merge.next().await?.map(|next| (next, merge))) })
-        .map_ok(move |planned| look_at(planned, store, sink))
+        .map_ok(move |planned| look_at(planned, store, sink, observer))
         .try_buffered(parallelism)
         .boxed()
 }
@@ -116,10 +117,10 @@ fn look_at_all<'a>(
 type Look<'a> = Either<Ready<Result<Outcome, SourceError>>, BoxFuture<'a, Result<Outcome, SourceError>>>;
 
 /// A reader's state is boxed apart, so that an unchanged object does not pay for its size.
-fn look_at<'a>(planned: Planned, store: &'a SharedStore, sink: &'a dyn Sink) -> Look<'a> {
+fn look_at<'a>(planned: Planned, store: &'a SharedStore, sink: &'a dyn Sink, observer: &'a SharedObserver) -> Look<'a> {
     match planned {
         Planned::Unchanged(entry) => Either::Left(ready(Ok(Outcome::Unchanged { entry }))),
-        Planned::Read(stat) => Either::Right(read_object(store, stat, sink).boxed()),
+        Planned::Read(stat) => Either::Right(read_object(store, stat, sink, observer).boxed()),
     }
 }
 
@@ -162,7 +163,7 @@ impl Capture for BucketSource {
             modified_after: 0,
         };
         let (sender, mut outcomes) = mpsc::channel(ENTRIES_WAITING);
-        let looked_at = look_at_all(&mut merge, &self.store, sink, parallelism.max(1));
+        let looked_at = look_at_all(&mut merge, &self.store, sink, &observer, parallelism.max(1));
         let reading = async move {
             let mut looked_at = looked_at;
             while let Some(outcome) = looked_at.next().await {
@@ -180,6 +181,7 @@ impl Capture for BucketSource {
                     Outcome::Unchanged { entry } => {
                         counts.unchanged += 1;
                         counts.unchanged_bytes += entry.size();
+                        observer.bytes(entry.size());
                         entry
                     }
                     Outcome::Read { entry, reread, versioned } => {
@@ -204,7 +206,6 @@ impl Capture for BucketSource {
                 };
                 counts.objects += 1;
                 counts.bytes += entry.size();
-                observer.bytes(entry.size());
                 observer.items(1);
                 sink.entry(entry).await?;
             }

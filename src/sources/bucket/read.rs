@@ -7,6 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{BucketAttributes, OBJECT, concerns_one_object};
 use crate::{
+    progress::SharedObserver,
     sources::{Cut, Entry, OBJECT_PART_BYTES, Sink, SourceError},
     stores::{Download, GetOptions, ObjectAttributes, ObjectStat, SharedStore, StoreError},
 };
@@ -33,12 +34,17 @@ pub(super) enum Outcome {
 }
 
 /// Reads a listed object into the sink; an error is one that ends the capture.
-pub(super) async fn read_object(store: &SharedStore, listed: ObjectStat, sink: &dyn Sink) -> Result<Outcome, SourceError> {
+pub(super) async fn read_object(
+    store: &SharedStore,
+    listed: ObjectStat,
+    sink: &dyn Sink,
+    observer: &SharedObserver,
+) -> Result<Outcome, SourceError> {
     let mut stat = listed;
     let mut reread = false;
     let mut attempts = 1;
     loop {
-        let error = match read_once(store, &stat, sink).await {
+        let error = match read_once(store, &stat, sink, observer).await {
             Ok((entry, versioned)) => return Ok(Outcome::Read { entry, reread, versioned }),
             Err(SourceError::Store(error)) => error,
             Err(other) => return Err(other),
@@ -61,7 +67,12 @@ pub(super) async fn read_object(store: &SharedStore, listed: ObjectStat, sink: &
     }
 }
 
-async fn read_once(store: &SharedStore, stat: &ObjectStat, sink: &dyn Sink) -> Result<(Entry, bool), SourceError> {
+async fn read_once(
+    store: &SharedStore,
+    stat: &ObjectStat,
+    sink: &dyn Sink,
+    observer: &SharedObserver,
+) -> Result<(Entry, bool), SourceError> {
     // The writer first: it waits until memory for the object is free, and no connection should idle meanwhile.
     let mut writer = sink.content(Cut::Fixed(OBJECT_PART_BYTES), Some(stat.size)).await?;
     let options = GetOptions { range: None, if_match: Some(stat.etag.clone()).filter(|etag| !etag.is_empty()), attributes: true };
@@ -71,6 +82,7 @@ async fn read_once(store: &SharedStore, stat: &ObjectStat, sink: &dyn Sink) -> R
         let received = AbortOnDropHandle::new(tokio::spawn(async move { receive(&store, &key, options).await }));
         let (read, attributes, body, digest) = received.await.map_err(lost)??;
         if !body.is_empty() {
+            observer.bytes(body.len() as u64);
             writer.write(body).await?;
         }
         (read, attributes, digest)
@@ -89,6 +101,7 @@ async fn read_once(store: &SharedStore, stat: &ObjectStat, sink: &dyn Sink) -> R
             }
             if collected.len() >= PIECE_BYTES || (ended && !collected.is_empty()) {
                 let piece = collected.split().freeze();
+                observer.bytes(piece.len() as u64);
                 hasher.update(piece.clone()).await?;
                 writer.write(piece).await?;
             }

@@ -141,12 +141,13 @@ fn unchanged(entry: &Entry, stat: &rustix::fs::Stat) -> bool {
 fn look_at_all<'a>(
     merge: &'a mut Merge<'_>,
     sink: &'a dyn Sink,
+    observer: &'a SharedObserver,
     owners: &'a Arc<Owners>,
     clock: &'a SharedClock,
     parallelism: usize,
 ) -> BoxStream<'a, Result<Outcome, SourceError>> {
     stream::try_unfold(merge, |merge| async move { Ok::<_, SourceError>(merge.next().await?.map(|next| (next, merge))) })
-        .map_ok(move |planned| look_at(planned, sink, owners, clock))
+        .map_ok(move |planned| look_at(planned, sink, observer, owners, clock))
         .try_buffered(parallelism)
         .boxed()
 }
@@ -155,12 +156,18 @@ fn look_at_all<'a>(
 type Look<'a> = Either<Ready<Result<Outcome, SourceError>>, BoxFuture<'a, Result<Outcome, SourceError>>>;
 
 /// A reader's state is boxed apart, so that an unchanged file does not pay for its size.
-fn look_at<'a>(planned: Planned, sink: &'a dyn Sink, owners: &'a Arc<Owners>, clock: &SharedClock) -> Look<'a> {
+fn look_at<'a>(
+    planned: Planned,
+    sink: &'a dyn Sink,
+    observer: &'a SharedObserver,
+    owners: &'a Arc<Owners>,
+    clock: &SharedClock,
+) -> Look<'a> {
     match planned {
         Planned::Known(outcome) => Either::Left(ready(Ok(outcome))),
         Planned::Read { path, size } => {
             let now = clock.now();
-            Either::Right(async move { Ok(Outcome::Looked(read_file(path, size, sink, owners, now).await?)) }.boxed())
+            Either::Right(async move { Ok(Outcome::Looked(read_file(path, size, sink, observer, owners, now).await?)) }.boxed())
         }
     }
 }
@@ -180,6 +187,7 @@ impl HandingOver<'_> {
             Outcome::Unchanged { entry, several_names } => {
                 self.counts.unchanged += 1;
                 self.counts.unchanged_bytes += entry.size();
+                self.observer.bytes(entry.size());
                 self.file(entry, several_names).await
             }
             Outcome::Looked(read::Outcome::Read { entry, several_names, changed, partial }) => {
@@ -223,7 +231,6 @@ impl HandingOver<'_> {
         if several_names && let Some(content) = &entry.content {
             self.firsts.insert(entry.path.clone(), (content.clone(), entry.attributes.clone()));
         }
-        self.observer.bytes(entry.size());
         self.entry(entry).await
     }
 
@@ -304,7 +311,7 @@ impl Capture for FilesSource {
         });
         let mut merge = Merge { steps, hand: Vec::new().into_iter(), earlier: Earlier::new(earlier) };
         let (sender, mut outcomes) = mpsc::channel(ENTRIES_WAITING);
-        let looked_at = look_at_all(&mut merge, sink, &owners, &clock, parallelism.max(1));
+        let looked_at = look_at_all(&mut merge, sink, &observer, &owners, &clock, parallelism.max(1));
         let reading = async move {
             let mut looked_at = looked_at;
             while let Some(outcome) = looked_at.next().await {

@@ -37,6 +37,8 @@ fn compile(patterns: &[String]) -> Result<Gitignore, SourceError> {
         detail: format!("{error}; write it as in a .gitignore file"),
     };
     let mut builder = GitignoreBuilder::new("/");
+    // git takes `a[` literally; in a policy it is a slip of the pen that would leave out too little or too much.
+    builder.allow_unclosed_class(false);
     for pattern in patterns {
         builder.add_line(None, pattern).map_err(|error| unfit(pattern, &error))?;
     }

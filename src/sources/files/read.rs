@@ -23,7 +23,10 @@ use super::{
     owners::Owners,
     sparse,
 };
-use crate::sources::{Cut, Entry, Sink, SourceError};
+use crate::{
+    progress::SharedObserver,
+    sources::{Cut, Entry, Sink, SourceError},
+};
 
 /// Bytes read at once.
 const PIECE_BYTES: usize = 1 << 20;
@@ -46,6 +49,7 @@ pub(super) async fn read_file(
     path: Vec<u8>,
     size_hint: u64,
     sink: &dyn Sink,
+    observer: &SharedObserver,
     owners: &Arc<Owners>,
     now: DateTime<Utc>,
 ) -> Result<Outcome, SourceError> {
@@ -59,6 +63,7 @@ pub(super) async fn read_file(
         Err(error) => return Ok(Outcome::Unreadable { path, error }),
     };
     while !piece.is_empty() {
+        observer.bytes(piece.len() as u64);
         if reader.ended() {
             writer.write(std::mem::take(&mut piece)).await?;
             break;

@@ -375,3 +375,26 @@ impl Rebuild for FilesTarget {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Tally;
+
+    #[test]
+    fn a_full_disk_ends_the_restore_with_the_next_step_and_a_refused_file_does_not() {
+        let target = tempfile::tempdir().unwrap();
+        let tally = Tally::alone();
+        let placing = Placing::new(Tree::open(target.path()).unwrap(), tally.clone(), false);
+        for full in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::ReadOnlyFilesystem] {
+            let error = give_up_or_go_on(&placing, b"a/b", full.into()).unwrap_err().to_string();
+            assert!(
+                error.starts_with("a/b: not a fit target") && (error.contains("--into-existing") || error.contains("mount it")),
+                "{error}"
+            );
+        }
+        assert!(tally.problems().is_empty());
+        give_up_or_go_on(&placing, b"a/b", io::ErrorKind::PermissionDenied.into()).unwrap();
+        assert_eq!(tally.problems().len(), 1);
+    }
+}

@@ -30,6 +30,7 @@ struct Seen {
     calls: BTreeMap<&'static str, u64>,
     before_get: BTreeMap<String, Vec<Act>>,
     version: Option<String>,
+    digests: bool,
     failing: Vec<Failing>,
 }
 
@@ -70,6 +71,19 @@ impl Watched {
         self.seen.lock().unwrap().version = Some(version.to_owned());
     }
 
+    /// Shows ETags as S3 does: 32 hexadecimal digits made from the object's bytes.
+    pub fn show_digests(&self) {
+        self.seen.lock().unwrap().digests = true;
+    }
+
+    async fn shown(&self, mut stat: ObjectStat) -> Result<ObjectStat, StoreError> {
+        if self.seen.lock().unwrap().digests {
+            let digest = self.inner.stat(&stat.key).await?.sha256.expect("the memory store keeps it");
+            stat.etag = hex::encode(&digest[..16]);
+        }
+        Ok(stat)
+    }
+
     fn called(&self, method: &'static str, key: &str) -> Result<(), StoreError> {
         let mut seen = self.seen.lock().unwrap();
         *seen.calls.entry(method).or_default() += 1;
@@ -100,12 +114,22 @@ impl Store for Watched {
         if let Some(act) = act {
             act().await;
         }
-        self.inner.get(key, options).await
+        self.called(if options.range.is_some() { "get range" } else { "get whole" }, key)?;
+        let mut options = options;
+        if self.seen.lock().unwrap().digests
+            && let Some(etag) = options.if_match.take()
+            && self.shown(self.inner.stat(key).await?).await?.etag != etag
+        {
+            return Err(StoreError::Changed { place: key.to_owned() });
+        }
+        let mut download = self.inner.get(key, options).await?;
+        download.stat = self.shown(download.stat).await?;
+        Ok(download)
     }
 
     async fn stat(&self, key: &str) -> Result<ObjectStat, StoreError> {
         self.called("stat", key)?;
-        self.inner.stat(key).await
+        self.shown(self.inner.stat(key).await?).await
     }
 
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
@@ -114,6 +138,9 @@ impl Store for Watched {
         let version = self.seen.lock().unwrap().version.clone();
         for object in page.objects.iter_mut().filter(|_| version.is_some()) {
             object.version.clone_from(&version);
+        }
+        for object in &mut page.objects {
+            *object = self.shown(object.clone()).await?;
         }
         Ok(page)
     }

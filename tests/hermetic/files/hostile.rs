@@ -1,13 +1,15 @@
 //! A snapshot that was made to do harm cannot reach beyond the target.
 
-use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path, sync::Arc};
 
 use farshore::sources::{
     Entry,
     files::{FileAttributes, FilesTarget},
 };
+use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 
+use super::tree::picture;
 use crate::support::exchange::{MemoryOrigin, Rebuilding, names};
 
 fn entry(path: &[u8], kind: &str, attributes: FileAttributes) -> Entry {
@@ -99,4 +101,42 @@ async fn sizes_and_holes_that_make_no_sense_are_refused_and_leave_no_remains() {
     assert_eq!(names(target.path()), ["d"]);
     assert_eq!(fs::read(target.path().join("d")).unwrap(), b"\0\0abc\0\0\0\0\0");
     assert_eq!(rebuilding.problems().len(), 4, "{:?}", rebuilding.problems());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_set_of_entries_reaches_beyond_the_target(
+        made in prop::collection::vec((prop::collection::vec(0usize..7, 1..5), 0usize..4, 0usize..6), 1..30),
+        twice in any::<bool>()
+    ) {
+        const NAMES: [&str; 7] = ["a", "b", "..", ".", "", "victim", "outside"];
+        const LINKS: [&str; 6] = ["..", "../outside", "/", "a", "../outside/victim", "b/../.."];
+        let place = tempfile::tempdir().unwrap();
+        let (target, outside) = (place.path().join("target"), place.path().join("outside"));
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("victim"), "untouched").unwrap();
+        let before = picture(&outside);
+        let mut entries = BTreeMap::new();
+        for (names, kind, to) in made {
+            let path = names.iter().map(|name| NAMES[*name]).collect::<Vec<_>>().join("/").into_bytes();
+            let made = match kind {
+                0 => file(&path, b"bad"),
+                1 => (entry(&path, "directory", FileAttributes { mode: 0o700, ..FileAttributes::default() }), &b""[..]),
+                2 => link(&path, "symlink", LINKS[to].as_bytes()),
+                _ => link(&path, "hardlink", LINKS[to].as_bytes()),
+            };
+            entries.insert(path, made);
+        }
+        let entries: Vec<_> = entries.into_values().collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(restore(entries.clone(), &target, true));
+        if twice {
+            // What the first restore left is walked by the second.
+            runtime.block_on(restore(entries.into_iter().rev().take(1).collect(), &target, true));
+        }
+        prop_assert_eq!(picture(&outside), before);
+        prop_assert_eq!(names(place.path()), ["outside", "target"]);
+    }
 }

@@ -175,6 +175,31 @@ async fn a_target_that_is_missing_is_made() {
     assert!(restored(&place.path().join("new/er"), &top.path().join("x")).exists());
 }
 
+#[tokio::test]
+async fn a_delivery_that_breaks_off_leaves_whole_files_only_and_the_next_restore_completes_them() {
+    let top = tempfile::tempdir().unwrap();
+    for name in ["one", "two", "three"] {
+        fs::write(top.path().join(name), vec![7; 350_000]).unwrap();
+    }
+    let capturing = Capturing::first();
+    let captured = capturing.run(&source(top.path())).await.unwrap();
+    let target = tempfile::tempdir().unwrap();
+    let rebuild = FilesTarget::new(target.path());
+    // Of twelve pieces; in their disorder, some of every file are missing or one file is whole.
+    for pieces in [1, 6, 11] {
+        let origin = capturing.sink.origin().breaking_after(pieces);
+        let error = Rebuilding::over().run(&rebuild, origin, &captured.facts).await.unwrap_err().to_string();
+        assert!(error.contains("the site went away"), "{error}");
+        for name in names(&restored(target.path(), top.path())) {
+            assert!(["one", "two", "three"].contains(&name.as_str()), "{name} is left over");
+            assert_eq!(fs::metadata(restored(target.path(), top.path()).join(name)).unwrap().len(), 350_000);
+        }
+    }
+    assert_checks(&Rebuilding::over().run(&rebuild, capturing.sink.origin(), &captured.facts).await.unwrap());
+    set_mtime_like(&restored(target.path(), top.path()), top.path());
+    pretty_equal(&picture(top.path()), &picture(&restored(target.path(), top.path())));
+}
+
 /// One thing to make: names along its path, what it is, and a number for whatever it needs.
 type Made = (Vec<usize>, u8, u32);
 
