@@ -7,7 +7,7 @@ mod support;
 
 mod bucket;
 mod command;
+mod fault_proxy;
 mod files;
 mod stores;
 mod systemd;
-mod fault_proxy;

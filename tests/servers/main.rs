@@ -4,13 +4,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod stores;
+mod bucket;
+mod etcd;
 mod postgres;
 mod postgres_awkward;
 mod postgres_capture;
 mod postgres_rebuild;
-mod etcd;
 mod postgres_tls;
-mod bucket;
-mod etcd;
 mod stores;

@@ -6,7 +6,6 @@
 pub mod database_exchange;
 pub mod exchange;
 pub mod fault_proxy;
-pub mod exchange;
 pub mod faulty_store;
 pub mod store_contract;
 
