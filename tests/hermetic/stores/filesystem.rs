@@ -189,7 +189,7 @@ async fn missing_rights_are_denied() {
     let (directory, store) = store();
     write(directory.path(), "locked/k", "x");
     let locked = directory.path().join("locked");
-    fs::set_permissions(&locked, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
     let result = store.stat("locked/k").await;
     fs::set_permissions(&locked, fs::Permissions::from_mode(0o700)).unwrap();
     if rustix::process::geteuid().is_root() {
