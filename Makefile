@@ -1,6 +1,6 @@
 # make test    everything that must hold before a change lands; installs the servers it needs
 # make demo    the main job, visibly: backup, destruction of the primary, restore, drill (SITE=s3 for a real S3 server)
-# make bench   the benchmarks
+# make bench   the benchmarks: pipelines against pure CPU work, whole processes against other tools, peak memory (an hour, 60 GB of disk)
 # make build   the release binary
 # make fmt     formats the code
 
@@ -39,8 +39,9 @@ deny:
 demo: build
 	@demo/run --site $(SITE)
 
-bench:
+bench: build
 	@$(CARGO) bench --locked
+	@testbed/with-servers benches/compare all
 
 build:
 	@$(CARGO) build --locked --release
