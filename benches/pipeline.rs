@@ -36,13 +36,30 @@ fn setting(name: &str, default: usize) -> usize {
 /// Bytes that look like a table's rows.
 fn rows(length: usize, random: &mut u64) -> Vec<u8> {
     const WORDS: [&str; 16] = [
-        "channel", "message", "the", "deploy", "of", "yesterday", "broke", "nothing", "for", "once", "please", "review", "attached", "log", "and", "restart",
+        "channel",
+        "message",
+        "the",
+        "deploy",
+        "of",
+        "yesterday",
+        "broke",
+        "nothing",
+        "for",
+        "once",
+        "please",
+        "review",
+        "attached",
+        "log",
+        "and",
+        "restart",
     ];
     let mut out = Vec::with_capacity(length + 256);
     let mut id = 0u64;
     while out.len() < length {
         id += 1;
-        out.extend_from_slice(format!("{id}\t{:016x}\t2026-11-{:02} {:02}:{:02}:00+00\t", next(random), 1 + id % 30, id % 24, id % 60).as_bytes());
+        out.extend_from_slice(
+            format!("{id}\t{:016x}\t2026-11-{:02} {:02}:{:02}:00+00\t", next(random), 1 + id % 30, id % 24, id % 60).as_bytes(),
+        );
         for _ in 0..8 + next(random) % 24 {
             out.extend_from_slice(WORDS[(next(random) % 16) as usize].as_bytes());
             out.push(b' ');
@@ -154,7 +171,11 @@ fn aes() -> LessSafeKey {
 fn pure_backup(parts: &[Part], threads: usize) -> Duration {
     let chunks: Vec<(Bytes, bool)> = parts
         .iter()
-        .flat_map(|part| (0..part.bytes.len()).step_by(CHUNK).map(|at| (part.bytes.slice(at..(at + CHUNK).min(part.bytes.len())), part.compressible)))
+        .flat_map(|part| {
+            (0..part.bytes.len())
+                .step_by(CHUNK)
+                .map(|at| (part.bytes.slice(at..(at + CHUNK).min(part.bytes.len())), part.compressible))
+        })
         .collect();
     // Packs are hashed as they are filled: as many bytes, in the same pieces.
     let key = aes();
@@ -229,7 +250,8 @@ async fn pipeline_backup(parts: &[Part], workers: &Arc<Workers>) -> (Duration, S
 }
 
 async fn pipeline_restore(stored: &Stored, workers: &Arc<Workers>) -> (Duration, u64) {
-    let repository = Repository::open(stored.store.clone(), SystemClock::shared(), &Identities::none(), stored.cache.path()).await.unwrap();
+    let repository =
+        Repository::open(stored.store.clone(), SystemClock::shared(), &Identities::none(), stored.cache.path()).await.unwrap();
     let reader = Reader::open(&repository, workers.clone(), Budget::new(256 << 20)).await.unwrap();
     let start = Instant::now();
     let bytes = reader
@@ -251,7 +273,11 @@ fn main() {
     let parts = corpus(mebibytes);
     let total: usize = parts.iter().map(|part| part.bytes.len()).sum();
     let mib = total as f64 / f64::from(1 << 20);
-    println!("corpus: {mib:.0} MiB ({}), {threads} threads, packs of {} MiB", parts.iter().map(|part| part.name).collect::<Vec<_>>().join(", "), PACK >> 20);
+    println!(
+        "corpus: {mib:.0} MiB ({}), {threads} threads, packs of {} MiB",
+        parts.iter().map(|part| part.name).collect::<Vec<_>>().join(", "),
+        PACK >> 20
+    );
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let workers = Workers::start(threads, 1).unwrap();
     let way_back = sealed(&parts);

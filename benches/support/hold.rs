@@ -28,7 +28,15 @@ impl Default for Hold {
 
 fn stat(key: &str, bytes: &Bytes) -> ObjectStat {
     let etag = bytes.len().to_string();
-    ObjectStat { key: key.to_owned(), size: bytes.len() as u64, modified: Utc::now(), etag, version: None, sha256: None, storage_class: None }
+    ObjectStat {
+        key: key.to_owned(),
+        size: bytes.len() as u64,
+        modified: Utc::now(),
+        etag,
+        version: None,
+        sha256: None,
+        storage_class: None,
+    }
 }
 
 #[async_trait]
@@ -48,7 +56,8 @@ impl Store for Hold {
 
     async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
         let Some(bytes) = self.packs.lock().unwrap().get(key).cloned() else { return self.rest.get(key, options).await };
-        let part = options.range.map_or(bytes.clone(), |range| bytes.slice(range.start as usize..(range.end as usize).min(bytes.len())));
+        let part =
+            options.range.map_or(bytes.clone(), |range| bytes.slice(range.start as usize..(range.end as usize).min(bytes.len())));
         Ok(Download { stat: stat(key, &bytes), attributes: ObjectAttributes::default(), body: stream::iter([Ok(part)]).boxed() })
     }
 
@@ -61,8 +70,12 @@ impl Store for Hold {
             return self.rest.list(prefix, start_after, limit).await;
         }
         let packs = self.packs.lock().unwrap();
-        let objects: Vec<_> =
-            packs.iter().filter(|(key, _)| start_after.is_none_or(|start| key.as_str() > start)).take(limit).map(|(key, bytes)| stat(key, bytes)).collect();
+        let objects: Vec<_> = packs
+            .iter()
+            .filter(|(key, _)| start_after.is_none_or(|start| key.as_str() > start))
+            .take(limit)
+            .map(|(key, bytes)| stat(key, bytes))
+            .collect();
         Ok(Page { more: objects.len() == limit, objects })
     }
 
@@ -78,7 +91,13 @@ impl Store for Hold {
         self.rest.upload_part(key, upload, number, body).await
     }
 
-    async fn complete_upload(&self, key: &str, upload: &str, parts: &[UploadedPart], if_absent: bool) -> Result<ObjectStat, StoreError> {
+    async fn complete_upload(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[UploadedPart],
+        if_absent: bool,
+    ) -> Result<ObjectStat, StoreError> {
         self.rest.complete_upload(key, upload, parts, if_absent).await
     }
 
