@@ -6,5 +6,6 @@ mod support;
 mod postgres;
 mod postgres_awkward;
 mod postgres_capture;
+mod postgres_pooler;
 mod postgres_rebuild;
 mod postgres_tls;

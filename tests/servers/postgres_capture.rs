@@ -1,4 +1,5 @@
 //! What a capture refuses, and that it is one consistent snapshot.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     sync::{

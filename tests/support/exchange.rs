@@ -1,4 +1,5 @@
 //! A sink and an origin in memory, so that sources can be tested without a repository.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     collections::HashMap,

@@ -118,7 +118,7 @@ fn client_certificate(tls: &Tls) -> Result<Option<ClientCertificate>, String> {
 /// A root certificate file for programs that are started: older libpq does not know `sslrootcert=system`, so the system's
 /// certificates are written out for it. The file goes when the path is dropped.
 pub(super) fn root_file_for_programs(tls: &Tls) -> Result<Option<TempPath>, String> {
-    if !tls.root.as_deref().is_some_and(|root| root.as_os_str() == "system") {
+    if tls.root.as_deref().is_none_or(|root| root.as_os_str() != "system") {
         return Ok(None);
     }
     use base64::Engine as _;
