@@ -78,6 +78,7 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
         .collect();
     let mut walk =
         Walk { request: &request, broken, needs: BTreeMap::new(), damage: Vec::new(), sound: BTreeSet::new(), points: 0 };
+    walk.damaged(structure.keys_missing);
     for name in request.repository.point_names(request.policy).await? {
         walk.point(&name, &tally).await?;
     }

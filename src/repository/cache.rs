@@ -234,6 +234,14 @@ impl ChunkCache {
         *self.seen.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(seen);
     }
 
+    /// Remembers that a pack cannot be read: its chunks are stored anew by whoever has their bytes.
+    pub fn lose(&self, pack: u32) {
+        let mut seen = self.seen.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut missing = seen.missing.clone();
+        missing.insert(pack);
+        *seen = Arc::new(Seen { missing, damaged: seen.damaged.clone() });
+    }
+
     /// Where a chunk lies, if any index knows it; rather in a pack that the site has than in one that it lost.
     ///
     /// # Errors

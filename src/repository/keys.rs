@@ -337,6 +337,11 @@ pub fn data_key_id(object: &str, plain: bool) -> Option<Id> {
     Some(id)
 }
 
+/// The name of the object that holds a data key.
+pub fn data_key_object(id: &Id, plain: bool) -> String {
+    key_object("data", id, plain)
+}
+
 /// Fetches and unwraps the data key of this id.
 ///
 /// # Errors

@@ -347,8 +347,19 @@ impl Shared {
         }
     }
 
-    /// Reads and opens one range; its pieces hold their share of the memory until they are dropped.
+    /// Reads and opens one range. A pack that turns out to be damaged counts as lost from then on: a backup that met it in its
+    /// earlier entries stores those chunks anew instead of referring to them again.
     async fn fetch(self: Arc<Self>, range: Range, class: Class, lane: Lane) -> Result<Vec<Piece>> {
+        let pack = range.pack;
+        let fetched = Arc::clone(&self).fetch_range(range, class, lane).await;
+        if fetched.as_ref().is_err_and(RepositoryError::is_damage) {
+            self.cache.lose(pack);
+        }
+        fetched
+    }
+
+    /// Its pieces hold their share of the memory until they are dropped.
+    async fn fetch_range(self: Arc<Self>, range: Range, class: Class, lane: Lane) -> Result<Vec<Piece>> {
         let record = self.cache.pack(range.pack)?;
         let key = pack_key(&record.sha256);
         let place = format!("{}/{key}", self.store.describe());

@@ -8,12 +8,12 @@ use std::{
 use futures_util::{StreamExt, stream};
 
 use super::{
-    ChunkCache, Repository, RepositoryError,
+    ChunkCache, Class, Repository, RepositoryError,
     cache::{PackRecord, Seen},
     error::Result,
-    format::{INDEXES, KEYS, MAX_INDEX_BYTES, PACKS, name_sha256, pack_key},
+    format::{INDEXES, Id, KEYS, MAX_INDEX_BYTES, PACKS, name_sha256, pack_key},
     index::decode_index,
-    keys::{data_key_id, fetch_data_key},
+    keys::{data_key_id, data_key_object, fetch_data_key},
     pack::PackEntry,
     point::list_all,
 };
@@ -67,7 +67,11 @@ pub(super) async fn synchronise(repository: &Repository) -> Result<Arc<ChunkCach
     // In this order: a pack that is known now was stored before it is looked for.
     let known = cache.packs()?;
     let there = list_packs(repository).await?;
-    let lost = |record: &PackRecord| there.get(&record.sha256) != Some(&u64::from(record.size));
+    let keys = list_data_keys(repository).await?;
+    let lost = |record: &PackRecord| {
+        let locked = record.class == Class::Data && !keys.contains_key(&record.data_key);
+        locked || there.get(&record.sha256) != Some(&u64::from(record.size))
+    };
     seen.missing = known.into_iter().filter(|(_, record)| lost(record)).map(|(number, _)| number).collect();
     cache.set_seen(seen);
     Ok(cache)
@@ -81,6 +85,13 @@ async fn list_indexes(repository: &Repository) -> Result<HashMap<[u8; 32], Strin
 async fn list_packs(repository: &Repository) -> Result<HashMap<[u8; 32], u64>> {
     let listed = list_all(repository, PACKS).await?;
     Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, object.size))).collect())
+}
+
+/// Data keys at the site, with the names of their objects; not those that are empty.
+async fn list_data_keys(repository: &Repository) -> Result<HashMap<Id, String>> {
+    let plain = repository.is_unencrypted();
+    let listed = list_all(repository, KEYS).await?.into_iter().filter(|object| object.size > 0);
+    Ok(listed.filter_map(|object| Some((data_key_id(&object.key, plain)?, object.key))).collect())
 }
 
 async fn read_index(repository: &Repository, name: &[u8; 32], key: &str) -> Result<Vec<PackEntry>> {
@@ -113,6 +124,8 @@ pub struct StructureReport {
     pub pack_bytes: u64,
     /// Packs that are missing or of another size.
     pub broken: Vec<PackCheck>,
+    /// Data keys that packs need and the site has not.
+    pub keys_missing: Vec<PackCheck>,
     /// Packs that no index names: a run that died left them, or one is at work.
     pub unreferenced: u64,
 }
@@ -126,10 +139,15 @@ impl Repository {
         let known = cache.packs()?;
         let there = list_packs(self).await?;
         let mut report = StructureReport::default();
-        let mut named = HashSet::new();
-        for (_, PackRecord { sha256, size, .. }) in known {
+        let keys = list_data_keys(self).await?;
+        let (mut named, mut keyless) = (HashSet::new(), HashSet::new());
+        for (_, PackRecord { sha256, size, class, data_key, .. }) in known {
             if !named.insert(sha256) {
                 continue;
+            }
+            if class == Class::Data && !keys.contains_key(&data_key) && keyless.insert(data_key) {
+                let key = data_key_object(&data_key, self.is_unencrypted());
+                report.keys_missing.push(PackCheck { key, detail: "is missing or empty; its packs cannot be read".to_owned() });
             }
             let detail = match there.get(&sha256) {
                 Some(found) if *found == u64::from(size) => {
