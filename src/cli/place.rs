@@ -8,7 +8,7 @@ use super::{CliError, assemble};
 use crate::{
     clock::{SharedClock, SystemClock},
     policy::{Encryption, Policy, SitePolicy},
-    repository::{Identities, Repository},
+    repository::{Expected, Identities, Repository},
     stores::{Location, SharedStore},
 };
 
@@ -67,7 +67,18 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) async fn open(&self, cache: &Path) -> Result<Repository, CliError> {
-        Ok(Repository::open(self.store.clone(), self.clock.clone(), &self.identities, cache).await?)
+        let (store, clock) = (self.store.clone(), self.clock.clone());
+        Ok(Repository::open(store, clock, &self.identities, self.expected(), cache).await?)
+    }
+
+    /// What is known of the repository from others than its site: the policy decides; without one, whether there is an identity.
+    pub(super) fn expected(&self) -> Expected {
+        match self.policy.as_ref().map(|policy| &policy.encryption) {
+            Some(Encryption::Recipients(_)) => Expected::Encrypted,
+            Some(Encryption::None) => Expected::Unencrypted,
+            None if self.identities.is_empty() => Expected::Unknown,
+            None => Expected::Encrypted,
+        }
     }
 
     /// Name of the policy whose points are meant.

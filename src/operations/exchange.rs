@@ -1,5 +1,7 @@
 //! Where sources meet the repository: their sink is a writer, their origin a reader.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{
@@ -8,6 +10,7 @@ use futures_util::{
 };
 
 use crate::{
+    progress::{Problem, SharedObserver},
     repository::{ChunkList, ContentStream, Cutting, EntryRecord, EntryStream, Reader, RepositoryError, Snapshot, Writer},
     sources::{Content, ContentWriter, Cut, Entry, ExchangeError, Origin, Piece, Sink},
 };
@@ -88,18 +91,42 @@ pub(super) fn adoptable<'a>(
     reader: &Reader,
     writer: &'a Writer,
     snapshot: &Snapshot,
+    observer: SharedObserver,
 ) -> BoxStream<'a, Result<Entry, ExchangeError>> {
-    reader
-        .entries(snapshot)
-        .try_filter_map(move |record| async move {
-            let whole = match &record.content {
-                Some(list) => writer.has(list)?,
-                None => true,
-            };
-            Ok(whole.then(|| into_entry(record)))
-        })
-        .map_err(exchange)
-        .boxed()
+    let (entries, reader) = (reader.entries(snapshot), reader.clone());
+    stream::try_unfold(Some(entries), move |entries| {
+        let (reader, observer) = (reader.clone(), Arc::clone(&observer));
+        async move {
+            let Some(mut entries) = entries else { return Ok(None) };
+            match next_adoptable(&mut entries, &reader, writer).await {
+                Ok(entry) => Ok(entry.map(|entry| (entry, Some(entries)))),
+                // Costs time, not the backup: what comes after is read from the source again.
+                Err(error) if error.is_damage() => {
+                    observer.problem(Problem::new("newest point", format!("cannot be built on any further: {error}")));
+                    Ok(None)
+                }
+                Err(error) => Err(exchange(error)),
+            }
+        }
+    })
+    .boxed()
+}
+
+async fn next_adoptable(
+    entries: &mut BoxStream<'static, Result<EntryRecord, RepositoryError>>,
+    reader: &Reader,
+    writer: &Writer,
+) -> Result<Option<Entry>, RepositoryError> {
+    while let Some(record) = entries.try_next().await? {
+        let whole = match &record.content {
+            Some(list) => writer.has(reader, list).await?,
+            None => true,
+        };
+        if whole {
+            return Ok(Some(into_entry(record)));
+        }
+    }
+    Ok(None)
 }
 
 /// Gives one snapshot's entries and bytes out of the repository.

@@ -52,23 +52,44 @@ fn parse(link: EvidenceLink, plain: &[u8]) -> Result<Record, serde_json::Error> 
     Ok(Record { link, at: drill.finished_at, sound, previous: drill.previous.clone(), drill: Some(drill) })
 }
 
-/// All records, oldest first; those that cannot be read are named instead.
+/// All records, oldest first; those that cannot be read are named instead, each with the reason.
 ///
 /// # Errors
 /// The store's.
-pub async fn records(repository: &Repository) -> Result<(Vec<Record>, Vec<String>), OperationError> {
+pub async fn records(repository: &Repository) -> Result<(Vec<Record>, Vec<(String, String)>), OperationError> {
     let (mut all, mut unreadable) = (Vec::new(), Vec::new());
     for name in repository.evidence_names().await? {
         match repository.evidence(&name).await {
             Ok((plain, sha256)) => match parse(EvidenceLink { key: name.key.clone(), sha256 }, &plain) {
                 Ok(record) => all.push(record),
-                Err(error) => unreadable.push(format!("{}: {error}", name.key)),
+                Err(error) => unreadable.push((name.key, error.to_string())),
             },
-            Err(error @ RepositoryError::Damaged { .. }) => unreadable.push(error.to_string()),
+            Err(error) if error.is_damage() => unreadable.push((name.key, error.to_string())),
             Err(error) => return Err(error.into()),
         }
     }
     Ok((all, unreadable))
+}
+
+/// What is wrong with the evidence: records that cannot be read, and links of the chain that lead nowhere or to another record.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn flaws(repository: &Repository) -> Result<Vec<(String, String)>, OperationError> {
+    let (records, mut flaws) = records(repository).await?;
+    let hashes: BTreeMap<&str, &str> =
+        records.iter().map(|record| (record.link.key.as_str(), record.link.sha256.as_str())).collect();
+    let unreadable: BTreeSet<String> = flaws.iter().map(|(key, _)| key.clone()).collect();
+    for record in &records {
+        let Some(previous) = &record.previous else { continue };
+        match hashes.get(previous.key.as_str()) {
+            Some(hash) if *hash == previous.sha256 => {}
+            Some(_) => flaws.push((previous.key.clone(), format!("is not the record that {} was written after", record.link.key))),
+            None if unreadable.contains(&previous.key) => {}
+            None => flaws.push((previous.key.clone(), format!("is missing; {} was written after it", record.link.key))),
+        }
+    }
+    Ok(flaws)
 }
 
 /// When each point was last found sound, by id.

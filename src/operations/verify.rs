@@ -1,7 +1,8 @@
 //! Verify: is everything there, and is it what it was?
 //!
 //! Levels: *structure* follows every point to its chunks and every index to its packs, by listing alone; reading verification
-//! also reads packs (all, or a share of them), and authenticates every byte.
+//! also reads packs (all, or a share of them), every index, opens every key, and follows the chain of the evidence: every byte
+//! that carries a meaning is authenticated.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -13,9 +14,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{OperationError, history};
 use crate::{
     clock::SharedClock,
-    progress::{Observer, Problem, SharedObserver, Tally},
+    progress::{Observer, SharedObserver, Tally},
     report::{Damage, VerifyReport},
-    repository::{ChunkList, Point, PointName, Reader, Repository, RepositoryError},
+    repository::{ChunkList, Class, PackCheck, Point, PointName, Reader, Repository, RepositoryError},
 };
 
 /// How much is read.
@@ -77,6 +78,7 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
         .collect();
     let mut walk =
         Walk { request: &request, broken, needs: BTreeMap::new(), damage: Vec::new(), sound: BTreeSet::new(), points: 0 };
+    walk.damaged(structure.keys_missing);
     for name in request.repository.point_names(request.policy).await? {
         walk.point(&name, &tally).await?;
     }
@@ -98,6 +100,16 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
     if let VerifyLevel::ReadData(percent) = request.level {
         report.read_data_percent = percent;
         read_packs(&mut walk, &mut report, percent, &tally).await?;
+        tally.phase("read catalogue", None);
+        let (indexes, damaged) = request.repository.check_indexes().await?;
+        report.indexes_checked = indexes;
+        walk.damaged(damaged);
+        walk.damaged(request.repository.check_data_keys().await?);
+    } else {
+        walk.damaged(cache.seen().damaged.clone());
+    }
+    for (object, detail) in history::flaws(request.repository).await? {
+        walk.damage.push(Damage { object, detail, points: Vec::new() });
     }
     report.damage = walk.finish()?;
     report.problems = tally.problems();
@@ -122,15 +134,8 @@ impl Walk<'_> {
             Ok(()) => {
                 self.sound.insert(name.id.clone());
             }
-            Err(
-                error @ (RepositoryError::Damaged { .. }
-                | RepositoryError::MissingChunk { .. }
-                | RepositoryError::UnknownFormat { .. }),
-            ) => {
-                self.damage.push(Damage { object: name.key.clone(), detail: error.to_string(), points: vec![name.id.clone()] });
-            }
-            // A catalogue pack that is gone: `structure` found it as well, but here we know whom it hurts.
-            Err(RepositoryError::Store(error @ crate::stores::StoreError::NotFound { .. })) => {
+            // Also a catalogue pack that is gone: `structure` found it as well, but here we know whom it hurts.
+            Err(error) if error.is_damage() => {
                 self.damage.push(Damage { object: name.key.clone(), detail: error.to_string(), points: vec![name.id.clone()] });
             }
             Err(error) => return Err(error.into()),
@@ -177,6 +182,10 @@ impl Walk<'_> {
         Ok(())
     }
 
+    fn damaged(&mut self, objects: Vec<PackCheck>) {
+        self.damage.extend(objects.into_iter().map(|check| Damage { object: check.key, detail: check.detail, points: Vec::new() }));
+    }
+
     /// What is damaged, each with the points that need it.
     fn finish(&mut self) -> Result<Vec<Damage>, OperationError> {
         let mut damage = std::mem::take(&mut self.damage);
@@ -201,32 +210,33 @@ async fn read_packs(walk: &mut Walk<'_>, report: &mut VerifyReport, percent: f64
         .collect();
     let bytes = wanted.iter().map(|(_, record)| u64::from(record.size)).sum();
     tally.phase("read packs", Some(bytes));
+    let (mut locked, mut data_opened) = (Vec::new(), 0_u64);
     let mut results = stream::iter(wanted)
-        .map(|(number, record)| async move { (number, u64::from(record.size), reader.verify_pack(&record).await) })
+        .map(|(number, record)| async move { (number, reader.verify_pack(&record).await, record) })
         .buffer_unordered(READS);
-    while let Some((number, size, result)) = results.next().await {
+    while let Some((number, result, record)) = results.next().await {
+        let size = u64::from(record.size);
         match result {
             Ok((chunks, _)) => {
+                data_opened += u64::from(record.class == Class::Data);
                 report.packs_read += 1;
                 report.bytes_read += size;
                 report.chunks_checked += chunks;
                 tally.bytes(size);
                 tally.items(1);
             }
-            Err(error @ RepositoryError::Damaged { .. }) => {
+            Err(error) if error.is_damage() => {
                 walk.broken.insert(number, error.to_string());
             }
-            Err(RepositoryError::Store(
-                error @ (crate::stores::StoreError::NotFound { .. } | crate::stores::StoreError::Corrupt { .. }),
-            )) => {
-                walk.broken.insert(number, error.to_string());
-            }
-            Err(error @ RepositoryError::Key { .. }) if report.packs_read > 0 => {
-                tally.problem(Problem::new("keys", error.to_string()));
-            }
+            Err(error @ RepositoryError::Key { .. }) => locked.push((number, error)),
             Err(error) => return Err(error.into()),
         }
     }
+    // Keys that open nothing at all are the wrong ones; if they open some, the rest is lost to them: that is damage.
+    if data_opened == 0 && !locked.is_empty() {
+        return Err(locked.swap_remove(0).1.into());
+    }
+    walk.broken.extend(locked.into_iter().map(|(number, error)| (number, error.to_string())));
     Ok(())
 }
 

@@ -11,10 +11,13 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, Durability, MultimapTableDefinition, ReadOnlyMultimapTable, ReadOnlyTable, ReadableDatabase, ReadableTable,
+    TableDefinition,
+};
 
 use super::{
-    Class, RepositoryError,
+    Class, PackCheck, RepositoryError,
     chunk::{ChunkId, Encoding},
     error::Result,
     format::Id,
@@ -23,13 +26,15 @@ use super::{
 
 /// Memory that redb may use for pages, bytes.
 const PAGE_CACHE_BYTES: usize = 16 << 20;
-const FILE: &str = "chunks-1.redb";
+const FILE: &str = "chunks-2.redb";
 
 /// id → pack number, offset, sealed, plain, encoding.
 type ChunkRow = (u32, u32, u32, u32, u8);
-/// number → sha256, size, class, run, data key.
-type PackRow = (&'static [u8; 32], u32, u8, &'static [u8; 16], &'static [u8; 16]);
+/// number → sha256, size, class, run, data key, hash of the directory.
+type PackRow = (&'static [u8; 32], u32, u8, &'static [u8; 16], &'static [u8; 16], &'static [u8; 32]);
 const CHUNKS: TableDefinition<'static, &[u8; 32], ChunkRow> = TableDefinition::new("chunks");
+/// Further places of chunks that lie in more than one pack: stored anew because a pack was lost, or by two runs at once.
+const OTHERS: MultimapTableDefinition<'static, &[u8; 32], ChunkRow> = MultimapTableDefinition::new("others");
 const PACKS: TableDefinition<'static, u32, PackRow> = TableDefinition::new("packs");
 const INDEXES: TableDefinition<'static, &[u8; 32], ()> = TableDefinition::new("indexes");
 
@@ -55,17 +60,30 @@ pub struct PackRecord {
     pub run: Id,
     /// Data key of its chunks.
     pub data_key: Id,
+    /// [`PackEntry::directory_hash`].
+    pub directory: [u8; 32],
 }
 
 struct Tables {
     chunks: ReadOnlyTable<&'static [u8; 32], ChunkRow>,
+    others: ReadOnlyMultimapTable<&'static [u8; 32], ChunkRow>,
     packs: ReadOnlyTable<u32, PackRow>,
+}
+
+/// What a look at the site showed to be wrong; never kept on disk.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Packs that indexes name and the site has not, or in another size.
+    pub missing: HashSet<u32>,
+    /// Indexes that cannot be used, each with the reason.
+    pub damaged: Vec<PackCheck>,
 }
 
 /// The local index of one repository.
 pub struct ChunkCache {
     database: Database,
     tables: RwLock<Arc<Tables>>,
+    seen: RwLock<Arc<Seen>>,
     path: PathBuf,
     /// Keeps a private cache's directory until the end of the run.
     _private: Option<tempfile::TempDir>,
@@ -109,11 +127,12 @@ impl ChunkCache {
         let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create(path)?;
         let write = database.begin_write()?;
         write.open_table(CHUNKS)?;
+        write.open_multimap_table(OTHERS)?;
         write.open_table(PACKS)?;
         write.open_table(INDEXES)?;
         write.commit()?;
         let tables = RwLock::new(Arc::new(read(&database)?));
-        Ok(Self { database, tables, path: path.to_owned(), _private: private })
+        Ok(Self { database, tables, seen: RwLock::default(), path: path.to_owned(), _private: private })
     }
 
     fn failed(&self) -> impl Fn(redb::Error) -> RepositoryError + '_ {
@@ -140,9 +159,11 @@ impl ChunkCache {
         let clear = || -> Result<_, redb::Error> {
             let write = self.database.begin_write()?;
             write.delete_table(CHUNKS)?;
+            write.delete_multimap_table(OTHERS)?;
             write.delete_table(PACKS)?;
             write.delete_table(INDEXES)?;
             write.open_table(CHUNKS)?;
+            write.open_multimap_table(OTHERS)?;
             write.open_table(PACKS)?;
             write.open_table(INDEXES)?;
             write.commit()?;
@@ -168,14 +189,18 @@ impl ChunkCache {
             write.set_durability(Durability::None)?;
             {
                 let mut chunk_rows = write.open_table(CHUNKS)?;
+                let mut other_rows = write.open_multimap_table(OTHERS)?;
                 let mut pack_rows = write.open_table(PACKS)?;
                 let first = pack_rows.last()?.map_or(0, |(last, _)| last.value() + 1);
                 for (number, pack) in (first..).zip(packs) {
                     let class = u8::from(pack.class == Class::Catalogue) + 1;
-                    pack_rows.insert(number, (&pack.sha256, pack.size, class, &pack.run, &pack.data_key))?;
+                    let directory = pack.directory_hash();
+                    pack_rows.insert(number, (&pack.sha256, pack.size, class, &pack.run, &pack.data_key, &directory))?;
                     for place in &pack.places {
                         let row = (number, place.offset, place.sealed_bytes, place.plain_bytes, place.encoding as u8);
-                        chunk_rows.insert(&place.id.0, row)?;
+                        if let Some(before) = chunk_rows.insert(&place.id.0, row)? {
+                            other_rows.insert(&place.id.0, before.value())?;
+                        }
                     }
                 }
                 write.open_table(INDEXES)?.insert(index, ())?;
@@ -199,14 +224,42 @@ impl ChunkCache {
         Arc::clone(&self.tables.read().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
-    /// Where a chunk lies, if any index knows it.
+    /// What the last look at the site showed to be wrong.
+    pub fn seen(&self) -> Arc<Seen> {
+        Arc::clone(&self.seen.read().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// Keeps what a look at the site showed to be wrong.
+    pub fn set_seen(&self, seen: Seen) {
+        *self.seen.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(seen);
+    }
+
+    /// Remembers that a pack cannot be read: its chunks are stored anew by whoever has their bytes.
+    pub fn lose(&self, pack: u32) {
+        let mut seen = self.seen.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut missing = seen.missing.clone();
+        missing.insert(pack);
+        *seen = Arc::new(Seen { missing, damaged: seen.damaged.clone() });
+    }
+
+    /// Where a chunk lies, if any index knows it; rather in a pack that the site has than in one that it lost.
     ///
     /// # Errors
     /// [`RepositoryError::Cache`].
     pub fn find(&self, id: &ChunkId) -> Result<Option<Location>> {
         let find = || -> Result<_, redb::Error> {
-            let Some(row) = self.tables().chunks.get(&id.0)? else { return Ok(None) };
-            let (pack, offset, sealed_bytes, plain_bytes, encoding) = row.value();
+            let (tables, seen) = (self.tables(), self.seen());
+            let Some(row) = tables.chunks.get(&id.0)? else { return Ok(None) };
+            let mut row = row.value();
+            if seen.missing.contains(&row.0) {
+                for other in tables.others.get(&id.0)? {
+                    let other = other?.value();
+                    if !seen.missing.contains(&other.0) {
+                        row = other;
+                    }
+                }
+            }
+            let (pack, offset, sealed_bytes, plain_bytes, encoding) = row;
             let encoding = Encoding::from_number(encoding).unwrap_or(Encoding::Plain);
             Ok(Some(Location { place: Place { id: *id, offset, sealed_bytes, plain_bytes, encoding }, pack }))
         };
@@ -242,12 +295,12 @@ impl ChunkCache {
     }
 }
 
-fn record((sha256, size, class, run, data_key): (&[u8; 32], u32, u8, &[u8; 16], &[u8; 16])) -> PackRecord {
+fn record((sha256, size, class, run, data_key, directory): (&[u8; 32], u32, u8, &Id, &Id, &[u8; 32])) -> PackRecord {
     let class = if class == 1 { Class::Data } else { Class::Catalogue };
-    PackRecord { sha256: *sha256, size, class, run: *run, data_key: *data_key }
+    PackRecord { sha256: *sha256, size, class, run: *run, data_key: *data_key, directory: *directory }
 }
 
 fn read(database: &Database) -> Result<Tables, redb::Error> {
     let read = database.begin_read()?;
-    Ok(Tables { chunks: read.open_table(CHUNKS)?, packs: read.open_table(PACKS)? })
+    Ok(Tables { chunks: read.open_table(CHUNKS)?, others: read.open_multimap_table(OTHERS)?, packs: read.open_table(PACKS)? })
 }

@@ -54,6 +54,10 @@ pub struct ChunkRef {
 
 /// Bytes of a [`ChunkRef`] as stored.
 pub const REF_BYTES: usize = 36;
+/// Highest [`ChunkList::level`]. Each level holds 8,192 times as many chunks as the one below it: three are 10^8 TB.
+pub const MAX_LEVEL: u8 = 3;
+/// Longest list of refs, over all its chunks, bytes: 30 million chunks, 30 TB in one content. What a reader is ready to hold.
+pub const MAX_LIST_BYTES: u64 = 1 << 30;
 
 /// How the bytes of a chunk were written down before sealing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -106,11 +106,11 @@ fn ends_chunk(path: &[u8]) -> bool {
     u32::from_le_bytes(hash.as_bytes()[..4].try_into().expect("four bytes")).is_multiple_of(CUT_EVERY)
 }
 
-/// Reads the records of one entry chunk.
+/// Reads the records of one entry chunk; `last` is the path before them, and becomes the last of them.
 ///
 /// # Errors
-/// [`RepositoryError::Damaged`].
-pub fn parse_chunk(chunk: &Bytes) -> Result<Vec<EntryRecord>> {
+/// [`RepositoryError::Damaged`], also for records out of order, too long, or whose chunks are not as long as they say.
+pub fn parse_chunk(chunk: &Bytes, last: &mut Option<Vec<u8>>) -> Result<Vec<EntryRecord>> {
     let damaged = |detail: String| RepositoryError::Damaged { place: "an entry stream".to_owned(), detail };
     let mut rest: &[u8] = chunk;
     let mut records = Vec::new();
@@ -118,7 +118,24 @@ pub fn parse_chunk(chunk: &Bytes) -> Result<Vec<EntryRecord>> {
         let (length, tail) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("ends within a length".to_owned()))?;
         let length = u32::from_le_bytes(*length) as usize;
         let (record, after) = tail.split_at_checked(length).ok_or_else(|| damaged("ends within a record".to_owned()))?;
-        records.push(rmp_serde::from_slice(record).map_err(|error| damaged(error.to_string()))?);
+        if length > MAX_RECORD_BYTES {
+            return Err(damaged(format!("has a record of {length} bytes")));
+        }
+        let record: EntryRecord = rmp_serde::from_slice(record).map_err(|error| damaged(error.to_string()))?;
+        if last.as_ref().is_some_and(|last| *last >= record.path) {
+            return Err(damaged("is not in ascending order of path".to_owned()));
+        }
+        if let Some(content) = record.content.as_ref().filter(|content| content.level == 0) {
+            let bytes: u64 = content.chunks()?.map(|chunk| u64::from(chunk.length)).sum();
+            if Some(bytes) != record.size {
+                let path = String::from_utf8_lossy(&record.path).into_owned();
+                return Err(damaged(format!("{path:?} says {:?} bytes and its chunks have {bytes}", record.size)));
+            }
+        }
+        let path = last.get_or_insert_default();
+        path.clear();
+        path.extend_from_slice(&record.path);
+        records.push(record);
         rest = after;
     }
     Ok(records)
@@ -153,9 +170,10 @@ mod tests {
     #[test]
     fn records_come_back_and_disorder_is_refused() {
         let chunk = Bytes::from(chunks_of(["a", "a/b", "b"].into_iter().map(Into::into)).remove(0));
-        let paths: Vec<_> = parse_chunk(&chunk).unwrap().into_iter().map(|record| record.path).collect();
+        let paths: Vec<_> = parse_chunk(&chunk, &mut None).unwrap().into_iter().map(|record| record.path).collect();
         assert_eq!(paths, [b"a".to_vec(), b"a/b".to_vec(), b"b".to_vec()]);
-        assert!(parse_chunk(&chunk.slice(..chunk.len() - 1)).is_err());
+        assert!(parse_chunk(&chunk.slice(..chunk.len() - 1), &mut None).is_err());
+        assert!(parse_chunk(&chunk, &mut Some(b"a".to_vec())).is_err(), "the path before is not smaller");
         let mut collector = Collector::default();
         let record = EntryRecord { path: b"x".to_vec(), ..EntryRecord::default() };
         collector.push(&record).unwrap();

@@ -90,6 +90,18 @@ pub enum RepositoryError {
 }
 
 impl RepositoryError {
+    /// Whether it says that something stored is damaged or missing, and not that the site or the keys cannot be used: another
+    /// point, or everything else, may well be sound.
+    pub fn is_damage(&self) -> bool {
+        match self.root() {
+            Self::Damaged { .. } | Self::MissingChunk { .. } | Self::UnknownFormat { .. } => true,
+            Self::Store(error) => {
+                matches!(error, StoreError::NotFound { .. } | StoreError::Corrupt { .. } | StoreError::InvalidRange { .. })
+            }
+            _ => false,
+        }
+    }
+
     /// The error itself, behind any [`Self::Earlier`].
     pub fn root(&self) -> &Self {
         match self {

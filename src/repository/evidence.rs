@@ -7,9 +7,9 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Repository,
+    Repository, RepositoryError,
     error::Result,
-    format::{EVIDENCE, Header, Kind, MAX_POINT_BYTES},
+    format::{EVIDENCE, Header, Id, Kind, MAX_POINT_BYTES},
     index::{open_object, seal_object},
     keys::{random, sha256},
     point::{dated_name, fresh_id, list_all, parse_dated_name},
@@ -27,6 +27,11 @@ pub struct EvidenceName {
     pub key: String,
 }
 
+/// The id in a record's name: the first half of its header's run.
+fn evidence_id(run: &Id) -> String {
+    hex::encode(&run[..8])
+}
+
 impl Repository {
     /// Stores a record (JSON) and returns its name and the SHA-256 of the stored object, for the next one to be chained to.
     ///
@@ -36,7 +41,8 @@ impl Repository {
         let run = random();
         let header = Header { kind: Kind::Evidence, catalogue_key: self.catalogue.id, run, data_key: [0; 16] };
         let bytes = seal_object(&header, &self.catalogue.sealing_key(&run), json);
-        let (time, id) = (self.clock.now(), fresh_id());
+        // The name repeats the header's, so that no record can be passed off as another.
+        let (time, id) = (self.clock.now(), evidence_id(&run));
         let key = format!("{EVIDENCE}{}", dated_name(time, &id));
         let hash = sha256(&bytes);
         let options = PutOptions { if_absent: true, sha256: Some(hash), ..PutOptions::default() };
@@ -69,7 +75,11 @@ impl Repository {
     pub async fn evidence(&self, name: &EvidenceName) -> Result<(Vec<u8>, String)> {
         let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await?;
         let place = format!("{}/{}", self.store.describe(), name.key);
-        let (_, plain) = open_object(&place, &bytes, Kind::Evidence, &self.catalogue)?;
+        let (header, plain) = open_object(&place, &bytes, Kind::Evidence, &self.catalogue)?;
+        if evidence_id(&header.run) != name.id {
+            let detail = format!("holds the record {} instead", evidence_id(&header.run));
+            return Err(RepositoryError::Damaged { place, detail });
+        }
         Ok((plain, hex::encode(sha256(&bytes))))
     }
 

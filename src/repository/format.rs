@@ -26,6 +26,8 @@ pub const MAX_INDEX_BYTES: u64 = 256 << 20;
 pub const MAX_CATALOGUE_PLAIN_BYTES: usize = 512 << 20;
 /// Largest point object, bytes.
 pub const MAX_POINT_BYTES: u64 = 64 << 20;
+/// Largest pack, bytes: writers aim at 64 MiB at most.
+pub const MAX_PACK_BYTES: u32 = 128 << 20;
 /// Largest wrapped key, bytes.
 pub const MAX_KEY_BYTES: u64 = 1 << 20;
 /// Largest plain chunk, bytes (a bucket object's part; content-defined chunks are at most half of it).

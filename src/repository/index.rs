@@ -100,7 +100,7 @@ pub fn decode_index(place: &str, name: &[u8; 32], bytes: &[u8], catalogue: &Cata
         let (records, after) =
             tail.split_at_checked(number(69) as usize * RECORD_BYTES).ok_or_else(|| damaged("ends within a pack's chunks"))?;
         let places: Option<Vec<Place>> = records.chunks_exact(RECORD_BYTES).map(Place::decode).collect();
-        packs.push(PackEntry {
+        let pack = PackEntry {
             sha256: head[..32].try_into().expect("32 bytes"),
             size: number(32),
             class: match head[36] {
@@ -111,7 +111,11 @@ pub fn decode_index(place: &str, name: &[u8; 32], bytes: &[u8], catalogue: &Cata
             run: id(37),
             data_key: id(53),
             places: places.ok_or_else(|| damaged("has an impossible record"))?,
-        });
+        };
+        if !pack.is_possible() {
+            return Err(damaged("says impossible sizes of a pack"));
+        }
+        packs.push(pack);
         rest = after;
     }
     Ok(packs)

@@ -227,8 +227,11 @@ async fn fetch_key(store: &SharedStore, kind: &str, id: &Id, plain: bool, identi
         return Err(refused(format!("holds the {} key {} instead of what its name says", wrapped.kind, wrapped.id)));
     }
     let mut key = Secret::default();
-    hex::decode_to_slice(&wrapped.key, key.as_mut_slice()).map_err(|_| refused("holds no 256-bit key".to_owned()))?;
-    Ok(key)
+    // Lower case only: one way to write a key down, so that every changed bit shows.
+    match hex::decode_to_slice(&wrapped.key, key.as_mut_slice()) {
+        Ok(()) if !wrapped.key.bytes().any(|byte| byte.is_ascii_uppercase()) => Ok(key),
+        _ => Err(refused("holds no 256-bit key".to_owned())),
+    }
 }
 
 /// SHA-256 of bytes.
@@ -244,6 +247,7 @@ pub struct Catalogue {
     secret: Secret,
     data_chunk_ids: Secret,
     catalogue_chunk_ids: Secret,
+    repository_file: Secret,
     /// Seeds the content-defined cutter, so that cut positions say nothing about known files.
     pub cut_seed: u64,
     openers: Mutex<HashMap<Id, Arc<OpeningKey>>>,
@@ -261,8 +265,9 @@ impl Catalogue {
     fn new(id: Id, secret: Secret, repository: &Id) -> Self {
         let data_chunk_ids = Zeroizing::new(derive(&secret, repository, "farshore 1 data chunk id"));
         let catalogue_chunk_ids = Zeroizing::new(derive(&secret, repository, "farshore 1 catalogue chunk id"));
+        let repository_file = Zeroizing::new(derive(&secret, repository, "farshore 1 repository file"));
         let cut_seed = u64::from_le_bytes(derive(&secret, repository, "farshore 1 cut seed"));
-        Self { id, secret, data_chunk_ids, catalogue_chunk_ids, cut_seed, openers: Mutex::default() }
+        Self { id, secret, data_chunk_ids, catalogue_chunk_ids, repository_file, cut_seed, openers: Mutex::default() }
     }
 
     /// Makes a new catalogue key and stores it wrapped.
@@ -293,6 +298,11 @@ impl Catalogue {
         super::ChunkId(*blake3::keyed_hash(key, plain).as_bytes())
     }
 
+    /// What binds `repository.json` to this key: keyed BLAKE3.
+    pub fn repository_seal(&self, fields: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.repository_file, fields).as_bytes()
+    }
+
     /// The key under which a new run seals its catalogue objects. `run` must be fresh.
     pub fn sealing_key(&self, run: &Id) -> SealingKey {
         SealingKey::new(&Zeroizing::new(derive(&self.secret, run, RUN_PURPOSE)))
@@ -317,6 +327,27 @@ pub async fn create_data_key(store: &SharedStore, to: &Recipients) -> Result<(Id
     let (id, secret): (Id, Secret) = (random(), Zeroizing::new(random()));
     store_key(store, "data", &id, &secret, to).await?;
     Ok((id, SealingKey::new(&secret)))
+}
+
+/// The id of the data key that an object under `keys/` holds, if it is one.
+pub fn data_key_id(object: &str, plain: bool) -> Option<Id> {
+    let name = object.strip_prefix(KEYS)?.strip_prefix("data-")?;
+    let mut id = Id::default();
+    hex::decode_to_slice(name.strip_suffix(if plain { ".json" } else { ".age" })?, &mut id).ok()?;
+    Some(id)
+}
+
+/// The name of the object that holds a data key.
+pub fn data_key_object(id: &Id, plain: bool) -> String {
+    key_object("data", id, plain)
+}
+
+/// Fetches and unwraps the data key of this id.
+///
+/// # Errors
+/// [`RepositoryError::Key`] if it is missing or none of the identities opens it; the store's.
+pub async fn fetch_data_key(store: &SharedStore, id: &Id, plain: bool, identities: &Identities) -> Result<Secret> {
+    fetch_key(store, "data", id, plain, identities).await
 }
 
 /// The data keys of earlier runs, unwrapped when first needed.

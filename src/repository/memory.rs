@@ -1,7 +1,8 @@
 //! The memory budget: bytes in flight, bounded by one number.
 //!
 //! A [`Budget`] hands out bytes that own their share; the share goes back when the last reference to the bytes is dropped.
-//! No task holds one share while it waits for a second one (that could deadlock); the places that seem to are explained there.
+//! No task holds one share while it waits for a second one (that could deadlock). Streams of reads, whose pieces their consumers
+//! hold for as long as they like, never wait for the budget at all: see [`Lane`].
 
 use std::sync::Arc;
 
@@ -48,8 +49,45 @@ impl Budget {
 
     /// Waits for a share of `bytes` (never more than all there is).
     pub async fn share(&self, bytes: usize) -> Share {
-        let wanted = u32::try_from(bytes.clamp(1, self.chunk_bytes)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.chunks).acquire_many_owned(wanted).await;
+        let permit = Arc::clone(&self.chunks).acquire_many_owned(self.permits(bytes)).await;
+        Share(permit.expect("the semaphore is never closed"))
+    }
+
+    /// A share of `bytes`, if that much is free right now.
+    pub fn try_share(&self, bytes: usize) -> Option<Share> {
+        Arc::clone(&self.chunks).try_acquire_many_owned(self.permits(bytes)).ok().map(Share)
+    }
+
+    fn permits(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.clamp(1, self.chunk_bytes)).unwrap_or(u32::MAX)
+    }
+}
+
+/// Bytes of a [`Lane`].
+const LANE_BYTES: u32 = 32 << 20;
+
+/// What one stream of reads may hold beside the budget: one ranged read.
+///
+/// A stream is only driven while its consumer asks it for more. Were two streams to wait for one budget, the first could hold all
+/// of it while its consumer waits for the second (a list of entries read ahead, and the contents of one of them): for ever. So
+/// streams take from the budget what is free and wait only for their own lane, which comes free when their own pieces are used.
+/// The memory limit is thus overdrawn by at most one lane for each stream that is open.
+#[derive(Debug, Clone)]
+pub struct Lane(Arc<Semaphore>);
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(LANE_BYTES as usize)))
+    }
+}
+
+impl Lane {
+    /// A share of the budget if there is one, else all of this lane, when it is free.
+    pub async fn share(&self, budget: &Budget, bytes: usize) -> Share {
+        if let Some(share) = budget.try_share(bytes) {
+            return share;
+        }
+        let permit = Arc::clone(&self.0).acquire_many_owned(LANE_BYTES).await;
         Share(permit.expect("the semaphore is never closed"))
     }
 }

@@ -28,11 +28,16 @@ mod structure;
 mod workers;
 mod writer;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
+pub use cache::ChunkCache;
 pub use chunk::{ChunkId, ChunkList, ChunkRef, Class, REF_BYTES, parse_refs};
 pub use entry::EntryRecord;
 pub use error::RepositoryError;
@@ -56,7 +61,7 @@ use crate::{
     stores::{GetOptions, PutOptions, SharedStore, StoreError, read_all},
 };
 
-/// `repository.json`: the only object in plain text. It says where to begin, and nothing that an attacker could gain by changing.
+/// `repository.json`: the only object in plain text. It says where to begin; `seal` binds all of it to the catalogue key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RepositoryFile {
     /// Always `farshore`.
@@ -73,10 +78,26 @@ pub struct RepositoryFile {
     pub catalogue_key: String,
     /// What `init` found out: `exclusive` (if-absent writes have one winner) or `last-writer-wins`.
     pub writes: String,
+    /// Keyed hash of everything else in it (also of what later versions add), hexadecimal.
+    pub seal: String,
+}
+
+/// What the caller knows of a repository before it is opened. Without it a hostile site could answer with a repository of its
+/// own whose keys lie beside the data, and be sent everything in the clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// The policy names recipients, or an identity was given: an unencrypted repository is refused.
+    Encrypted,
+    /// The policy says `encryption = "none"`: an encrypted repository is refused.
+    Unencrypted,
+    /// Nothing is known: no policy, no identity. Only an unencrypted repository can be opened then, and every report says so.
+    Unknown,
 }
 
 /// `encryption` of a repository whose keys are not wrapped.
 pub const UNENCRYPTED: &str = "none";
+/// `encryption` of a repository whose keys are wrapped by `age`.
+pub const ENCRYPTED: &str = "aes-256-gcm";
 
 /// A repository whose catalogue key is open.
 #[derive(Debug)]
@@ -87,6 +108,8 @@ pub struct Repository {
     catalogue: Arc<Catalogue>,
     identities: Identities,
     cache_directory: PathBuf,
+    /// The local index while somebody uses it: a second opening of the same file would have to do with a private copy.
+    cache: Mutex<Weak<ChunkCache>>,
 }
 
 /// What `init` found and made.
@@ -109,6 +132,34 @@ fn parse_id(place: &str, text: &str) -> Result<Id> {
     Ok(id)
 }
 
+/// The `seal` of `repository.json`: over the compact JSON of its other fields, sorted by name.
+fn repository_seal(catalogue: &Catalogue, mut file: serde_json::Value) -> String {
+    if let Some(fields) = file.as_object_mut() {
+        fields.remove("seal");
+    }
+    hex::encode(catalogue.repository_seal(file.to_string().as_bytes()))
+}
+
+impl Expected {
+    /// Refuses an `encryption` that is unknown, or not what the caller was told of by somebody else than the site.
+    fn check(self, place: &str, encryption: &str) -> Result<()> {
+        let detail = match (self, encryption) {
+            (Self::Encrypted | Self::Unknown, ENCRYPTED) | (Self::Unencrypted | Self::Unknown, UNENCRYPTED) => return Ok(()),
+            (Self::Encrypted, UNENCRYPTED) => {
+                "says that it is not encrypted, where the policy names recipients or an identity was given: either this is another repository than you think, or somebody replaced it. Write nothing to it; compare with another copy. If it is meant to be unencrypted, say encryption = \"none\" in the policy, or leave --identity away"
+            }
+            (Self::Unencrypted, ENCRYPTED) => {
+                "is encrypted, where the policy says encryption = \"none\"; mend [encryption] in the policy, or choose another prefix and run `farshore init`"
+            }
+            (_, other) => {
+                let detail = format!("names the unknown encryption {other:?}");
+                return Err(RepositoryError::Damaged { place: place.to_owned(), detail });
+            }
+        };
+        Err(RepositoryError::Key { place: place.to_owned(), detail: detail.to_owned() })
+    }
+}
+
 impl Repository {
     /// Makes a new repository, after probing what the store really does.
     ///
@@ -128,10 +179,13 @@ impl Repository {
             format: FORMAT.into(),
             id: hex::encode(id),
             created_at: clock.now(),
-            encryption: if matches!(recipients, Recipients::Nobody) { UNENCRYPTED } else { "aes-256-gcm" }.to_owned(),
+            encryption: if matches!(recipients, Recipients::Nobody) { UNENCRYPTED } else { ENCRYPTED }.to_owned(),
             catalogue_key: hex::encode(catalogue.id),
             writes: found.writes.clone(),
+            seal: String::new(),
         };
+        let unsealed = serde_json::to_value(&file).expect("strings and a number always serialise");
+        let file = RepositoryFile { seal: repository_seal(&catalogue, unsealed), ..file };
         let body = serde_json::to_vec_pretty(&file).expect("strings and a number always serialise");
         let options = PutOptions { if_absent: true, sha256: Some(sha256(&body)), ..PutOptions::default() };
         store.put(REPOSITORY_FILE, body.into(), options).await.map_err(|error| match error {
@@ -144,11 +198,13 @@ impl Repository {
     /// Opens a repository with the identities at hand. `cache_root` is the directory under which local indexes live.
     ///
     /// # Errors
-    /// [`RepositoryError::NoRepository`], [`RepositoryError::UnknownFormat`], [`RepositoryError::Key`], the store's.
+    /// [`RepositoryError::NoRepository`], [`RepositoryError::UnknownFormat`], [`RepositoryError::Damaged`], the store's;
+    /// [`RepositoryError::Key`], also for a repository that is not as `expected`.
     pub async fn open(
         store: SharedStore,
         clock: SharedClock,
         identities: &Identities,
+        expected: Expected,
         cache_root: &std::path::Path,
     ) -> Result<Self> {
         let place = format!("{}/{REPOSITORY_FILE}", store.describe());
@@ -158,7 +214,8 @@ impl Repository {
                 other => other.into(),
             })?;
         let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
-        let file: RepositoryFile = serde_json::from_slice(&body).map_err(|error| damaged(error.to_string()))?;
+        let read: serde_json::Value = serde_json::from_slice(&body).map_err(|error| damaged(error.to_string()))?;
+        let file = RepositoryFile::deserialize(&read).map_err(|error| damaged(error.to_string()))?;
         if file.product != "farshore" {
             return Err(damaged(format!("belongs to {:?}", file.product)));
         }
@@ -166,10 +223,16 @@ impl Repository {
             return Err(RepositoryError::UnknownFormat { place, found: file.format, known: FORMAT.into() });
         }
         let (id, key) = (parse_id(&place, &file.id)?, parse_id(&place, &file.catalogue_key)?);
+        expected.check(&place, &file.encryption)?;
         let catalogue = Catalogue::open(&store, &key, &id, file.encryption == UNENCRYPTED, identities).await?;
+        // Without this, one changed digit of the id would derive other chunk ids: a backup would go on, and nobody find its chunks.
+        if file.seal != repository_seal(&catalogue, read) {
+            return Err(damaged("its seal does not match what it says".to_owned()));
+        }
         // Named by id and key: a site that lies about either never meets the cache of another repository.
         let cache_directory = cache_root.join(format!("{}-{}", hex::encode(id), hex::encode(&key[..4])));
-        Ok(Self { store, clock, file, catalogue: Arc::new(catalogue), identities: identities.clone(), cache_directory })
+        let catalogue = Arc::new(catalogue);
+        Ok(Self { store, clock, file, catalogue, identities: identities.clone(), cache_directory, cache: Mutex::default() })
     }
 
     /// What `repository.json` says.
@@ -199,5 +262,3 @@ impl Repository {
         structure::synchronise(self).await
     }
 }
-
-pub use cache::ChunkCache;

@@ -10,9 +10,9 @@ use super::{
     Class, RepositoryError,
     chunk::{ChunkId, Encoding, seal_chunk},
     error::Result,
-    format::{HEADER_BYTES, Header, Id, Kind},
+    format::{HEADER_BYTES, Header, Id, Kind, MAX_CHUNK_BYTES, MAX_PACK_BYTES},
     keys::{Catalogue, sha256},
-    seal::SealingKey,
+    seal::{OVERHEAD_BYTES, SealingKey},
 };
 
 /// Bytes of one directory record: id 32, offset u32, sealed length u32, plain length u32, encoding u8; little-endian.
@@ -45,16 +45,30 @@ impl Place {
         out.push(self.encoding as u8);
     }
 
-    /// Reads a record of exactly [`RECORD_BYTES`].
+    /// Reads a record of exactly [`RECORD_BYTES`]; refuses lengths that no chunk has, so that nobody can be made to hold more.
     pub fn decode(record: &[u8]) -> Option<Self> {
         let number = |at: usize| Some(u32::from_le_bytes(record.get(at..at + 4)?.try_into().ok()?));
-        Some(Self {
+        let place = Self {
             id: ChunkId(record.get(..32)?.try_into().ok()?),
             offset: number(32)?,
             sealed_bytes: number(36)?,
             plain_bytes: number(40)?,
             encoding: Encoding::from_number(*record.get(44)?)?,
-        })
+        };
+        let (sealed, plain) = (place.sealed_bytes as usize, place.plain_bytes as usize);
+        let possible = plain <= MAX_CHUNK_BYTES
+            && sealed >= OVERHEAD_BYTES
+            && match place.encoding {
+                Encoding::Plain => sealed == plain + OVERHEAD_BYTES,
+                // Compression that does not pay is not used.
+                Encoding::Zstd => sealed < plain + OVERHEAD_BYTES,
+            };
+        possible.then_some(place)
+    }
+
+    /// Whether it lies between header and directory of a pack whose directory begins at `end`.
+    fn is_within(&self, end: u64) -> bool {
+        self.offset as usize >= HEADER_BYTES && u64::from(self.offset) + u64::from(self.sealed_bytes) <= end
     }
 }
 
@@ -73,6 +87,20 @@ pub struct PackEntry {
     pub data_key: Id,
     /// Its chunks by offset.
     pub places: Vec<Place>,
+}
+
+impl PackEntry {
+    /// Whether its sizes are possible: all chunks within a pack of its size, which is no larger than a reader is ready to hold.
+    pub fn is_possible(&self) -> bool {
+        self.size <= MAX_PACK_BYTES && self.places.iter().all(|place| place.is_within(self.size.into()))
+    }
+
+    /// What its directory says, as one hash: tells whether an index and the pack itself say the same.
+    pub fn directory_hash(&self) -> [u8; 32] {
+        let mut directory = Vec::with_capacity(self.places.len() * RECORD_BYTES);
+        self.places.iter().for_each(|place| place.encode(&mut directory));
+        *blake3::hash(&directory).as_bytes()
+    }
 }
 
 /// A pack being filled.
@@ -172,10 +200,7 @@ pub fn read_pack(place: &str, expected: &[u8; 32], bytes: &[u8], catalogue: &Cat
     }
     let places: Option<Vec<Place>> = plain.chunks_exact(RECORD_BYTES).map(Place::decode).collect();
     let places = places.ok_or_else(|| damaged("its directory has an impossible record"))?;
-    let inside = |place: &Place| {
-        place.offset as usize >= HEADER_BYTES && place.offset as usize + place.sealed_bytes as usize <= directory_at
-    };
-    if !places.iter().all(inside) {
+    if !places.iter().all(|place| place.is_within(directory_at as u64)) {
         return Err(damaged("its directory points outside of it"));
     }
     Ok(PackEntry {

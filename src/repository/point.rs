@@ -161,6 +161,13 @@ pub async fn list_all(repository: &Repository, prefix: &str) -> Result<Vec<Objec
     loop {
         let after = all.last().map(|object| object.key.clone());
         let page = repository.store.list(prefix, after.as_deref(), 1000).await?;
+        // A site that gives the same page again and again must not keep us for ever.
+        if page.objects.first().is_some_and(|object| after.is_some_and(|after| object.key <= after)) {
+            return Err(RepositoryError::Damaged {
+                place: format!("{}/{prefix}", repository.store.describe()),
+                detail: "the site lists the same objects again and again".to_owned(),
+            });
+        }
         let done = !page.more || page.objects.is_empty();
         all.extend(page.objects);
         if done {

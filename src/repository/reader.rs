@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 use super::{
     Budget, ChunkCache, ChunkList, ChunkRef, Class, EntryRecord, Point, Repository, RepositoryError, Snapshot, Workers,
     cache::{Location, PackRecord},
-    chunk::open_chunk,
+    chunk::{MAX_LEVEL, MAX_LIST_BYTES, open_chunk},
     entry::parse_chunk,
     error::Result,
     format::{MAX_CHUNK_BYTES, pack_key},
     keys::{Catalogue, DataKeys},
-    memory::Share,
+    memory::{Lane, Share},
     pack::Place,
     seal::OpeningKey,
     workers::Desk,
@@ -127,7 +127,8 @@ impl Reader {
     /// The entries of a snapshot, in order of path.
     pub fn entries(&self, snapshot: &Snapshot) -> BoxStream<'static, Result<EntryRecord>> {
         let chunks = self.list(&snapshot.entries, Class::Catalogue);
-        let records = chunks.map(|chunk| match chunk.and_then(|chunk| parse_chunk(&chunk)) {
+        let mut last: Option<Vec<u8>> = None;
+        let records = chunks.map(move |chunk| match chunk.and_then(|chunk| parse_chunk(&chunk, &mut last)) {
             Ok(records) => stream::iter(records.into_iter().map(Ok).collect::<Vec<_>>()),
             Err(error) => stream::iter(vec![Err(error)]),
         });
@@ -149,16 +150,38 @@ impl Reader {
         .boxed()
     }
 
+    /// The list that a list of level 1 or more holds.
+    ///
+    /// # Errors
+    /// The store's, [`RepositoryError::Damaged`], [`RepositoryError::MissingChunk`].
+    pub async fn level_below(&self, list: &ChunkList) -> Result<ChunkList> {
+        let damaged = |detail: String| RepositoryError::Damaged { place: "a chunk list".to_owned(), detail };
+        let level = list.level.checked_sub(1).filter(|level| *level < MAX_LEVEL);
+        let level = level.ok_or_else(|| damaged(format!("has {} levels, the most is {MAX_LEVEL}", list.level)))?;
+        let refs: Vec<ChunkRef> = list.chunks()?.collect();
+        let bytes: u64 = refs.iter().map(|chunk| u64::from(chunk.length)).sum();
+        if bytes > MAX_LIST_BYTES {
+            return Err(damaged(format!("is {bytes} bytes long, the most is {MAX_LIST_BYTES}")));
+        }
+        let mut below = ChunkList { level, refs: Vec::new() };
+        let mut pieces = self.in_order(refs, Class::Catalogue);
+        // Each piece gives its memory back before the next: collecting them would wait for ourselves.
+        while let Some(piece) = pieces.try_next().await? {
+            below.refs.extend_from_slice(&piece);
+        }
+        Ok(below)
+    }
+
     /// The level-0 refs of a list.
     ///
     /// # Errors
     /// The store's, [`RepositoryError::Damaged`], [`RepositoryError::MissingChunk`].
     pub async fn flatten(&self, list: &ChunkList) -> Result<Vec<ChunkRef>> {
-        let mut refs: Vec<ChunkRef> = list.chunks()?.collect();
-        for _ in 0..list.level {
-            let bytes: Vec<Bytes> = self.in_order(refs, Class::Catalogue).try_collect().await?;
-            refs = super::parse_refs(&bytes.concat())?.collect();
+        let mut list = list.clone();
+        while list.level > 0 {
+            list = self.level_below(&list).await?;
         }
+        let refs = list.chunks()?.collect();
         Ok(refs)
     }
 
@@ -183,11 +206,11 @@ impl Reader {
             }
             Some(Ok(range))
         });
-        let shared = Arc::clone(&self.shared);
+        let (shared, lane) = (Arc::clone(&self.shared), Lane::default());
         stream::iter(groups)
             .map(move |range| {
-                let shared = Arc::clone(&shared);
-                async move { shared.fetch(range?, class).await }
+                let (shared, lane) = (Arc::clone(&shared), lane.clone());
+                async move { shared.fetch(range?, class, lane).await }
             })
             .buffered(READ_AHEAD)
             .map_ok(|pieces| stream::iter(pieces.into_iter().map(|piece| Ok(piece.bytes))))
@@ -200,11 +223,11 @@ impl Reader {
         let this = self.clone();
         stream::once(async move {
             let ranges = this.plan(&wanted).await?;
-            let shared = Arc::clone(&this.shared);
+            let (shared, lane) = (Arc::clone(&this.shared), Lane::default());
             let pieces = stream::iter(ranges)
                 .map(move |range| {
-                    let shared = Arc::clone(&shared);
-                    async move { shared.fetch(range, Class::Data).await }
+                    let (shared, lane) = (Arc::clone(&shared), lane.clone());
+                    async move { shared.fetch(range, Class::Data, lane).await }
                 })
                 .buffer_unordered(REQUESTS)
                 .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
@@ -256,8 +279,10 @@ impl Reader {
         shared
             .on_worker(&place.clone(), move |desk| {
                 let entry = super::pack::read_pack(&place, &record.sha256, &bytes, &worker.catalogue)?;
-                if (entry.class, entry.run, entry.data_key) != (record.class, record.run, record.data_key) {
-                    return Err(RepositoryError::Damaged { place, detail: "its header is not what its index says".to_owned() });
+                let same = (entry.class, entry.run, entry.data_key) == (record.class, record.run, record.data_key);
+                if !same || entry.directory_hash() != record.directory {
+                    let detail = "its header or directory is not what its index says".to_owned();
+                    return Err(RepositoryError::Damaged { place, detail });
                 }
                 let mut plain_bytes = 0;
                 for chunk in &entry.places {
@@ -322,15 +347,26 @@ impl Shared {
         }
     }
 
-    /// Reads and opens one range; its pieces hold their share of the memory until they are dropped.
-    async fn fetch(self: Arc<Self>, range: Range, class: Class) -> Result<Vec<Piece>> {
+    /// Reads and opens one range. A pack that turns out to be damaged counts as lost from then on: a backup that met it in its
+    /// earlier entries stores those chunks anew instead of referring to them again.
+    async fn fetch(self: Arc<Self>, range: Range, class: Class, lane: Lane) -> Result<Vec<Piece>> {
+        let pack = range.pack;
+        let fetched = Arc::clone(&self).fetch_range(range, class, lane).await;
+        if fetched.as_ref().is_err_and(RepositoryError::is_damage) {
+            self.cache.lose(pack);
+        }
+        fetched
+    }
+
+    /// Its pieces hold their share of the memory until they are dropped.
+    async fn fetch_range(self: Arc<Self>, range: Range, class: Class, lane: Lane) -> Result<Vec<Piece>> {
         let record = self.cache.pack(range.pack)?;
         let key = pack_key(&record.sha256);
         let place = format!("{}/{key}", self.store.describe());
         if record.class != class {
             return Err(RepositoryError::Damaged { place, detail: format!("holds {:?} where {class:?} is wanted", record.class) });
         }
-        let share = self.budget.share(range.cost()).await;
+        let share = lane.share(&self.budget, range.cost()).await;
         let opener = self.opener(&record).await?;
         let (start, end) = (range.start(), range.end());
         let options = GetOptions { range: Some(start..end), ..GetOptions::default() };

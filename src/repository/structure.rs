@@ -1,59 +1,103 @@
-//! The repository as a whole: the local index against the site's, packs against indexes.
+//! The repository as a whole: the local index against the site's, packs against indexes, every key opened.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 
 use super::{
-    ChunkCache, Repository, RepositoryError,
-    cache::PackRecord,
+    ChunkCache, Class, Repository, RepositoryError,
+    cache::{PackRecord, Seen},
     error::Result,
-    format::{INDEXES, MAX_INDEX_BYTES, PACKS, name_sha256, pack_key},
+    format::{INDEXES, Id, KEYS, MAX_INDEX_BYTES, PACKS, name_sha256, pack_key},
     index::decode_index,
+    keys::{data_key_id, data_key_object, fetch_data_key},
+    pack::PackEntry,
     point::list_all,
 };
 use crate::stores::{GetOptions, read_all};
 
-/// Indexes fetched at once.
+/// Indexes or keys fetched at once.
 const FETCHES: usize = 8;
 
-/// Opens the local index and adds what the site has and it has not.
+/// Opens the local index and adds what the site has and it has not. An index that is damaged is left out and remembered: it
+/// must not keep what other indexes name from being restored.
 pub(super) async fn synchronise(repository: &Repository) -> Result<Arc<ChunkCache>> {
-    let directory = repository.cache_directory.clone();
-    let cache = tokio::task::spawn_blocking(move || ChunkCache::open(&directory)).await.unwrap_or_else(|error| {
-        Err(RepositoryError::Cache { path: "local index".to_owned(), detail: format!("a defect: {error}") })
-    })?;
-    let cache = Arc::new(cache);
-    let listed = list_all(repository, INDEXES).await?;
-    let there: HashMap<[u8; 32], String> =
-        listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, object.key))).collect();
+    let mut shared = repository.cache.lock().await;
+    let in_use = shared.upgrade();
+    let may_clear = in_use.is_none();
+    let cache = match in_use {
+        Some(cache) => cache,
+        None => {
+            let directory = repository.cache_directory.clone();
+            Arc::new(off_thread(move || ChunkCache::open(&directory)).await?)
+        }
+    };
+    *shared = Arc::downgrade(&cache);
+    let there = list_indexes(repository).await?;
     let mut known = cache.indexes()?;
-    if known.iter().any(|index| !there.contains_key(index)) {
-        // An index went away: what it named may be gone, too.
+    if may_clear && known.iter().any(|index| !there.contains_key(index)) {
+        // An index went away: what it named may be gone, too. (Not while somebody uses it, who knows packs by their numbers.)
         cache.clear()?;
         known.clear();
     }
     let wanted: Vec<_> = there.into_iter().filter(|(name, _)| !known.contains(name)).collect();
     let any = !wanted.is_empty();
-    let fetched = stream::iter(wanted)
-        .map(|(name, key)| async move {
-            let bytes = read_all(repository.store.as_ref(), &key, GetOptions::default(), MAX_INDEX_BYTES).await?;
-            let (place, catalogue) = (format!("{}/{key}", repository.store.describe()), Arc::clone(&repository.catalogue));
-            let packs = off_thread(move || decode_index(&place, &name, &bytes, &catalogue)).await?;
-            Ok::<_, RepositoryError>((name, packs))
-        })
+    let mut seen = Seen::default();
+    let mut fetched = stream::iter(wanted)
+        .map(|(name, key)| async move { (name, read_index(repository, &name, &key).await, key) })
         .buffer_unordered(FETCHES);
-    fetched
-        .try_for_each(|(name, packs)| {
-            let cache = Arc::clone(&cache);
-            off_thread(move || cache.add(&name, &packs))
-        })
-        .await?;
+    while let Some((name, packs, key)) = fetched.next().await {
+        match packs {
+            Ok(packs) => {
+                let adder = Arc::clone(&cache);
+                off_thread(move || adder.add(&name, &packs)).await?;
+            }
+            Err(error) if error.is_damage() => seen.damaged.push(PackCheck { key, detail: error.to_string() }),
+            Err(error) => return Err(error),
+        }
+    }
+    drop(fetched);
     if any {
         let saver = Arc::clone(&cache);
         off_thread(move || saver.persist()).await?;
     }
+    // In this order: a pack that is known now was stored before it is looked for.
+    let known = cache.packs()?;
+    let there = list_packs(repository).await?;
+    let keys = list_data_keys(repository).await?;
+    let lost = |record: &PackRecord| {
+        let locked = record.class == Class::Data && !keys.contains_key(&record.data_key);
+        locked || there.get(&record.sha256) != Some(&u64::from(record.size))
+    };
+    seen.missing = known.into_iter().filter(|(_, record)| lost(record)).map(|(number, _)| number).collect();
+    cache.set_seen(seen);
     Ok(cache)
+}
+
+async fn list_indexes(repository: &Repository) -> Result<HashMap<[u8; 32], String>> {
+    let listed = list_all(repository, INDEXES).await?;
+    Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, object.key))).collect())
+}
+
+async fn list_packs(repository: &Repository) -> Result<HashMap<[u8; 32], u64>> {
+    let listed = list_all(repository, PACKS).await?;
+    Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, object.size))).collect())
+}
+
+/// Data keys at the site, with the names of their objects; not those that are empty.
+async fn list_data_keys(repository: &Repository) -> Result<HashMap<Id, String>> {
+    let plain = repository.is_unencrypted();
+    let listed = list_all(repository, KEYS).await?.into_iter().filter(|object| object.size > 0);
+    Ok(listed.filter_map(|object| Some((data_key_id(&object.key, plain)?, object.key))).collect())
+}
+
+async fn read_index(repository: &Repository, name: &[u8; 32], key: &str) -> Result<Vec<PackEntry>> {
+    let bytes = read_all(repository.store.as_ref(), key, GetOptions::default(), MAX_INDEX_BYTES).await?;
+    let (place, catalogue, name) = (format!("{}/{key}", repository.store.describe()), Arc::clone(&repository.catalogue), *name);
+    off_thread(move || decode_index(&place, &name, &bytes, &catalogue)).await
 }
 
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -62,10 +106,10 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send +
     })
 }
 
-/// What is wrong with a pack, as the listing shows it.
+/// What is wrong with an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackCheck {
-    /// Key of the pack.
+    /// Key of the object.
     pub key: String,
     /// What is wrong.
     pub detail: String,
@@ -80,24 +124,33 @@ pub struct StructureReport {
     pub pack_bytes: u64,
     /// Packs that are missing or of another size.
     pub broken: Vec<PackCheck>,
+    /// Data keys that packs need and the site has not.
+    pub keys_missing: Vec<PackCheck>,
     /// Packs that no index names: a run that died left them, or one is at work.
     pub unreferenced: u64,
-    /// Numbers of the broken packs in the local index.
-    pub broken_numbers: std::collections::HashSet<u32>,
 }
 
 impl Repository {
-    /// Compares packs with indexes. Nothing is downloaded but new indexes.
+    /// Compares packs with indexes. Nothing is downloaded.
     ///
     /// # Errors
     /// The store's, [`RepositoryError::Cache`].
     pub async fn structure(&self, cache: &ChunkCache) -> Result<StructureReport> {
-        let mut there: HashMap<[u8; 32], u64> =
-            list_all(self, PACKS).await?.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, object.size))).collect();
+        let known = cache.packs()?;
+        let there = list_packs(self).await?;
         let mut report = StructureReport::default();
-        for (number, PackRecord { sha256, size, .. }) in cache.packs()? {
-            let detail = match there.remove(&sha256) {
-                Some(found) if found == u64::from(size) => {
+        let keys = list_data_keys(self).await?;
+        let (mut named, mut keyless) = (HashSet::new(), HashSet::new());
+        for (_, PackRecord { sha256, size, class, data_key, .. }) in known {
+            if !named.insert(sha256) {
+                continue;
+            }
+            if class == Class::Data && !keys.contains_key(&data_key) && keyless.insert(data_key) {
+                let key = data_key_object(&data_key, self.is_unencrypted());
+                report.keys_missing.push(PackCheck { key, detail: "is missing or empty; its packs cannot be read".to_owned() });
+            }
+            let detail = match there.get(&sha256) {
+                Some(found) if *found == u64::from(size) => {
                     report.packs_sound += 1;
                     report.pack_bytes += found;
                     continue;
@@ -106,9 +159,53 @@ impl Repository {
                 None => "is missing".to_owned(),
             };
             report.broken.push(PackCheck { key: pack_key(&sha256), detail });
-            report.broken_numbers.insert(number);
         }
-        report.unreferenced = there.len() as u64;
+        report.unreferenced = there.keys().filter(|sha256| !named.contains(*sha256)).count() as u64;
         Ok(report)
     }
+
+    /// Reads every index at the site, whatever the local one knows already; returns how many there are, and those that are
+    /// damaged.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn check_indexes(&self) -> Result<(u64, Vec<PackCheck>)> {
+        let there = list_indexes(self).await?;
+        let total = there.len() as u64;
+        let checks = stream::iter(there)
+            .map(|(name, key)| async move { (read_index(self, &name, &key).await.map(|_| ()), key) })
+            .buffer_unordered(FETCHES);
+        Ok((total, failures(checks).await?))
+    }
+
+    /// Opens every data key at the site, also those of runs that stored nothing; returns those that cannot be opened with the
+    /// identities at hand: damaged, or wrapped to others.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn check_data_keys(&self) -> Result<Vec<PackCheck>> {
+        let plain = self.is_unencrypted();
+        let listed = list_all(self, KEYS).await?;
+        let ids: Vec<_> = listed.into_iter().filter_map(|object| Some((data_key_id(&object.key, plain)?, object.key))).collect();
+        let checks = stream::iter(ids)
+            .map(|(id, key)| async move { (fetch_data_key(&self.store, &id, plain, &self.identities).await.map(|_| ()), key) })
+            .buffer_unordered(FETCHES);
+        failures(checks).await
+    }
+}
+
+/// Of the objects checked, those that are damaged or cannot be opened.
+async fn failures(checks: impl stream::Stream<Item = (Result<()>, String)>) -> Result<Vec<PackCheck>> {
+    let mut found = Vec::new();
+    let mut checks = std::pin::pin!(checks);
+    while let Some((outcome, key)) = checks.next().await {
+        match outcome {
+            Ok(()) => {}
+            Err(error) if error.is_damage() || matches!(error, RepositoryError::Key { .. }) => {
+                found.push(PackCheck { key, detail: error.to_string() });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }

@@ -13,13 +13,13 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     clock::SharedClock,
-    policy::Policy,
+    policy::{Encryption, Policy},
     progress::{Observer, SharedObserver, Tally},
     report::{
         Agent, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, Isolation, RestoredSource, RpoFigures, RtoFigures, TrendEntry,
         Verdict, rto_seconds,
     },
-    repository::{Budget, Identities, Point, Reader, Repository, Workers},
+    repository::{Budget, Expected, Identities, Point, Reader, Repository, Workers},
     sources::postgres::PostgresConfig,
     stores::SharedStore,
 };
@@ -102,7 +102,11 @@ pub async fn drill(request: DrillRequest<'_>) -> Result<Drilled, OperationError>
     };
     let mut scratch = scratch::Scratch::make(&request.policy.drill.directory)?;
     let cache = scratch.path().join("cache");
-    let opened = Repository::open(request.store.clone(), Arc::clone(&request.clock), request.identities, &cache);
+    let expected = match request.policy.encryption {
+        Encryption::Recipients(_) => Expected::Encrypted,
+        Encryption::None => Expected::Unencrypted,
+    };
+    let opened = Repository::open(request.store.clone(), Arc::clone(&request.clock), request.identities, expected, &cache);
     let repository = progress.phases.time("obtain keys", opened).await?;
     let outcome = run(&request, &repository, &mut scratch, &mut progress, &observer).await;
     let failure = outcome.err().map(|error| error.to_string());

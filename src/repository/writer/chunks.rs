@@ -14,15 +14,18 @@ impl Shared {
     pub(super) fn chunk(shared: &Arc<Self>, class: Class, plain: Bytes, slot: Slot) {
         let this = Arc::clone(shared);
         shared.workers.run(move |desk| {
+            let guard = this.guard();
             if let Err(error) = this.check().and_then(|()| process(&this, desk, class, &plain, &slot)) {
                 this.fail(error);
             }
+            guard.done();
         });
     }
 
     /// Whether a stored index names the chunk, and its pack is at the site.
     pub(super) fn has(&self, id: &ChunkId) -> Result<bool> {
-        Ok(self.cache.find(id)?.is_some_and(|location| !self.missing.contains(&location.pack)))
+        let Some(location) = self.cache.find(id)? else { return Ok(false) };
+        Ok(!self.cache.seen().missing.contains(&location.pack))
     }
 
     /// Whether the repository has the chunk; if not, the caller must store it: nobody else of this run will.

@@ -213,8 +213,7 @@ impl ContentStream {
         }
         self.share = None;
         let tail = match self.tail.take() {
-            // If the worker panicked, the slot it held has already failed the run.
-            Some(tail) => self.shared.unless_failed(tail).await?.unwrap_or_default(),
+            Some(tail) => self.shared.unless_failed(tail).await?.map_err(|_| lost())?,
             None => Vec::new(),
         };
         let expected = self.expected.map_or(usize::MAX, |expected| usize::try_from(expected).unwrap_or(usize::MAX));
@@ -245,14 +244,16 @@ impl ContentStream {
         }
         let (reply, tail) = oneshot::channel();
         let (shared, refs, class) = (Arc::clone(&self.shared), Arc::clone(&self.refs), self.class);
-        // Held until the cuts are queued, so that `take` does not find all slots filled too early.
+        // `finish` waits for the reply, which comes when all cuts are queued: `take` must not find all slots filled too early.
         self.shared.workers.run_first(move |_| {
+            let guard = shared.guard();
             let mut start = 0;
             for end in shared.cutter.ends(&bytes, last) {
                 Shared::chunk(&shared, class, bytes.slice(start..end), refs.slot(&shared));
                 start = end;
             }
             let _ = reply.send(bytes[start..].to_vec());
+            guard.done();
         });
         self.tail = Some(tail);
     }
@@ -265,7 +266,7 @@ impl ContentStream {
         if !self.buffer.is_empty() {
             self.send(true);
             if let Some(tail) = self.tail.take() {
-                self.shared.unless_failed(tail).await?.ok();
+                self.shared.unless_failed(tail).await?.map_err(|_| lost())?;
             }
         }
         let mut list = ChunkList::default();
@@ -273,6 +274,14 @@ impl ContentStream {
             list.push(chunk);
         }
         Ok((fold(&self.shared, list).await?, self.size))
+    }
+}
+
+/// A worker gave up before it replied.
+fn lost() -> RepositoryError {
+    RepositoryError::Refused {
+        subject: "backup".to_owned(),
+        detail: "a defect: bytes were lost on their way through the pipeline".to_owned(),
     }
 }
 

@@ -28,14 +28,13 @@ pub use content::{ContentStream, Cutting};
 pub use entries::EntryStream;
 
 use super::{
-    Budget, ChunkCache, ChunkId, Class, Point, PointName, Recipients, Repository, RepositoryError, Workers,
-    cache::PackRecord,
+    Budget, ChunkCache, ChunkId, Class, PackCheck, Point, PointName, Reader, Recipients, Repository, RepositoryError, Workers,
     error::Result,
-    format::{Header, Id, Kind, PACKS},
+    format::{Header, Id, Kind},
     keys::{Catalogue, create_data_key, random},
     memory::UPLOADS,
     pack::{PackBuilder, PackEntry},
-    point::{self, list_all},
+    point,
     seal::SealingKey,
 };
 use crate::stores::SharedStore;
@@ -76,8 +75,6 @@ pub(super) struct Shared {
     budget: Budget,
     runtime: tokio::runtime::Handle,
     cache: Arc<ChunkCache>,
-    /// Packs that indexes name and the site has not (or in another size): their chunks are stored anew.
-    missing: HashSet<u32>,
     run: Id,
     data_key: Id,
     data_sealing: SealingKey,
@@ -118,12 +115,52 @@ impl Shared {
         }
     }
 
+    /// What is lost, if `work` ends without having reached its end.
+    fn guard(self: &Arc<Self>) -> Guard {
+        Guard { shared: Arc::clone(self), done: false }
+    }
+
+    /// Refuses while any chunk of this run is in no stored index: a point never refers to what is not confirmed.
+    fn all_stored(&self) -> Result<()> {
+        let open: usize = self.claims.iter().map(|shard| shard.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len()).sum();
+        if open == 0 {
+            return Ok(());
+        }
+        Err(RepositoryError::Refused {
+            subject: "backup".to_owned(),
+            detail: format!("a defect: {open} chunks were lost on their way to the site; no point was made"),
+        })
+    }
+
     fn header(&self, class: Class) -> Header {
         let (kind, data_key) = match class {
             Class::Data => (Kind::DataPack, self.data_key),
             Class::Catalogue => (Kind::CataloguePack, [0; 16]),
         };
         Header { kind, catalogue_key: self.catalogue.id, run: self.run, data_key }
+    }
+}
+
+/// Fails the run when it is dropped before its end: a panic, on whatever thread, must not pass for work that was done.
+struct Guard {
+    shared: Arc<Shared>,
+    done: bool,
+}
+
+impl Guard {
+    fn done(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.done {
+            self.shared.fail(RepositoryError::Refused {
+                subject: "backup".to_owned(),
+                detail: "a defect: a part of the pipeline gave up; the log says why".to_owned(),
+            });
+        }
     }
 }
 
@@ -158,7 +195,6 @@ impl Writer {
             });
         }
         let cache = repository.chunks().await?;
-        let missing = missing_packs(repository, &cache).await?;
         let (data_key, data_sealing) = create_data_key(&repository.store, recipients).await?;
         let run: Id = random();
         let shared = Shared {
@@ -168,7 +204,6 @@ impl Writer {
             budget,
             runtime: tokio::runtime::Handle::current(),
             cache,
-            missing,
             run,
             data_key,
             data_sealing,
@@ -188,18 +223,34 @@ impl Writer {
 
     /// Packs that indexes name and the site has lost; the next bytes that are the same mend them.
     pub fn packs_missing(&self) -> usize {
-        self.shared.missing.len()
+        self.shared.cache.seen().missing.len()
     }
 
-    /// Whether every chunk of this list can be adopted: known, and its pack at the site. Long lists answer for their top only.
+    /// Indexes that are damaged, each with the reason: what only they name is stored anew.
+    pub fn indexes_damaged(&self) -> Vec<PackCheck> {
+        self.shared.cache.seen().damaged.clone()
+    }
+
+    /// Whether every chunk of this list can be adopted: known, and its pack at the site; of long lists the chunks that hold the
+    /// list as well as those in it.
     ///
     /// # Errors
-    /// [`RepositoryError::Cache`], [`RepositoryError::Damaged`].
-    pub fn has(&self, list: &super::ChunkList) -> Result<bool> {
+    /// [`RepositoryError::Cache`], [`RepositoryError::Damaged`], the store's.
+    pub async fn has(&self, reader: &Reader, list: &super::ChunkList) -> Result<bool> {
         for chunk in list.chunks()? {
             if !self.shared.has(&chunk.id)? {
                 return Ok(false);
             }
+        }
+        let mut list = list.clone();
+        while list.level > 0 {
+            let below = reader.level_below(&list).await?;
+            for chunk in below.chunks()? {
+                if !self.shared.has(&chunk.id)? {
+                    return Ok(false);
+                }
+            }
+            list = below;
         }
         Ok(true)
     }
@@ -242,6 +293,7 @@ impl Writer {
     /// The first error of the run, or the store's.
     pub async fn commit(&self, repository: &Repository, point: &Point) -> Result<PointName> {
         self.flush().await?;
+        self.shared.all_stored()?;
         let name = point::commit(repository, &self.shared.run, &self.shared.catalogue_sealing, point).await?;
         let cache = Arc::clone(&self.shared.cache);
         // Only the next run's speed hangs on it.
@@ -250,18 +302,4 @@ impl Writer {
         }
         Ok(name)
     }
-}
-
-async fn missing_packs(repository: &Repository, cache: &Arc<ChunkCache>) -> Result<HashSet<u32>> {
-    let known = cache.packs()?;
-    if known.is_empty() {
-        return Ok(HashSet::new());
-    }
-    let there: HashMap<[u8; 32], u64> = list_all(repository, PACKS)
-        .await?
-        .into_iter()
-        .filter_map(|object| Some((super::format::name_sha256(&object.key)?, object.size)))
-        .collect();
-    let lost = |record: &PackRecord| there.get(&record.sha256) != Some(&u64::from(record.size));
-    Ok(known.into_iter().filter(|(_, record)| lost(record)).map(|(number, _)| number).collect())
 }

@@ -28,10 +28,12 @@ pub(super) fn close(shared: &Arc<Shared>, builder: PackBuilder) {
     let permit = shared.runtime.block_on(shared.unless_failed(Arc::clone(&shared.uploads).acquire_owned()));
     let Ok(Ok(permit)) = permit else { return };
     let task = Arc::clone(shared);
+    let guard = shared.guard();
     let upload = async move {
         if let Ok(Err(error)) = task.unless_failed(upload(&task, pack)).await {
             task.fail(error);
         }
+        guard.done();
         drop(permit);
     };
     shared.tasks.spawn_on(upload, &shared.runtime);
@@ -105,9 +107,12 @@ pub(super) async fn flush(shared: &Arc<Shared>) -> Result<()> {
         let closer = Arc::clone(shared);
         let (reply, closed) = oneshot::channel();
         shared.workers.run(move |_| {
+            let guard = closer.guard();
             close(&closer, builder);
+            guard.done();
             let _ = reply.send(());
         });
+        // A reply that never comes has failed the run: the check below says so.
         shared.unless_failed(closed).await?.ok();
     }
     shared.tasks.close();
