@@ -18,8 +18,8 @@ const POLICIES: &str = "/etc/farshore/policies";
 /// Names the repository.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct PlaceArgs {
-    /// A site of the policy (its first, unless said); or, without a policy, where the repository is: a directory,
-    /// s3://bucket/prefix or azure://account/container/prefix.
+    /// A site of the policy (its first, unless said); or, without a policy, where the repository is: a directory with a slash
+    /// in it (./far), or s3://bucket/prefix.
     #[arg(long, value_name = "SITE")]
     pub(super) site: Option<String>,
     /// A file with an age identity that opens the data (repeatable).

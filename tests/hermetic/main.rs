@@ -9,5 +9,6 @@ mod bucket;
 mod command;
 mod fault_proxy;
 mod files;
+mod readme;
 mod stores;
 mod systemd;
