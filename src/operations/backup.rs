@@ -20,7 +20,7 @@ use crate::{
     policy::Policy,
     progress::{Observer, Problem, SharedObserver, Tally},
     report::{BackupReport, SourceReport},
-    repository::{Agent, Budget, Point, PointName, Reader, Recipients, Repository, RepositoryError, Snapshot, Workers, Writer},
+    repository::{Agent, Budget, Point, PointName, Reader, Recipients, Repository, Snapshot, Workers, Writer},
     sources::{Capture, CaptureContext},
 };
 
@@ -146,6 +146,9 @@ async fn run(request: &BackupRequest<'_>) -> Result<BackupReport, OperationError
     // A budget of its own: a reader ahead of the sources must never hold what the writer waits for.
     let reader =
         Reader::open(request.repository, Arc::clone(&request.workers), Budget::new(request.policy.limits.memory_bytes / 4)).await?;
+    for index in reader.cache().damaged() {
+        general.problem(Problem::new(index.key, format!("is passed over, what only it names is stored anew: {}", index.detail)));
+    }
     let earlier = newest_point(request, &general).await?;
     let mut run = Run { request, writer: &writer, reader: &reader, earlier, consistent_at: None };
     let mut captured: Vec<(Snapshot, SourceReport)> = Vec::new();
@@ -204,7 +207,7 @@ async fn newest_point(request: &BackupRequest<'_>, observer: &Tally) -> Result<O
     let Some(name) = request.repository.point_names(Some(&request.policy.name)).await?.pop() else { return Ok(None) };
     match request.repository.point(&name).await {
         Ok(point) => Ok(Some(point)),
-        Err(error @ RepositoryError::Damaged { .. }) => {
+        Err(error) if error.is_damage() => {
             observer.problem(Problem::new(
                 format!("point {}", name.id),
                 format!("cannot be built on, everything is read again: {error}"),
@@ -229,7 +232,7 @@ impl Run<'_> {
         let outlet = Outlet::new(self.writer);
         let context = CaptureContext {
             sink: &outlet,
-            earlier: earlier.map(|snapshot| adoptable(self.reader, self.writer, snapshot)),
+            earlier: earlier.map(|snapshot| adoptable(self.reader, self.writer, snapshot, tally.clone())),
             observer: tally.clone(),
             clock: Arc::clone(&request.clock),
             parallelism: request.parallelism,

@@ -73,7 +73,7 @@ async fn summary(repository: &Repository, name: PointName) -> Result<PointSummar
             summary.bytes = point.snapshots.iter().map(|snapshot| snapshot.content_bytes).sum();
             summary.problems = point.problems().len() as u64;
         }
-        Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::UnknownFormat { .. })) => {
+        Err(error) if error.is_damage() => {
             summary.unreadable = Some(error.to_string());
         }
         Err(error) => return Err(error.into()),

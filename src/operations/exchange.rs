@@ -8,6 +8,7 @@ use futures_util::{
 };
 
 use crate::{
+    progress::{Problem, SharedObserver},
     repository::{ChunkList, ContentStream, Cutting, EntryRecord, EntryStream, Reader, RepositoryError, Snapshot, Writer},
     sources::{Content, ContentWriter, Cut, Entry, ExchangeError, Origin, Piece, Sink},
 };
@@ -83,14 +84,25 @@ impl ContentWriter for OneContent {
     }
 }
 
-/// The entries of an earlier snapshot whose every chunk can be adopted; the others are read again by their source.
+/// The entries of an earlier snapshot whose every chunk can be adopted; the others are read again by their source. Damage in the
+/// earlier list ends it, which costs time and not the backup; but it is said.
 pub(super) fn adoptable<'a>(
     reader: &Reader,
     writer: &'a Writer,
     snapshot: &Snapshot,
+    observer: SharedObserver,
 ) -> BoxStream<'a, Result<Entry, ExchangeError>> {
+    let source = snapshot.source.clone();
     reader
         .entries(snapshot)
+        .scan((), move |(), entry| {
+            let damage = entry.as_ref().err().filter(|error| error.is_damage()).map(ToString::to_string);
+            if let Some(detail) = &damage {
+                let message = format!("the earlier point's list cannot be read to its end; what follows is read again: {detail}");
+                observer.problem(Problem::new(source.clone(), message));
+            }
+            std::future::ready(if damage.is_some() { None } else { Some(entry) })
+        })
         .try_filter_map(move |record| async move {
             let whole = match &record.content {
                 Some(list) => writer.has(list)?,

@@ -64,7 +64,7 @@ pub async fn records(repository: &Repository) -> Result<(Vec<Record>, Vec<String
                 Ok(record) => all.push(record),
                 Err(error) => unreadable.push(format!("{}: {error}", name.key)),
             },
-            Err(error @ RepositoryError::Damaged { .. }) => unreadable.push(error.to_string()),
+            Err(error) if error.is_damage() => unreadable.push(error.to_string()),
             Err(error) => return Err(error.into()),
         }
     }

@@ -15,7 +15,7 @@ use crate::{
     clock::SharedClock,
     progress::{Observer, Problem, SharedObserver, Tally},
     report::{Damage, VerifyReport},
-    repository::{ChunkList, Point, PointName, Reader, Repository, RepositoryError},
+    repository::{ChunkList, Class, IndexCheck, Point, PointName, Reader, Repository, RepositoryError},
 };
 
 /// How much is read.
@@ -55,6 +55,10 @@ struct Walk<'a> {
     needs: BTreeMap<u32, BTreeSet<String>>,
     damage: Vec<Damage>,
     sound: BTreeSet<String>,
+    /// Points with chunks that no index names.
+    incomplete: Vec<String>,
+    /// Packs whose key none of the identities opens: they were not read.
+    unopened: BTreeSet<u32>,
     points: u64,
 }
 
@@ -75,8 +79,16 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
         .iter()
         .filter_map(|check| Some((*numbers.get(check.key.rsplit('/').next()?)?, check.detail.clone())))
         .collect();
-    let mut walk =
-        Walk { request: &request, broken, needs: BTreeMap::new(), damage: Vec::new(), sound: BTreeSet::new(), points: 0 };
+    let mut walk = Walk {
+        request: &request,
+        broken,
+        needs: BTreeMap::new(),
+        damage: Vec::new(),
+        sound: BTreeSet::new(),
+        incomplete: Vec::new(),
+        unopened: BTreeSet::new(),
+        points: 0,
+    };
     for name in request.repository.point_names(request.policy).await? {
         walk.point(&name, &tally).await?;
     }
@@ -99,11 +111,17 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
         report.read_data_percent = percent;
         read_packs(&mut walk, &mut report, percent, &tally).await?;
     }
-    report.damage = walk.finish()?;
+    let indexes = match request.level {
+        VerifyLevel::Structure => cache.damaged(),
+        VerifyLevel::ReadData(_) => request.repository.check_indexes().await?,
+    };
+    report.damage = walk.finish(indexes)?;
     report.problems = tally.problems();
     report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();
     let hurt: HashSet<&String> = report.damage.iter().flat_map(|damage| &damage.points).collect();
-    let sound: BTreeSet<String> = walk.sound.iter().filter(|point| !hurt.contains(point)).cloned().collect();
+    let unread: HashSet<&String> = walk.unopened.iter().filter_map(|number| walk.needs.get(number)).flatten().collect();
+    let sound: BTreeSet<String> =
+        walk.sound.iter().filter(|point| !hurt.contains(point) && !unread.contains(point)).cloned().collect();
     if matches!(request.level, VerifyLevel::ReadData(percent) if percent >= 100.0) {
         history::keep_verification(request.repository, request.clock.now(), sound, &report).await?;
     }
@@ -122,15 +140,11 @@ impl Walk<'_> {
             Ok(()) => {
                 self.sound.insert(name.id.clone());
             }
-            Err(
-                error @ (RepositoryError::Damaged { .. }
-                | RepositoryError::MissingChunk { .. }
-                | RepositoryError::UnknownFormat { .. }),
-            ) => {
-                self.damage.push(Damage { object: name.key.clone(), detail: error.to_string(), points: vec![name.id.clone()] });
-            }
-            // A catalogue pack that is gone: `structure` found it as well, but here we know whom it hurts.
-            Err(RepositoryError::Store(error @ crate::stores::StoreError::NotFound { .. })) => {
+            // Where a catalogue pack is gone `structure` found it as well, but here we know whom it hurts.
+            Err(error) if error.is_damage() => {
+                if matches!(error, RepositoryError::MissingChunk { .. }) {
+                    self.incomplete.push(name.id.clone());
+                }
                 self.damage.push(Damage { object: name.key.clone(), detail: error.to_string(), points: vec![name.id.clone()] });
             }
             Err(error) => return Err(error.into()),
@@ -178,8 +192,12 @@ impl Walk<'_> {
     }
 
     /// What is damaged, each with the points that need it.
-    fn finish(&mut self) -> Result<Vec<Damage>, OperationError> {
+    fn finish(&mut self, indexes: Vec<IndexCheck>) -> Result<Vec<Damage>, OperationError> {
         let mut damage = std::mem::take(&mut self.damage);
+        for IndexCheck { key, detail } in indexes {
+            // Which chunks it named cannot be known; those that are in no other index can.
+            damage.push(Damage { object: key, detail, points: self.incomplete.clone() });
+        }
         for (number, detail) in &self.broken {
             let record = self.request.reader.cache().pack(*number)?;
             let name = hex::encode(record.sha256);
@@ -202,32 +220,43 @@ async fn read_packs(walk: &mut Walk<'_>, report: &mut VerifyReport, percent: f64
     let bytes = wanted.iter().map(|(_, record)| u64::from(record.size)).sum();
     tally.phase("read packs", Some(bytes));
     let mut results = stream::iter(wanted)
-        .map(|(number, record)| async move { (number, u64::from(record.size), reader.verify_pack(&record).await) })
+        .map(|(number, record)| async move { (number, reader.verify_pack(&record).await, record) })
         .buffer_unordered(READS);
-    while let Some((number, size, result)) = results.next().await {
+    let (mut data_opened, mut refusal) = (false, None);
+    while let Some((number, result, record)) = results.next().await {
+        let size = u64::from(record.size);
         match result {
             Ok((chunks, _)) => {
+                data_opened |= record.class == Class::Data;
                 report.packs_read += 1;
                 report.bytes_read += size;
                 report.chunks_checked += chunks;
                 tally.bytes(size);
                 tally.items(1);
             }
-            Err(error @ RepositoryError::Damaged { .. }) => {
+            Err(error) if error.is_damage() => {
                 walk.broken.insert(number, error.to_string());
             }
-            Err(RepositoryError::Store(
-                error @ (crate::stores::StoreError::NotFound { .. } | crate::stores::StoreError::Corrupt { .. }),
-            )) => {
-                walk.broken.insert(number, error.to_string());
-            }
-            Err(error @ RepositoryError::Key { .. }) if report.packs_read > 0 => {
-                tally.problem(Problem::new("keys", error.to_string()));
+            Err(error @ RepositoryError::Key { .. }) => {
+                walk.unopened.insert(number);
+                refusal.get_or_insert(error);
             }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    match refusal {
+        None => Ok(()),
+        // The identity at hand opens no data at all: nothing was verified that it was meant to.
+        Some(error) if !data_opened => Err(error.into()),
+        Some(error) => {
+            let unopened = walk.unopened.len();
+            tally.problem(Problem::new(
+                "keys",
+                format!("{unopened} packs were not read, their points do not count as verified: {error}"),
+            ));
+            Ok(())
+        }
+    }
 }
 
 /// A number from 0 to 1, uniformly.

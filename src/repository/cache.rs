@@ -8,13 +8,13 @@ use std::{
     collections::HashSet,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::{
-    Class, RepositoryError,
+    Class, IndexCheck, RepositoryError,
     chunk::{ChunkId, Encoding},
     error::Result,
     format::Id,
@@ -67,6 +67,8 @@ pub struct ChunkCache {
     database: Database,
     tables: RwLock<Arc<Tables>>,
     path: PathBuf,
+    /// Indexes at the site that could not be added.
+    damaged: Mutex<Vec<IndexCheck>>,
     /// Keeps a private cache's directory until the end of the run.
     _private: Option<tempfile::TempDir>,
 }
@@ -113,7 +115,7 @@ impl ChunkCache {
         write.open_table(INDEXES)?;
         write.commit()?;
         let tables = RwLock::new(Arc::new(read(&database)?));
-        Ok(Self { database, tables, path: path.to_owned(), _private: private })
+        Ok(Self { database, tables, path: path.to_owned(), damaged: Mutex::default(), _private: private })
     }
 
     fn failed(&self) -> impl Fn(redb::Error) -> RepositoryError + '_ {
@@ -130,6 +132,15 @@ impl ChunkCache {
             table.iter()?.map(|row| Ok(*row?.0.value())).collect()
         };
         collect().map_err(self.failed())
+    }
+
+    pub(super) fn set_damaged(&self, damaged: Vec<IndexCheck>) {
+        *self.damaged.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = damaged;
+    }
+
+    /// Indexes at the site that are damaged and were passed over: chunks that only they name cannot be found.
+    pub fn damaged(&self) -> Vec<IndexCheck> {
+        self.damaged.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
     /// Forgets everything.

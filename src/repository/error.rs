@@ -89,7 +89,24 @@ pub enum RepositoryError {
     Earlier(std::sync::Arc<RepositoryError>),
 }
 
+/// The error of reading an object that an index, a point or a list says is there.
+pub(super) fn reading(error: StoreError) -> RepositoryError {
+    match error {
+        StoreError::NotFound { place } => RepositoryError::Damaged { place, detail: "is missing from the site".to_owned() },
+        StoreError::InvalidRange { place } => {
+            RepositoryError::Damaged { place, detail: "is shorter than what is recorded of it".to_owned() }
+        }
+        StoreError::Corrupt { place, detail } => RepositoryError::Damaged { place, detail },
+        other => other.into(),
+    }
+}
+
 impl RepositoryError {
+    /// Whether something stored is hurt, and not the way to it: other objects can still be read.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.root(), Self::Damaged { .. } | Self::MissingChunk { .. } | Self::UnknownFormat { .. })
+    }
+
     /// The error itself, behind any [`Self::Earlier`].
     pub fn root(&self) -> &Self {
         match self {

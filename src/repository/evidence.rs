@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Repository,
-    error::Result,
+    error::{Result, reading},
     format::{EVIDENCE, Header, Kind, MAX_POINT_BYTES},
     index::{open_object, seal_object},
     keys::{random, sha256},
@@ -67,7 +67,7 @@ impl Repository {
     /// # Errors
     /// The store's, [`RepositoryError::Damaged`].
     pub async fn evidence(&self, name: &EvidenceName) -> Result<(Vec<u8>, String)> {
-        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await?;
+        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await.map_err(reading)?;
         let place = format!("{}/{}", self.store.describe(), name.key);
         let (_, plain) = open_object(&place, &bytes, Kind::Evidence, &self.catalogue)?;
         Ok((plain, hex::encode(sha256(&bytes))))
@@ -83,7 +83,7 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub async fn evidence_hash(&self, name: &EvidenceName) -> Result<String> {
-        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await?;
+        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await.map_err(reading)?;
         Ok(hex::encode(sha256(&bytes)))
     }
 }

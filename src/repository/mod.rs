@@ -28,10 +28,14 @@ mod structure;
 mod workers;
 mod writer;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 pub use chunk::{ChunkId, ChunkList, ChunkRef, Class, REF_BYTES, parse_refs};
 pub use entry::EntryRecord;
@@ -42,7 +46,7 @@ pub use keys::{Identities, Recipients, generate_identity, random, sha256};
 pub use memory::Budget;
 pub use point::{Agent, Point, PointName, Snapshot};
 pub use reader::{Piece, Reader};
-pub use structure::{PackCheck, StructureReport};
+pub use structure::{IndexCheck, PackCheck, StructureReport};
 pub use workers::Workers;
 pub use writer::{ContentStream, Cutting, EntryStream, WriteSummary, Writer};
 
@@ -87,6 +91,8 @@ pub struct Repository {
     catalogue: Arc<Catalogue>,
     identities: Identities,
     cache_directory: PathBuf,
+    /// The local index while anybody has it open: writer and reader of one run share it.
+    chunks: Mutex<Weak<ChunkCache>>,
 }
 
 /// What `init` found and made.
@@ -169,7 +175,15 @@ impl Repository {
         let catalogue = Catalogue::open(&store, &key, &id, file.encryption == UNENCRYPTED, identities).await?;
         // Named by id and key: a site that lies about either never meets the cache of another repository.
         let cache_directory = cache_root.join(format!("{}-{}", hex::encode(id), hex::encode(&key[..4])));
-        Ok(Self { store, clock, file, catalogue: Arc::new(catalogue), identities: identities.clone(), cache_directory })
+        Ok(Self {
+            store,
+            clock,
+            file,
+            catalogue: Arc::new(catalogue),
+            identities: identities.clone(),
+            cache_directory,
+            chunks: Mutex::default(),
+        })
     }
 
     /// What `repository.json` says.
@@ -194,9 +208,13 @@ impl Repository {
     /// Opens the local index and brings it up to date with the site's.
     ///
     /// # Errors
-    /// The store's, [`RepositoryError::Damaged`] for an index that is, [`RepositoryError::Cache`].
-    pub async fn chunks(&self) -> Result<Arc<cache::ChunkCache>> {
-        structure::synchronise(self).await
+    /// The store's, [`RepositoryError::Cache`]. An index that is damaged is passed over: [`ChunkCache::damaged`].
+    pub async fn chunks(&self) -> Result<Arc<ChunkCache>> {
+        // Held throughout: a second opening of the same file would be refused, and cost a private copy of every index.
+        let mut open = self.chunks.lock().await;
+        let cache = structure::synchronise(self, open.upgrade()).await?;
+        *open = Arc::downgrade(&cache);
+        Ok(cache)
     }
 }
 

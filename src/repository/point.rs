@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ChunkList, Repository, RepositoryError,
-    error::Result,
+    error::{Result, reading},
     format::{Header, Id, Kind, MAX_POINT_BYTES, POINTS},
     index::{open_object, seal_object},
     keys::{random, sha256},
@@ -215,7 +215,7 @@ impl Repository {
     /// The store's; [`RepositoryError::Damaged`], also if its contents are not what its name says.
     pub async fn point(&self, name: &PointName) -> Result<Point> {
         let place = format!("{}/{}", self.store.describe(), name.key);
-        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await?;
+        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await.map_err(reading)?;
         let (_, plain) = open_object(&place, &bytes, Kind::Point, &self.catalogue)?;
         let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
         let point: Point = serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))?;
@@ -230,7 +230,7 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub async fn root_hash(&self, name: &PointName) -> Result<String> {
-        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await?;
+        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await.map_err(reading)?;
         Ok(hex::encode(sha256(&bytes)))
     }
 }

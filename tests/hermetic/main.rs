@@ -10,4 +10,5 @@ mod command;
 mod fault_proxy;
 mod files;
 mod stores;
+mod system;
 mod systemd;
