@@ -55,11 +55,14 @@ impl Repository {
             .filter_map(|object| {
                 let (time, id) = parse_dated_name(object.key.strip_prefix(EVIDENCE)?)?;
                 let id = id.to_owned();
-                Some(EvidenceName { time, id, key: object.key })
+                Some((EvidenceName { time, id, key: object.key }, object.modified))
             })
             .collect();
-        names.sort();
-        Ok(names)
+        // Records of one second are chained in the order in which they were stored.
+        names.sort_by(|(left, left_stored), (right, right_stored)| {
+            (left.time, left_stored, &left.key).cmp(&(right.time, right_stored, &right.key))
+        });
+        Ok(names.into_iter().map(|(name, _)| name).collect())
     }
 
     /// Reads a record, with the SHA-256 of its stored object.

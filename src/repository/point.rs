@@ -176,9 +176,16 @@ impl Repository {
     /// The store's.
     pub async fn point_names(&self, policy: Option<&str>) -> Result<Vec<PointName>> {
         let prefix = policy.map_or_else(|| POINTS.to_owned(), |policy| format!("{POINTS}{policy}/"));
-        let mut names: Vec<_> = list_all(self, &prefix).await?.iter().filter_map(|object| PointName::parse(&object.key)).collect();
-        names.sort();
-        Ok(names)
+        let mut names: Vec<_> = list_all(self, &prefix)
+            .await?
+            .into_iter()
+            .filter_map(|object| Some((PointName::parse(&object.key)?, object.modified)))
+            .collect();
+        // Two points of one second: the site knows which was stored first.
+        names.sort_by(|(left, left_stored), (right, right_stored)| {
+            (left.time, left_stored, &left.key).cmp(&(right.time, right_stored, &right.key))
+        });
+        Ok(names.into_iter().map(|(name, _)| name).collect())
     }
 
     /// The point that `wanted` names: an id, an unambiguous beginning of one, or `latest`.

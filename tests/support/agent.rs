@@ -195,7 +195,8 @@ impl Outcome {
         for words in said {
             assert!(outcome.stderr.contains(words), "nothing about {words:?} in: {}", outcome.stderr);
         }
-        let errors = outcome.stderr.lines().filter(|line| line.starts_with("farshore: ")).count();
+        let errors =
+            outcome.stderr.lines().filter(|line| line.starts_with("farshore: ") || line.starts_with("{\"error\":")).count();
         assert_eq!(errors, 1, "one error, not {errors}: {}", outcome.stderr);
         assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
         outcome

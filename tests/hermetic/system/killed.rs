@@ -1,12 +1,6 @@
 //! `kill -9` at random moments: what is listed is whole, and nothing that was begun is ever listed.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    process::Stdio,
-    thread::sleep,
-    time::Instant,
-};
+use std::{collections::BTreeMap, fs, process::Stdio, thread::sleep, time::Instant};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 

@@ -94,7 +94,7 @@ fn an_unencrypted_repository_says_so_everywhere_and_needs_no_identity() {
     let rest = tail.split_once("[drill]").unwrap().1;
     fs::write(agent.path("policy.toml"), format!("encryption = \"none\"\n{head}\n[drill]{rest}")).unwrap();
     let said = |words: &[&str]| agent.run(words.iter().copied()).succeeds().stdout.to_lowercase();
-    assert!(said(&["init", "policy.toml"]).contains("everybody who can read the site"));
+    assert!(said(&["init", "policy.toml", "--create"]).contains("everybody who can read the site"));
     for words in [
         &["backup", "policy.toml"][..],
         &["points", "policy.toml"],

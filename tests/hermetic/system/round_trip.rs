@@ -25,7 +25,7 @@ fn restore_and_compare(agent: &Agent, place: &[&str], to: &str) {
 #[test]
 fn a_backup_comes_back_verifies_and_drills() {
     let agent = Agent::with_everything();
-    let made = agent.run(["init", "policy.toml", "--json"]).succeeds().json();
+    let made = agent.run(["init", "policy.toml", "--create", "--json"]).succeeds().json();
     assert_eq!(made[0]["writes"], "exclusive");
     let report = agent.backup();
     assert_eq!(report["encryption"], "2 recipients");
@@ -56,7 +56,7 @@ fn a_backup_comes_back_verifies_and_drills() {
 fn text_reports_say_what_was_done_and_where() {
     let agent = Agent::with_everything();
     let site = agent.text("site");
-    let made = agent.run(["init", "policy.toml"]).succeeds();
+    let made = agent.run(["init", "policy.toml", "--create"]).succeeds();
     assert!(made.stdout.contains(&site) && made.stdout.contains("site far"), "{}", made.stdout);
     assert!(agent.run(["points", "policy.toml"]).succeeds().stdout.contains("farshore backup"), "the next step");
     let backed_up = agent.run(["backup", "policy.toml"]).succeeds().stdout;
@@ -93,8 +93,10 @@ fn diff_names_what_changed_and_its_lines_are_json_for_machines() {
     fs::write(agent.path("objects/2026/00.png"), "changed").unwrap();
     fs::remove_file(agent.path("objects/2026/01.png")).unwrap();
     fs::write(agent.path("objects/2026/new.png"), "new").unwrap();
-    agent
-        .write_policy(&format!("{}\n[[source]]\nname = \"more\"\nkind = \"command\"\ncapture = [\"true\"]\n", agent.all_sources()));
+    agent.write_policy(&format!(
+        "{}\n[[source]]\nname = \"more\"\nkind = \"command\"\ncapture = [\"uname\"]\n",
+        agent.all_sources()
+    ));
     agent.backup();
     let [before, after] = <[String; 2]>::try_from(agent.points()).unwrap();
     let lines = agent.run(["diff", "policy.toml", &before, &after, "--json"]).succeeds().json_lines();
