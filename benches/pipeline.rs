@@ -231,8 +231,8 @@ struct Stored {
     cache: tempfile::TempDir,
 }
 
-async fn pipeline_backup(parts: &[Part], workers: &Arc<Workers>) -> (Duration, Stored, u64) {
-    let store: SharedStore = Arc::new(hold::Hold::default());
+async fn pipeline_backup(parts: &[Part], workers: &Arc<Workers>, keep: bool) -> (Duration, Stored, u64) {
+    let store: SharedStore = Arc::new(hold::Hold::new(keep));
     let clock = SystemClock::shared();
     let cache = tempfile::tempdir().unwrap();
     Repository::init(&store, &clock, &Recipients::Nobody).await.unwrap();
@@ -291,15 +291,16 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let workers = Workers::start(threads, 1).unwrap();
     let way_back = sealed(&parts);
+    let (_, stored, bytes) = runtime.block_on(pipeline_backup(&parts, &workers, true));
+    println!("stored: {:.0} MiB; the first run warms up", bytes as f64 / f64::from(1 << 20));
     let (mut backup, mut restore) = (Vec::new(), Vec::new());
     for run in 0..=runs {
         let pure = pure_backup(&parts, threads);
-        let (piped, stored, bytes) = runtime.block_on(pipeline_backup(&parts, &workers));
+        let (piped, _, _) = runtime.block_on(pipeline_backup(&parts, &workers, false));
         let pure_back = pure_restore(&way_back, threads);
         let (piped_back, delivered) = runtime.block_on(pipeline_restore(&stored, &workers));
         assert_eq!(delivered, total as u64, "everything came back");
         if run == 0 {
-            println!("stored: {:.0} MiB; the first run warms up", bytes as f64 / f64::from(1 << 20));
             continue;
         }
         let speed = |time: Duration| mib / time.as_secs_f64();

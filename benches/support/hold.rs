@@ -16,13 +16,16 @@ use futures_util::{StreamExt, stream};
 /// Packs held here, everything else in an ordinary memory store.
 #[derive(Debug)]
 pub struct Hold {
+    /// Whether packs are kept; without, they are dropped as a site's answer lets them be.
+    keep: bool,
     rest: Arc<MemoryStore>,
     packs: Mutex<BTreeMap<String, Bytes>>,
 }
 
-impl Default for Hold {
-    fn default() -> Self {
-        Self { rest: MemoryStore::new("bench"), packs: Mutex::default() }
+impl Hold {
+    /// A store that keeps packs, or drops them.
+    pub fn new(keep: bool) -> Self {
+        Self { keep, rest: MemoryStore::new("bench"), packs: Mutex::default() }
     }
 }
 
@@ -50,7 +53,10 @@ impl Store for Hold {
             return self.rest.put(key, body, options).await;
         }
         let stat = stat(key, &body);
-        self.packs.lock().unwrap().insert(key.to_owned(), body);
+        if self.keep {
+            // Copied, as a site would: the pipeline gets its buffer back.
+            self.packs.lock().unwrap().insert(key.to_owned(), Bytes::copy_from_slice(&body));
+        }
         Ok(stat)
     }
 

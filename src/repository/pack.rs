@@ -121,11 +121,11 @@ pub struct Pack {
 }
 
 impl PackBuilder {
-    /// An empty pack that will be about `target_bytes` long.
-    pub fn new(header: Header, target_bytes: usize) -> Self {
-        let mut bytes = Vec::with_capacity(target_bytes);
-        bytes.extend_from_slice(&header.encode());
-        Self { header, bytes, places: Vec::new() }
+    /// An empty pack, built in `buffer`, whose contents are discarded.
+    pub fn new(header: Header, mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        buffer.extend_from_slice(&header.encode());
+        Self { header, bytes: buffer, places: Vec::new() }
     }
 
     /// Bytes so far.

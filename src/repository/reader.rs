@@ -16,17 +16,17 @@ use tokio::sync::oneshot;
 use super::{
     Budget, ChunkCache, ChunkList, ChunkRef, Class, EntryRecord, Point, Repository, RepositoryError, Snapshot, Workers,
     cache::{Location, PackRecord},
-    chunk::{MAX_LEVEL, MAX_LIST_BYTES, open_chunk},
+    chunk::{Encoding, MAX_CUT_BYTES, MAX_LEVEL, MAX_LIST_BYTES, open_chunk},
     entry::parse_chunk,
     error::{Result, reading},
     format::{MAX_CHUNK_BYTES, pack_key},
     keys::{Catalogue, DataKeys},
     memory::{Lane, Share},
     pack::Place,
-    seal::OpeningKey,
+    seal::{NONCE_BYTES, OpeningKey},
     workers::Desk,
 };
-use crate::stores::{GetOptions, SharedStore, read_all};
+use crate::stores::{GetOptions, SharedStore, read_into};
 
 /// Bytes between two wanted chunks that are cheaper to read than to ask anew for.
 const MERGE_GAP_BYTES: u64 = 128 << 10;
@@ -273,7 +273,9 @@ impl Reader {
         let _share = shared.budget.share(record.size as usize + MAX_CHUNK_BYTES).await;
         let key = pack_key(&record.sha256);
         let place = format!("{}/{key}", shared.store.describe());
-        let bytes = read_all(shared.store.as_ref(), &key, GetOptions::default(), u64::from(record.size)).await.map_err(reading)?;
+        let mut bytes = shared.budget.buffer(record.size as usize);
+        let read = read_into(shared.store.as_ref(), &key, GetOptions::default(), u64::from(record.size), &mut bytes);
+        read.await.map_err(reading)?;
         let opener = shared.opener(record).await?;
         let (worker, record) = (Arc::clone(shared), record.clone());
         shared
@@ -285,18 +287,15 @@ impl Reader {
                     return Err(RepositoryError::Damaged { place, detail });
                 }
                 let mut plain_bytes = 0;
+                let mut plain = worker.budget.buffer(MAX_CUT_BYTES);
                 for chunk in &entry.places {
                     let start = chunk.offset as usize;
-                    let plain = worker.open(
-                        desk,
-                        &opener,
-                        record.class,
-                        chunk,
-                        &bytes[start..start + chunk.sealed_bytes as usize],
-                        &place,
-                    )?;
-                    plain_bytes += plain.len() as u64;
+                    let sealed = &mut bytes[start..start + chunk.sealed_bytes as usize];
+                    worker.open(desk, &opener, record.class, chunk, sealed, &mut plain, &place)?;
+                    plain_bytes += u64::from(chunk.plain_bytes);
                 }
+                worker.budget.reuse(bytes);
+                worker.budget.reuse(plain);
                 Ok((entry.places.len() as u64, plain_bytes))
             })
             .await
@@ -370,42 +369,85 @@ impl Shared {
         let opener = self.opener(&record).await?;
         let (start, end) = (range.start(), range.end());
         let options = GetOptions { range: Some(start..end), ..GetOptions::default() };
-        let sealed = read_all(self.store.as_ref(), &key, options, end - start).await.map_err(reading)?;
+        let mut sealed = self.budget.buffer(usize::try_from(end - start).unwrap_or(usize::MAX));
+        read_into(self.store.as_ref(), &key, options, end - start, &mut sealed).await.map_err(reading)?;
         if sealed.len() as u64 != end - start {
             return Err(RepositoryError::Damaged { place, detail: format!("ends before byte {end}, where a chunk should") });
         }
         let worker = Arc::clone(&self);
-        self.on_worker(&place.clone(), move |desk| {
-            let mut share: Share = share;
-            let mut pieces = Vec::with_capacity(range.chunks.len());
-            for (chunk, wanted) in &range.chunks {
-                let from = chunk.offset as usize - usize::try_from(start).unwrap_or(usize::MAX);
-                let plain = worker.open(desk, &opener, class, chunk, &sealed[from..from + chunk.sealed_bytes as usize], &place)?;
-                let bytes = match share.split(plain.len()) {
-                    Some(own) => own.wrap(plain),
-                    None => plain.into(),
-                };
-                pieces.extend(wanted.iter().map(|(index, offset)| Piece { index: *index, offset: *offset, bytes: bytes.clone() }));
-            }
-            Ok(pieces)
-        })
-        .await
+        self.on_worker(&place.clone(), move |desk| worker.open_range(desk, &opener, class, range, sealed, share, &place)).await
     }
 
-    /// Opens one chunk: tag, length, keyed hash.
-    fn open(&self, desk: &mut Desk, key: &OpeningKey, class: Class, chunk: &Place, sealed: &[u8], place: &str) -> Result<Vec<u8>> {
-        let damaged = |detail: String| RepositoryError::Damaged { place: format!("{place}, chunk {}", chunk.id), detail };
-        if chunk.plain_bytes as usize > MAX_CHUNK_BYTES {
-            return Err(damaged(format!("says {} plain bytes", chunk.plain_bytes)));
+    /// Opens all chunks of a range, in place; what is stored as it is, is handed on without a copy.
+    #[allow(clippy::too_many_arguments, reason = "what one request brought together is used up here")]
+    fn open_range(
+        &self,
+        desk: &mut Desk,
+        key: &OpeningKey,
+        class: Class,
+        range: Range,
+        mut sealed: Vec<u8>,
+        mut share: Share,
+        place: &str,
+    ) -> Result<Vec<Piece>> {
+        let start = range.start();
+        let mut opened = Vec::with_capacity(range.chunks.len());
+        for (chunk, _) in &range.chunks {
+            let from = chunk.offset as usize - usize::try_from(start).unwrap_or(usize::MAX);
+            let mut plain = match chunk.encoding {
+                Encoding::Plain => Vec::new(),
+                Encoding::Zstd => self.budget.buffer(chunk.plain_bytes as usize),
+            };
+            let within =
+                self.open(desk, key, class, chunk, &mut sealed[from..from + chunk.sealed_bytes as usize], &mut plain, place)?;
+            opened.push(match within {
+                Some(within) => Err(from + within.start..from + within.end),
+                None => Ok(self.budget.lend(plain, share.split(chunk.plain_bytes as usize))),
+            });
         }
-        let mut sealed = sealed.to_vec();
-        let encoded = open_chunk(key, &chunk.id, chunk.encoding, chunk.plain_bytes, &mut sealed)
-            .map_err(|error| damaged(error.to_string()))?;
-        let plain = desk.decode(chunk.encoding, encoded, chunk.plain_bytes as usize).map_err(damaged)?;
-        if self.catalogue.chunk_id(class, &plain) != chunk.id {
+        let sealed = self.budget.lend(sealed, Some(share));
+        let mut pieces = Vec::with_capacity(opened.len());
+        for (bytes, (_, wanted)) in opened.into_iter().zip(&range.chunks) {
+            let bytes = bytes.unwrap_or_else(|within| sealed.slice(within));
+            pieces.extend(wanted.iter().map(|(index, offset)| Piece { index: *index, offset: *offset, bytes: bytes.clone() }));
+        }
+        Ok(pieces)
+    }
+
+    /// Opens one chunk in place: tag, length, keyed hash. Compressed ones are in `plain` then; of the others, returns where in
+    /// `sealed` their bytes are.
+    #[allow(clippy::too_many_arguments, reason = "one step of the two functions above, not an interface")]
+    fn open(
+        &self,
+        desk: &mut Desk,
+        key: &OpeningKey,
+        class: Class,
+        chunk: &Place,
+        sealed: &mut [u8],
+        plain: &mut Vec<u8>,
+        place: &str,
+    ) -> Result<Option<std::ops::Range<usize>>> {
+        let damaged = |detail: String| RepositoryError::Damaged { place: format!("{place}, chunk {}", chunk.id), detail };
+        let length = chunk.plain_bytes as usize;
+        if length > MAX_CHUNK_BYTES {
+            return Err(damaged(format!("says {length} plain bytes")));
+        }
+        let encoded =
+            open_chunk(key, &chunk.id, chunk.encoding, chunk.plain_bytes, sealed).map_err(|error| damaged(error.to_string()))?;
+        let (bytes, within): (&[u8], _) = match chunk.encoding {
+            Encoding::Plain if encoded.len() != length => {
+                return Err(damaged(format!("has {} plain bytes instead of {length}", encoded.len())));
+            }
+            Encoding::Plain => (encoded, Some(NONCE_BYTES..NONCE_BYTES + length)),
+            Encoding::Zstd => {
+                desk.decompress(encoded, length, plain).map_err(damaged)?;
+                (plain, None)
+            }
+        };
+        if self.catalogue.chunk_id(class, bytes) != chunk.id {
             return Err(damaged("its bytes are not what its name says: somebody with a writer's keys put it there".to_owned()));
         }
-        Ok(plain)
+        Ok(within)
     }
 
     async fn on_worker<T: Send + 'static>(

@@ -13,7 +13,8 @@ use aws_lc_rs::{
 
 /// Bytes that sealing adds.
 pub const OVERHEAD_BYTES: usize = NONCE_BYTES + TAG_BYTES;
-const NONCE_BYTES: usize = 12;
+/// Bytes before the ciphertext.
+pub const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
 
 /// Opens what was sealed under one key.

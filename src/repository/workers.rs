@@ -144,20 +144,17 @@ impl Desk {
         compressed < 3 * SAMPLE_BYTES * 97 / 100
     }
 
-    /// Decodes bytes that were authenticated, into exactly `plain_bytes` bytes.
+    /// Decompresses bytes that were authenticated into `out`, which can hold `plain_bytes` and then holds just those.
     ///
     /// # Errors
     /// What is wrong, in words.
-    pub fn decode(&mut self, encoding: Encoding, encoded: &[u8], plain_bytes: usize) -> Result<Vec<u8>, String> {
-        let plain = match encoding {
-            Encoding::Plain => encoded.to_vec(),
-            Encoding::Zstd => {
-                self.decompressor.decompress(encoded, plain_bytes).map_err(|error| format!("does not decompress: {error}"))?
-            }
-        };
-        if plain.len() != plain_bytes {
-            return Err(format!("has {} plain bytes instead of {plain_bytes}", plain.len()));
+    pub fn decompress(&mut self, compressed: &[u8], plain_bytes: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        out.clear();
+        out.reserve(plain_bytes);
+        self.decompressor.decompress_to_buffer(compressed, out).map_err(|error| format!("does not decompress: {error}"))?;
+        if out.len() != plain_bytes {
+            return Err(format!("has {} plain bytes instead of {plain_bytes}", out.len()));
         }
-        Ok(plain)
+        Ok(())
     }
 }

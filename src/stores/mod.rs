@@ -195,9 +195,19 @@ pub const MAX_KEY_BYTES: usize = 1024;
 /// # Errors
 /// Those of the store; [`StoreError::Corrupt`] if there are more than `limit` bytes.
 pub async fn read_all(store: &dyn Store, key: &str, options: GetOptions, limit: u64) -> Result<Bytes, StoreError> {
-    use futures_util::StreamExt;
-    let mut download = store.get(key, options).await?;
     let mut all = Vec::new();
+    read_into(store, key, options, limit, &mut all).await?;
+    Ok(all.into())
+}
+
+/// Like [`read_all`], into a buffer that the caller brings and whose contents are replaced.
+///
+/// # Errors
+/// Those of [`read_all`].
+pub async fn read_into(store: &dyn Store, key: &str, options: GetOptions, limit: u64, all: &mut Vec<u8>) -> Result<(), StoreError> {
+    use futures_util::StreamExt;
+    all.clear();
+    let mut download = store.get(key, options).await?;
     while let Some(piece) = download.body.next().await {
         let piece = piece?;
         if all.len() as u64 + piece.len() as u64 > limit {
@@ -208,5 +218,5 @@ pub async fn read_all(store: &dyn Store, key: &str, options: GetOptions, limit: 
         }
         all.extend_from_slice(&piece);
     }
-    Ok(all.into())
+    Ok(())
 }

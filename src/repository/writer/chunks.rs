@@ -73,7 +73,9 @@ fn process(shared: &Arc<Shared>, desk: &mut Desk, class: Class, plain: &Bytes, s
         // Sealed right into the pack: the lock is held for a copy and for AES, a fiftieth of what compressing took.
         let mut builders = shared.builders.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let target = shared.budget.pack_bytes();
-        let builder = builders.entry(class).or_insert_with(|| PackBuilder::new(shared.header(class), target));
+        // Room for the chunk that goes beyond the target, and for the directory.
+        let buffer = || shared.budget.buffer(target + MAX_CHUNK_BYTES + (1 << 20));
+        let builder = builders.entry(class).or_insert_with(|| PackBuilder::new(shared.header(class), buffer()));
         builder.push(key, id, length, encoding, encoded);
         if builder.len() >= target { builders.remove(&class) } else { None }
     };

@@ -164,6 +164,8 @@ pub struct ContentStream {
     /// Bytes still expected, if the hint was right.
     expected: Option<u64>,
     buffer: Vec<u8>,
+    /// Where the bytes begin in it; before that there is room for what the last cut leaves over.
+    start: usize,
     /// How long the buffer may grow; `share` covers it.
     capacity: usize,
     share: Option<Share>,
@@ -176,7 +178,7 @@ pub struct ContentStream {
 impl ContentStream {
     pub(super) fn new(shared: Arc<Shared>, class: Class, cutting: Cutting, expected: Option<u64>) -> Self {
         let (buffer, refs) = (Vec::new(), Arc::default());
-        Self { shared, class, cutting, expected, buffer, capacity: 0, share: None, tail: None, refs, size: 0 }
+        Self { shared, class, cutting, expected, buffer, start: 0, capacity: 0, share: None, tail: None, refs, size: 0 }
     }
 
     fn full_capacity(&self) -> usize {
@@ -204,43 +206,49 @@ impl ContentStream {
         Ok(())
     }
 
+    /// A new buffer, filled while the last one is being cut; or a larger one, where the hint was wrong.
     async fn make_room(&mut self) -> Result<()> {
         let full = self.full_capacity();
-        // A wrong hint: the part is not whole yet. The old share goes back first, so that no task waits with one in hand.
-        let too_small = matches!(self.cutting, Cutting::Fixed(_)) && self.capacity > 0 && self.capacity < full;
-        if !too_small && self.capacity > 0 {
-            self.send(false);
-        }
-        self.share = None;
-        let tail = match self.tail.take() {
-            Some(tail) => self.shared.unless_failed(tail).await?.map_err(|_| lost())?,
-            None => Vec::new(),
-        };
         let expected = self.expected.map_or(usize::MAX, |expected| usize::try_from(expected).unwrap_or(usize::MAX));
-        let wanted = if too_small || expected == 0 { full } else { (expected.saturating_add(tail.len())).min(full) };
-        let wanted = wanted.max(self.buffer.len() + tail.len() + 1).min(full.max(tail.len() + 1));
-        self.share = Some(self.shared.unless_failed(self.shared.budget.share(wanted)).await?);
-        self.capacity = wanted;
-        self.buffer.reserve_exact(wanted - self.buffer.len());
-        self.buffer.extend_from_slice(&tail);
+        let room = if expected == 0 { full } else { expected.min(full) };
+        if matches!(self.cutting, Cutting::Fixed(_)) && self.capacity > 0 && self.capacity < full {
+            // The part is not whole yet. The old share goes back first, so that no task waits with one in hand.
+            self.share = None;
+            self.share = Some(self.shared.unless_failed(self.shared.budget.share(full)).await?);
+            self.buffer.reserve_exact(full - self.buffer.len());
+            self.capacity = full;
+            return Ok(());
+        }
+        if self.capacity > 0 {
+            self.send(false).await?;
+        }
+        self.start = if self.tail.is_some() { MAX_CUT_BYTES } else { 0 };
+        self.share = Some(self.shared.unless_failed(self.shared.budget.share(self.start + room)).await?);
+        self.buffer = self.shared.budget.buffer(self.start + room);
+        self.buffer.resize(self.start, 0);
+        self.capacity = self.start + room;
         Ok(())
     }
 
-    /// Hands the buffer over to the workers.
-    fn send(&mut self, last: bool) {
-        let buffer = std::mem::take(&mut self.buffer);
+    /// Hands the buffer over to the workers, with what the cut before it left over in front.
+    async fn send(&mut self, last: bool) -> Result<()> {
+        let mut start = self.start;
+        if let Some(tail) = self.tail.take() {
+            let tail = self.shared.unless_failed(tail).await?.map_err(|_| lost())?;
+            // A cut leaves less over than the longest chunk, which is the room that was left for it.
+            start -= tail.len();
+            self.buffer[start..self.start].copy_from_slice(&tail);
+        }
+        let (buffer, share) = (std::mem::take(&mut self.buffer), self.share.take());
         self.capacity = 0;
-        let bytes = match self.share.take() {
-            Some(share) => share.wrap(buffer),
-            None => buffer.into(),
-        };
+        let bytes = self.shared.budget.lend(buffer, share).slice(start..);
         let whole = match self.cutting {
             Cutting::Fixed(_) => true,
             Cutting::ContentDefined => last && bytes.len() <= MIN_CUT_BYTES,
         };
         if whole {
             Shared::chunk(&self.shared, self.class, bytes, self.refs.slot(&self.shared));
-            return;
+            return Ok(());
         }
         let (reply, tail) = oneshot::channel();
         let (shared, refs, class) = (Arc::clone(&self.shared), Arc::clone(&self.refs), self.class);
@@ -256,6 +264,7 @@ impl ContentStream {
             guard.done();
         });
         self.tail = Some(tail);
+        Ok(())
     }
 
     /// The end: waits until every chunk has its name, and returns the list with the number of bytes.
@@ -263,8 +272,9 @@ impl ContentStream {
     /// # Errors
     /// The first error of the run.
     pub async fn finish(mut self) -> Result<(ChunkList, u64)> {
-        if !self.buffer.is_empty() {
-            self.send(true);
+        // A tail never comes alone: a buffer is made for bytes that are there.
+        if self.buffer.len() > self.start {
+            self.send(true).await?;
             if let Some(tail) = self.tail.take() {
                 self.shared.unless_failed(tail).await?.map_err(|_| lost())?;
             }

@@ -42,7 +42,7 @@ pub(super) fn close(shared: &Arc<Shared>, builder: PackBuilder) {
 async fn put(shared: &Shared, key: &str, bytes: Vec<u8>, name: [u8; 32]) -> Result<()> {
     let size = bytes.len() as u64;
     let options = PutOptions { if_absent: true, sha256: Some(name), ..PutOptions::default() };
-    match shared.store.put(key, bytes.into(), options).await {
+    match shared.store.put(key, shared.budget.lend(bytes, None), options).await {
         Ok(stored) if stored.size == size => {}
         Ok(stored) => {
             return Err(RepositoryError::Damaged {
