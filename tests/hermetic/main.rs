@@ -7,7 +7,11 @@ mod support;
 
 mod bucket;
 mod command;
+mod crash;
+mod damage;
 mod fault_proxy;
 mod files;
+mod golden;
+mod hostile;
 mod stores;
 mod systemd;

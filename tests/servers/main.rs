@@ -11,4 +11,5 @@ mod postgres_awkward;
 mod postgres_capture;
 mod postgres_rebuild;
 mod postgres_tls;
+mod reader;
 mod stores;
