@@ -78,7 +78,7 @@ async fn begun(packs: u64) -> (Recovery, Objects, Objects) {
     let then = objects(recovery.source.as_ref()).await;
     recovery.put("replaced", noise(50_000, 3)).await;
     // Packs have 16 MiB.
-    for number in 0..packs * 4 {
+    for number in 0..packs * 5 {
         recovery.put(&format!("new/{number}"), noise(4 << 20, 10 + number)).await;
     }
     (recovery, objects(store.as_ref()).await, then)

@@ -234,6 +234,8 @@ async fn any_flipped_bit_is_found_by_a_reading_verification(encrypted: bool, fli
         let found = site.recovery.verify(store_of(&all).await, &site.recovery.fresh_cache()).await;
         let named = match &found {
             Err(_) => true,
+            // A key that lies open has no tag of its own: what it does not open any more is named instead.
+            Ok(report) if !encrypted && kind(key, &site.second[key]) == "data key" => !report.damage.is_empty(),
             Ok(report) => report.damage.iter().any(|damage| damage.object == *key || damage.detail.contains(key.as_str())),
         };
         if !named {
