@@ -106,3 +106,24 @@ fn the_agent_of_a_repository_of_format_1_lists_points_and_reads_no_data() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--identity"), "{}", String::from_utf8_lossy(&refused.stderr));
     assert!(!Path::new(&out).exists() || fs::read_dir(&out).unwrap().next().is_none());
 }
+
+#[test]
+fn the_example_in_the_format_document_is_what_it_says() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/format.md")).unwrap();
+    let dump = text.lines().filter_map(|line| line.split_once("  ")).filter(|(at, _)| at.len() == 4 && hex::decode(at).is_ok());
+    let bytes: Vec<u8> = dump.flat_map(|(_, bytes)| hex::decode(bytes).unwrap()).collect();
+    assert_eq!(bytes.len(), 186);
+    let name = hex::encode(Sha256::digest(&bytes));
+    assert!(text.contains(&format!("packs/{}/{name}", &name[..2])), "{name}");
+    // The chunk under its data key, both as the document has them.
+    let chunk = &bytes[0x40..0x61];
+    let key = text.split("\"kind\":\"data\"").nth(1).unwrap().split("\"key\":\"").nth(1).unwrap();
+    let key = aws_lc_rs::aead::UnboundKey::new(&aws_lc_rs::aead::AES_256_GCM, &hex::decode(&key[..64]).unwrap()).unwrap();
+    let id = text.split("\n6162a181").nth(1).unwrap();
+    let mut associated = hex::decode(format!("6162a181{}", &id[..56])).unwrap();
+    associated.extend_from_slice(&[0, 5, 0, 0, 0]);
+    let mut sealed = chunk[12..].to_vec();
+    let nonce = aws_lc_rs::aead::Nonce::try_assume_unique_for_key(&chunk[..12]).unwrap();
+    let opened = aws_lc_rs::aead::LessSafeKey::new(key).open_in_place(nonce, aws_lc_rs::aead::Aad::from(associated), &mut sealed);
+    assert_eq!(opened.unwrap(), b"hello");
+}
