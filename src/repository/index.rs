@@ -142,7 +142,7 @@ mod tests {
         let decoded = |size, place| {
             let places = vec![place];
             let pack = PackEntry { sha256: [6; 32], size, class: Class::Data, run: [4; 16], data_key: [7; 16], places };
-            let (bytes, name) = encode_index(&catalogue, &[4; 16], &key, &[pack.clone()]);
+            let (bytes, name) = encode_index(&catalogue, &[4; 16], &key, std::slice::from_ref(&pack));
             decode_index("x", &name, &bytes, &catalogue).map(|packs| assert_eq!(packs, [pack]))
         };
         let (plain, zstd) = (Encoding::Plain, Encoding::Zstd);

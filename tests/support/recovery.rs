@@ -1,6 +1,11 @@
 //! A repository in memory, with everything that can be done to it: for tests that break it.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use chrono::DateTime;
@@ -107,7 +112,7 @@ impl Recovery {
         Repository::init(store, &self.shared_clock(), &self.recipients).await.unwrap();
     }
 
-    pub async fn open(&self, store: SharedStore, cache: &PathBuf) -> Result<Repository, OperationError> {
+    pub async fn open(&self, store: SharedStore, cache: &Path) -> Result<Repository, OperationError> {
         Ok(Repository::open(store, self.shared_clock(), &self.identities, self.expected, cache).await?)
     }
 
@@ -116,7 +121,7 @@ impl Recovery {
     }
 
     /// A point later than the last one.
-    pub async fn backup(&self, store: SharedStore, cache: &PathBuf) -> Result<BackupReport, OperationError> {
+    pub async fn backup(&self, store: SharedStore, cache: &Path) -> Result<BackupReport, OperationError> {
         self.clock.advance(Duration::from_secs(60));
         let repository = self.open(store, cache).await?;
         backup(BackupRequest {
@@ -137,12 +142,12 @@ impl Recovery {
         .await
     }
 
-    pub async fn points(&self, store: SharedStore, cache: &PathBuf) -> Result<Vec<PointSummary>, OperationError> {
+    pub async fn points(&self, store: SharedStore, cache: &Path) -> Result<Vec<PointSummary>, OperationError> {
         point_summaries(&self.open(store, cache).await?, Some("p")).await
     }
 
     /// What a point gives back.
-    pub async fn restore(&self, store: SharedStore, cache: &PathBuf, wanted: &str) -> Result<Objects, OperationError> {
+    pub async fn restore(&self, store: SharedStore, cache: &Path, wanted: &str) -> Result<Objects, OperationError> {
         let repository = self.open(store, cache).await?;
         let point = repository.point(&repository.find_point(Some("p"), wanted).await?).await?;
         let reader = self.reader(&repository).await?;
@@ -164,7 +169,7 @@ impl Recovery {
     }
 
     /// Reads everything.
-    pub async fn verify(&self, store: SharedStore, cache: &PathBuf) -> Result<VerifyReport, OperationError> {
+    pub async fn verify(&self, store: SharedStore, cache: &Path) -> Result<VerifyReport, OperationError> {
         self.clock.advance(Duration::from_secs(60));
         let repository = self.open(store, cache).await?;
         verify(VerifyRequest {
