@@ -1,6 +1,7 @@
 # make test    everything that must hold before a change lands; installs the servers it needs
-# make demo    the main job, visibly: backup, destruction of the primary, restore, drill (SITE=s3 for a real S3 server)
-# make bench   the benchmarks
+# make demo    the main job, visibly: backup, destruction of the primary, restore, drill (SITE=s3 for a real S3 server); in the
+#              profile of the tests, whose hot crates are optimised: built once for both
+# make bench   the benchmarks: pipelines against pure CPU work, whole processes against other tools, peak memory (an hour, 60 GB of disk)
 # make build   the release binary
 # make fmt     formats the code
 
@@ -36,11 +37,14 @@ deny:
 	@testbed/install cargo-deny
 	@. testbed/versions.sh && "$$cargo_deny_home/bin/cargo-deny" --all-features --locked check bans licenses sources
 
-demo: build
+demo:
+	@echo "== cargo build (the first time some minutes on two cores; make test uses the same)"
+	@$(CARGO) build --locked
 	@demo/run --site $(SITE)
 
-bench:
+bench: build
 	@$(CARGO) bench --locked
+	@testbed/with-servers benches/compare all
 
 build:
 	@$(CARGO) build --locked --release

@@ -21,7 +21,7 @@ impl Phases {
         Self { clock, observer, done: Vec::new() }
     }
 
-    /// Times `work` as the phase `name` (DESIGN's words); a name that comes again adds up.
+    /// Times `work` as the phase `name`; a name that comes again adds up.
     pub async fn time<T>(&mut self, name: &str, work: impl Future<Output = T>) -> T {
         self.observer.phase(name, None);
         let start = self.clock.monotonic();

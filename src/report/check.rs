@@ -51,7 +51,7 @@ impl Check {
 /// How long a phase of a restore took, on the monotonic clock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PhaseTime {
-    /// DESIGN's word for it: `select point`, `obtain keys`, `database transfer` …
+    /// One of [`super::PHASES`], or a source's own word: `select point`, `obtain keys`, `database transfer` …
     pub name: String,
     /// Seconds.
     pub seconds: f64,

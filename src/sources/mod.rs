@@ -156,7 +156,7 @@ pub struct RebuildContext<'a> {
 pub struct Rebuilt {
     /// What was compared, expected against actual.
     pub checks: Vec<Check>,
-    /// How long its phases took (`database transfer`, `database recovery`, `object transfer` …, DESIGN's words).
+    /// How long its phases took (`database transfer`, `database recovery`, `object transfer` …).
     pub phases: Vec<PhaseTime>,
     /// Entries written.
     pub items: u64,

@@ -13,5 +13,7 @@ mod fault_proxy;
 mod files;
 mod golden;
 mod hostile;
+mod readme;
 mod stores;
+mod system;
 mod systemd;

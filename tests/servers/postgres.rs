@@ -1,4 +1,5 @@
 //! What the tests of PostgreSQL share: servers, databases of their own, and PostgreSQL's programs.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     path::PathBuf,
@@ -79,13 +80,6 @@ impl Server {
     pub fn psql_file(self, database: &str, file: &str) -> String {
         let mut command = Command::new(self.bin().join("psql"));
         command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", &self.url(database), "-f", file]);
-        run(command)
-    }
-
-    /// `pg_dump` of a database, as text.
-    pub fn pg_dump(self, database: &str, arguments: &[&str]) -> String {
-        let mut command = Command::new(self.bin().join("pg_dump"));
-        command.args(arguments).args(["-d", &self.url(database)]);
         run(command)
     }
 

@@ -1,4 +1,5 @@
 //! A database with every awkward thing comes back.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::sync::Arc;
 

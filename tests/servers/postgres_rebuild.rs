@@ -1,4 +1,5 @@
 //! What a rebuild refuses, and what it leaves behind.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
@@ -56,6 +57,22 @@ async fn a_target_that_holds_something_is_refused_and_kept_under_another_name_wh
     let kept = note.actual.split('"').nth(1).unwrap().to_owned();
     let kept = Database { server: target.server, name: kept };
     assert_eq!(kept.psql("SELECT state FROM precious"), "kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_somebody_is_connected_to_is_refused_before_the_work() {
+    let original = Server::Fifteen.database();
+    let (exchange, facts) = captured(&original).await;
+    let target = Server::Fifteen.database();
+    let (server, name) = (target.server, target.name.clone());
+    let busy = std::thread::spawn(move || server.psql(&name, "SELECT pg_sleep(2)"));
+    let connected = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND query LIKE '%sleep(2)'", target.name);
+    while target.server.psql("postgres", &connected) == "0" {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let error = exchange.rebuild(&target.target(), &facts, false).await.unwrap_err();
+    assert!(error.to_string().contains("1 sessions are connected"), "{error}");
+    busy.join().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

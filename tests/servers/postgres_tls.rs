@@ -1,4 +1,5 @@
 //! Connections over TCP: TLS levels, passwords, `pg_hba.conf`. Each test has a server of its own, with certificates made for it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     net::TcpListener,

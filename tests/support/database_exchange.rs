@@ -1,4 +1,5 @@
 //! A sink and an origin in memory, so that sources can be tested without a repository.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     collections::HashMap,
@@ -6,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -32,6 +34,7 @@ pub struct Exchange {
     most_open: AtomicU64,
     /// When set, reading any content of an entry with this path fails after its first piece.
     pub broken: Mutex<Option<Vec<u8>>>,
+    delay: Duration,
 }
 
 struct Writer {
@@ -67,6 +70,7 @@ impl Sink for Exchange {
     async fn content(&self, _cut: Cut, _size: Option<u64>) -> Result<Box<dyn ContentWriter>, ExchangeError> {
         let now = self.open.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_open.fetch_max(now, Ordering::SeqCst);
+        tokio::time::sleep(self.delay).await;
         let number = self.next.fetch_add(1, Ordering::SeqCst);
         let (contents, open) = (self.contents.clone(), self.open.clone());
         Ok(Box::new(Writer { contents, open, number, size: 0, pieces: Vec::new() }))
@@ -116,6 +120,11 @@ impl Origin for Exchange {
 }
 
 impl Exchange {
+    /// One in which opening a content takes so long: a slow site keeps a capture going while others write.
+    pub fn slow(delay: Duration) -> Self {
+        Self { delay, ..Self::default() }
+    }
+
     pub fn all_entries(&self) -> Vec<Entry> {
         self.entries.lock().unwrap().clone()
     }

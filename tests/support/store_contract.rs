@@ -314,7 +314,7 @@ fn rich_attributes() -> ObjectAttributes {
         content_language: Some("de".to_owned()),
         storage_class: None,
         metadata: BTreeMap::from([("owner".to_owned(), "alice".to_owned()), ("greeting".to_owned(), "Grüße, 日本".to_owned())]),
-        tags: BTreeMap::from([("class".to_owned(), "attachment & more".to_owned()), ("empty".to_owned(), String::new())]),
+        tags: BTreeMap::from([("class".to_owned(), "attachment +/=:@ more".to_owned()), ("empty".to_owned(), String::new())]),
     }
 }
 

@@ -110,6 +110,9 @@ impl PostgresConfig {
         }
         config.user(&address.user).dbname(&address.database).application_name("farshore").ssl_mode(mode);
         config.connect_timeout(address.connect_timeout);
+        // The session that holds the snapshot is idle for as long as the data take; firewalls and load balancers forget a
+        // connection that is silent for four minutes.
+        config.keepalives_idle(Duration::from_secs(60)).keepalives_interval(Duration::from_secs(15)).keepalives_retries(4);
         if let Some(password) = password {
             config.password(password.expose_secret());
         }

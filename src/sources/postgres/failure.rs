@@ -138,6 +138,9 @@ pub(super) fn statement(side: Side, subject: &str, doing: &str, error: &Error) -
         Some(code) if *code == SqlState::OUT_OF_MEMORY => {
             format!("{doing}: {said}; if it speaks of shared memory, raise max_locks_per_transaction")
         }
+        Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE && said.contains("recovery") => format!(
+            "{doing}: {said}; on a standby set hot_standby_feedback = on or raise max_standby_streaming_delay, or back up the primary"
+        ),
         Some(code) if *code == SqlState::DISK_FULL => format!("{doing}: {said}; make room on the server's disk"),
         _ => format!("{doing}: {said}; see the server's log"),
     };

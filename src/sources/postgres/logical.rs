@@ -50,7 +50,8 @@ impl Default for LogicalOptions {
     }
 }
 
-/// Captures one database over ordinary SQL connections.
+/// Captures one database over ordinary SQL connections: as many as the context's parallelism, one that holds the snapshot, and one
+/// of `pg_dump`.
 #[derive(Debug)]
 pub struct PostgresLogical {
     config: PostgresConfig,
@@ -195,11 +196,20 @@ impl PostgresLogical {
     async fn refuse_pooler(&self, leader: &Session) -> Result<(), SourceError> {
         let other = self.config.connect(Side::Source).await?;
         let doing = "looking for a pooler";
-        let pid = "SELECT pg_backend_pid()";
-        let first: i32 = leader.one(doing, pid, &[]).await?;
+        // Simple queries: a pooler may lose a prepared statement between preparing and executing it.
+        let pid = async |session: &Session| {
+            let answer =
+                session.client.simple_query("SELECT pg_backend_pid()").await.map_err(|error| session.failed(doing, &error))?;
+            let row = answer.iter().find_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            });
+            Ok::<_, SourceError>(row)
+        };
+        let first = pid(leader).await?;
         other.execute(doing, "BEGIN").await?;
-        let second: i32 = other.one(doing, pid, &[]).await?;
-        let again: i32 = leader.one(doing, pid, &[]).await?;
+        let second = pid(&other).await?;
+        let again = pid(leader).await?;
         other.execute(doing, "ROLLBACK").await?;
         other.close().await;
         if first == again && first != second {

@@ -156,6 +156,14 @@ impl PostgresTarget {
                 "the database holds {holds} already: name another one, or restore with --into-existing, which keeps it under another name"
             )));
         }
+        // They would only be in the way at the very end, after hours maybe.
+        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend' AND application_name <> 'farshore'";
+        let sessions: i64 = admin.one(doing, sessions, &[&name]).await?;
+        if sessions > 0 {
+            return Err(self.unfit(format!(
+                "{sessions} sessions are connected to it, so that it cannot be replaced: stop the application, or end them with pg_terminate_backend"
+            )));
+        }
         let state = match (exists, holds.is_empty()) {
             (false, _) => "the database will be made".to_owned(),
             (true, true) => "the empty database will be replaced".to_owned(),
@@ -215,6 +223,12 @@ impl PostgresTarget {
             context
                 .observer
                 .problem(Problem::new(names, "not every tablespace is on this server: everything goes to the default one"));
+        }
+        if !restore.subscriptions && !self.options.isolated && facts.subscriptions.count > 0 {
+            let names = facts.subscriptions.first.join(", ");
+            context
+                .observer
+                .problem(Problem::new(names, "subscriptions were left out: only a superuser can make them; make them by hand"));
         }
         restore.run("pre-data").await?;
         let sessions = load::sessions(build, context.parallelism).await?;
@@ -312,7 +326,16 @@ impl Rebuild for PostgresTarget {
                     text,
                 ));
             }
-            Err(error) => return Err(unfinished.drop_now(&found.admin, error).await),
+            Err(error) => {
+                // It is whole and compared; hours of work are not thrown away for want of a name.
+                unfinished.armed = false;
+                return Err(self.unfit(format!(
+                    "the database was restored completely and is kept as {:?}, but could not take its name: {error}; then run ALTER DATABASE {} RENAME TO {}",
+                    build.database(),
+                    identifier(build.database()),
+                    identifier(self.config.database())
+                )));
+            }
         }
         unfinished.armed = false;
         let served = context.clock.monotonic();

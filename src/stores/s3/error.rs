@@ -31,6 +31,10 @@ where
     E: ProvideErrorMetadata + Error + 'static,
 {
     match error {
+        // A success that could not be read.
+        SdkError::ServiceError(service) if service.raw().status().is_success() => {
+            StoreError::Corrupt { place, detail: format!("the answer was not understood: {}", chain(error)) }
+        }
         SdkError::ServiceError(service) => {
             let answer = Answer {
                 status: service.raw().status().as_u16(),

@@ -208,15 +208,18 @@ const NAMES: [&[u8]; 9] = [b"a", b"a-b", b"a.b", b"a0", b" ", b"\xff\xfe", "é".
 fn make(top: &Path, things: &[Made]) {
     let mut files = Vec::new();
     for (names, kind, number) in things {
-        let mut path = top.to_owned();
-        for (depth, name) in names.iter().enumerate() {
-            path = raw(&path, NAMES[*name]);
-            if depth + 1 < names.len() && !fs::symlink_metadata(&path).is_ok_and(|found| !found.is_dir()) {
-                let _ = fs::create_dir(&path);
+        let (last, above) = names.split_last().unwrap();
+        let mut directory = top.to_owned();
+        // Nothing is made through a link: it may lead anywhere. What lies below a file or a link is passed over.
+        let real = above.iter().all(|name| {
+            directory = raw(&directory, NAMES[*name]);
+            match fs::symlink_metadata(&directory) {
+                Ok(found) => found.is_dir(),
+                Err(_) => fs::create_dir(&directory).is_ok(),
             }
-        }
-        // Names that are taken, or lie below a file, are passed over.
-        if fs::symlink_metadata(&path).is_ok() || !path.parent().unwrap().is_dir() || through_link(top, &path) {
+        });
+        let path = raw(&directory, NAMES[*last]);
+        if !real || fs::symlink_metadata(&path).is_ok() {
             continue;
         }
         match kind {
@@ -231,10 +234,6 @@ fn make(top: &Path, things: &[Made]) {
             }
         }
     }
-}
-
-fn through_link(top: &Path, path: &Path) -> bool {
-    path.ancestors().skip(1).take_while(|above| *above != top).any(|above| fs::symlink_metadata(above).unwrap().is_symlink())
 }
 
 proptest! {

@@ -4,6 +4,7 @@
 mod filesystem;
 mod limit;
 mod retry;
+mod s3;
 
 mod memory {
     use farshore::stores::MemoryStore;
