@@ -120,3 +120,48 @@ pub fn decode_index(place: &str, name: &[u8; 32], bytes: &[u8], catalogue: &Cata
     }
     Ok(packs)
 }
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::repository::chunk::{ChunkId, Encoding};
+
+    #[test]
+    fn an_index_that_says_impossible_sizes_is_refused_whoever_sealed_it() {
+        let catalogue = Catalogue::new([1; 16], Zeroizing::new([2; 32]), &[3; 16]);
+        let key = catalogue.sealing_key(&[4; 16]);
+        let place = |offset, sealed_bytes, plain_bytes, encoding| Place {
+            id: ChunkId([5; 32]),
+            offset,
+            sealed_bytes,
+            plain_bytes,
+            encoding,
+        };
+        let decoded = |size, place| {
+            let places = vec![place];
+            let pack = PackEntry { sha256: [6; 32], size, class: Class::Data, run: [4; 16], data_key: [7; 16], places };
+            let (bytes, name) = encode_index(&catalogue, &[4; 16], &key, std::slice::from_ref(&pack));
+            decode_index("x", &name, &bytes, &catalogue).map(|packs| assert_eq!(packs, [pack]))
+        };
+        let (plain, zstd) = (Encoding::Plain, Encoding::Zstd);
+        decoded(1000, place(64, 128, 100, plain)).unwrap();
+        decoded(1000, place(64, 90, 100, zstd)).unwrap();
+        decoded(1000, place(872, 128, 100, plain)).unwrap();
+        for (size, impossible) in [
+            (1000, place(63, 128, 100, plain)),
+            (1000, place(873, 128, 100, plain)),
+            (1000, place(u32::MAX, 128, 100, plain)),
+            (1000, place(64, 129, 100, plain)),
+            (1000, place(64, 128, 100, zstd)),
+            (1000, place(64, 27, 100, zstd)),
+            (1000, place(64, 90, u32::MAX, zstd)),
+            (100 << 20, place(64, (8 << 20) + 29, (8 << 20) + 1, plain)),
+            (u32::MAX, place(64, 128, 100, plain)),
+        ] {
+            let refused = decoded(size, impossible).unwrap_err();
+            assert!(matches!(refused, RepositoryError::Damaged { .. }), "{impossible:?}: {refused}");
+        }
+    }
+}

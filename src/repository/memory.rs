@@ -172,3 +172,26 @@ impl Drop for Lent {
         self.buffers.give(std::mem::take(&mut self.bytes));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_has_its_own_lane_when_the_budget_is_spent() {
+        let budget = Budget::new(0);
+        let all = budget.share(usize::MAX).await;
+        assert!(budget.try_share(1).is_none());
+        let (first, second) = (Lane::default(), Lane::default());
+        let share = first.share(&budget, 1).await.split(1000).expect("a lane has more");
+        let piece = budget.lend(vec![0; 1000], Some(share));
+        assert!(first.share(&budget, 1).now_or_never().is_none(), "its lane is taken as long as a piece of it lives");
+        drop(second.share(&budget, 1).await);
+        drop(piece);
+        drop(first.share(&budget, 1).await);
+        drop(all);
+        drop(budget.try_share(1).expect("all of it came back"));
+    }
+}

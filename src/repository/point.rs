@@ -251,17 +251,19 @@ impl Repository {
 
 /// Writes the point: the commit. Everything that it refers to must be confirmed by the site.
 pub async fn commit(repository: &Repository, run: &Id, key: &super::seal::SealingKey, point: &Point) -> Result<PointName> {
-    let header = Header { kind: Kind::Point, catalogue_key: repository.catalogue.id, run: *run, data_key: [0; 16] };
-    let plain = serde_json::to_vec(point).expect("strings, numbers and JSON values always serialise");
-    let bytes = seal_object(&header, key, &plain);
     let object = point.object_key();
-    let options = PutOptions { if_absent: true, sha256: Some(sha256(&bytes)), ..PutOptions::default() };
-    repository.store.put(&object, bytes.into(), options).await?;
-    PointName::parse(&object).ok_or_else(|| RepositoryError::Refused {
+    // First: a point under a name that nobody lists must not be written.
+    let name = PointName::parse(&object).ok_or_else(|| RepositoryError::Refused {
         subject: point.policy.clone(),
         detail: format!(
             "cannot be part of an object's name together with {}",
             point.consistent_at.to_rfc3339_opts(SecondsFormat::Secs, true)
         ),
-    })
+    })?;
+    let header = Header { kind: Kind::Point, catalogue_key: repository.catalogue.id, run: *run, data_key: [0; 16] };
+    let plain = serde_json::to_vec(point).expect("strings, numbers and JSON values always serialise");
+    let bytes = seal_object(&header, key, &plain);
+    let options = PutOptions { if_absent: true, sha256: Some(sha256(&bytes)), ..PutOptions::default() };
+    repository.store.put(&object, bytes.into(), options).await?;
+    Ok(name)
 }

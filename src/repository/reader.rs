@@ -70,7 +70,7 @@ struct Shared {
 type Wanted = Vec<(usize, u64)>;
 
 /// One ranged read: neighbouring chunks of one pack.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Range {
     pack: u32,
     chunks: Vec<(Place, Wanted)>,
@@ -346,19 +346,46 @@ impl Shared {
         }
     }
 
-    /// Reads and opens one range. A pack that turns out to be damaged counts as lost from then on: a backup that met it in its
-    /// earlier entries stores those chunks anew instead of referring to them again.
+    /// Reads and opens one range. A pack that turns out to be damaged counts as lost from then on: its chunks are looked for in
+    /// other packs, and a backup that met it in its earlier entries stores them anew instead of referring to them again.
     async fn fetch(self: Arc<Self>, range: Range, class: Class, lane: Lane) -> Result<Vec<Piece>> {
-        let pack = range.pack;
-        let fetched = Arc::clone(&self).fetch_range(range, class, lane).await;
-        if fetched.as_ref().is_err_and(RepositoryError::is_damage) {
-            self.cache.lose(pack);
+        match Arc::clone(&self).fetch_range(&range, class, &lane).await {
+            Err(error) if error.is_damage() => {
+                self.cache.lose(range.pack);
+                self.rescue(range, class, &lane).await
+            }
+            done => done,
         }
-        fetched
     }
 
-    /// Its pieces hold their share of the memory until they are dropped.
-    async fn fetch_range(self: Arc<Self>, range: Range, class: Class, lane: Lane) -> Result<Vec<Piece>> {
+    /// Reads the chunks of a range one by one, each from a pack that is sound, if there is one.
+    async fn rescue(self: Arc<Self>, range: Range, class: Class, lane: &Lane) -> Result<Vec<Piece>> {
+        let mut rescued = Vec::with_capacity(range.chunks.len());
+        for (chunk, wanted) in range.chunks {
+            let wish = ChunkRef { id: chunk.id, length: chunk.plain_bytes };
+            let mut found = self.locate(&wish)?;
+            let pieces = loop {
+                let alone = Range { pack: found.pack, chunks: vec![(found.place, wanted.clone())] };
+                match Arc::clone(&self).fetch_range(&alone, class, lane).await {
+                    Err(error) if error.is_damage() => {
+                        self.cache.lose(alone.pack);
+                        found = self.locate(&wish)?;
+                        // The cache knows no better one than a lost one.
+                        if self.cache.seen().missing.contains(&found.pack) {
+                            return Err(error);
+                        }
+                    }
+                    done => break done?,
+                }
+            };
+            // Copies without a share of the memory: the next chunk would wait for the share of this one.
+            rescued.extend(pieces.into_iter().map(|piece| Piece { bytes: Bytes::copy_from_slice(&piece.bytes), ..piece }));
+        }
+        Ok(rescued)
+    }
+
+    /// The pieces hold their share of the memory until they are dropped.
+    async fn fetch_range(self: Arc<Self>, range: &Range, class: Class, lane: &Lane) -> Result<Vec<Piece>> {
         let record = self.cache.pack(range.pack)?;
         let key = pack_key(&record.sha256);
         let place = format!("{}/{key}", self.store.describe());
@@ -374,7 +401,7 @@ impl Shared {
         if sealed.len() as u64 != end - start {
             return Err(RepositoryError::Damaged { place, detail: format!("ends before byte {end}, where a chunk should") });
         }
-        let worker = Arc::clone(&self);
+        let (worker, range) = (Arc::clone(&self), range.clone());
         self.on_worker(&place.clone(), move |desk| worker.open_range(desk, &opener, class, range, sealed, share, &place)).await
     }
 

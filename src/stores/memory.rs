@@ -93,6 +93,8 @@ impl MemoryStore {
             sha256: Some(sha256(&body)),
             storage_class: attributes.storage_class.clone(),
         };
+        // A copy, as every other store makes one: the caller's bytes may hold a share of a memory limit until they are dropped.
+        let body = Bytes::copy_from_slice(&body);
         state.objects.insert(key.to_owned(), Object { body, stat: stat.clone(), attributes });
         Ok(stat)
     }
@@ -175,7 +177,7 @@ impl Store for MemoryStore {
         let found = state.uploads.get_mut(upload).filter(|found| found.key == key).ok_or_else(|| self.not_found(key))?;
         let sha256 = sha256(&body);
         let part = UploadedPart { number, etag: hex::encode(sha256), sha256 };
-        found.parts.insert(number, (body, part.clone()));
+        found.parts.insert(number, (Bytes::copy_from_slice(&body), part.clone()));
         Ok(part)
     }
 

@@ -7,8 +7,12 @@ mod support;
 
 mod bucket;
 mod command;
+mod crash;
+mod damage;
 mod fault_proxy;
 mod files;
+mod golden;
+mod hostile;
 mod readme;
 mod stores;
 mod system;

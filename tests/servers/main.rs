@@ -12,4 +12,5 @@ mod postgres_capture;
 mod postgres_pooler;
 mod postgres_rebuild;
 mod postgres_tls;
+mod reader;
 mod stores;

@@ -1,0 +1,169 @@
+//! A backup that stops anywhere, and one whose site fails at any call: every point that is listed is whole, and the next backup
+//! succeeds.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use farshore::{
+    clock::SystemClock,
+    stores::{
+        Download, GetOptions, MemoryStore, ObjectAttributes, ObjectStat, Page, PutOptions, Retry, RetryPolicy, SharedStore, Store,
+        StoreError, UploadedPart,
+    },
+};
+
+use crate::support::{
+    faulty_store::{Call, Fault, FaultyStore},
+    recovery::{Objects, Recovery, noise, objects, store_of},
+};
+
+/// Remembers what was written, in order.
+#[derive(Debug)]
+struct Recording {
+    inner: Arc<MemoryStore>,
+    written: Mutex<Vec<(String, Bytes)>>,
+}
+
+#[async_trait]
+impl Store for Recording {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+    async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
+        let stat = self.inner.put(key, body.clone(), options).await?;
+        self.written.lock().unwrap().push((key.to_owned(), body));
+        Ok(stat)
+    }
+    async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
+        self.inner.get(key, options).await
+    }
+    async fn stat(&self, key: &str) -> Result<ObjectStat, StoreError> {
+        self.inner.stat(key).await
+    }
+    async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        self.inner.list(prefix, start_after, limit).await
+    }
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        panic!("a backup never deletes, and this one deletes {key}")
+    }
+    async fn begin_upload(&self, key: &str, _: ObjectAttributes) -> Result<String, StoreError> {
+        panic!("this test does not record the multipart upload of {key}")
+    }
+    async fn upload_part(&self, key: &str, _: &str, _: u32, _: Bytes) -> Result<UploadedPart, StoreError> {
+        panic!("this test does not record the multipart upload of {key}")
+    }
+    async fn complete_upload(&self, key: &str, _: &str, _: &[UploadedPart], _: bool) -> Result<ObjectStat, StoreError> {
+        panic!("this test does not record the multipart upload of {key}")
+    }
+    async fn abort_upload(&self, key: &str, _: &str) -> Result<(), StoreError> {
+        panic!("this test does not record the multipart upload of {key}")
+    }
+    async fn create(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// A site with one point; and the bucket changed since, so that the second backup has several packs to store.
+async fn begun(packs: u64) -> (Recovery, Objects, Objects) {
+    let recovery = Recovery::new(true);
+    let store: SharedStore = store_of(&Objects::new()).await;
+    recovery.init(&store).await;
+    recovery.put("kept", noise(40_000, 1)).await;
+    recovery.put("replaced", noise(40_000, 2)).await;
+    recovery.backup(store.clone(), &recovery.fresh_cache()).await.unwrap();
+    let then = objects(recovery.source.as_ref()).await;
+    recovery.put("replaced", noise(50_000, 3)).await;
+    // Packs have 16 MiB.
+    for number in 0..packs * 5 {
+        recovery.put(&format!("new/{number}"), noise(4 << 20, 10 + number)).await;
+    }
+    (recovery, objects(store.as_ref()).await, then)
+}
+
+/// Every point is whole, verification finds no damage, and the next backup succeeds.
+async fn assert_sound(recovery: &Recovery, all: &Objects, then: &Objects, what: &str) {
+    let now = objects(recovery.source.as_ref()).await;
+    let cache = recovery.fresh_cache();
+    let store = store_of(all).await;
+    let points = recovery.points(store.clone(), &cache).await.unwrap();
+    for (number, point) in points.iter().enumerate() {
+        assert_eq!(point.unreadable, None, "{what}");
+        let restored = recovery.restore(store.clone(), &cache, &point.id).await.unwrap();
+        assert!(restored == *if number == 0 { then } else { &now }, "{what}: point {number} is another");
+    }
+    let verified = recovery.verify(store.clone(), &cache).await.unwrap();
+    assert_eq!(verified.damage, [], "{what}");
+    let next = recovery.backup(store.clone(), &cache).await.unwrap().point_id;
+    assert!(recovery.restore(store, &recovery.fresh_cache(), &next).await.unwrap() == now, "{what}: the next point is another");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_stops_after_any_write_leaves_every_listed_point_whole() {
+    let (recovery, before, then) = begun(1).await;
+    let recording = Arc::new(Recording { inner: store_of(&before).await, written: Mutex::default() });
+    recovery.backup(recording.clone(), &recovery.fresh_cache()).await.unwrap();
+    let written = recording.written.lock().unwrap().clone();
+    let names: Vec<_> = written.iter().map(|(key, _)| key.split('/').next().unwrap()).collect();
+    assert_eq!((names[0], *names.last().unwrap()), ("keys", "points"), "{names:?}");
+    assert!(names.iter().filter(|name| **name == "packs").count() >= 3, "{names:?}");
+    for stop in 0..=written.len() {
+        let mut all = before.clone();
+        all.extend(written[..stop].iter().cloned());
+        assert_eq!(all.keys().filter(|key| key.starts_with("points/")).count(), 1 + usize::from(stop == written.len()));
+        assert_sound(&recovery, &all, &then, &format!("after {stop} of {} writes", written.len())).await;
+    }
+}
+
+fn patient(store: SharedStore) -> SharedStore {
+    let pauses = Duration::from_millis(1);
+    let policy = RetryPolicy { first_pause: pauses, longest_pause: pauses, ..RetryPolicy::default() };
+    Retry::over(store, policy, SystemClock::shared())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_fault_at_any_call_does_not_hinder_a_backup() {
+    let (recovery, before, _) = begun(0).await;
+    let quiet = FaultyStore::over(store_of(&before).await);
+    recovery.backup(patient(quiet.clone()), &recovery.fresh_cache()).await.unwrap();
+    let faults = [Fault::RefusedBefore, Fault::AnswerLost, Fault::Throttled, Fault::BodyBreaks(10), Fault::BodyEndsEarly(10)];
+    let now = objects(recovery.source.as_ref()).await;
+    for call in [Call::Put, Call::Get, Call::List, Call::Stat] {
+        for number in 0..quiet.calls(call) {
+            for fault in faults {
+                let inner = store_of(&before).await;
+                let faulty = FaultyStore::over(inner.clone());
+                faulty.queue(call, (0..number).map(|_| Fault::None).chain([fault]));
+                let what = format!("{fault:?} at {call:?} {number}");
+                let report = recovery.backup(patient(faulty), &recovery.fresh_cache()).await;
+                let point = report.unwrap_or_else(|error| panic!("{what}: {error}")).point_id;
+                let restored = recovery.restore(inner, &recovery.fresh_cache(), &point).await.unwrap();
+                assert!(restored == now, "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_that_fails_again_and_again_ends_in_an_error_or_a_whole_point() {
+    let (recovery, before, then) = begun(0).await;
+    let (mut failed, mut done) = (0, 0);
+    for seed in 0..40 {
+        let inner = store_of(&before).await;
+        // Without retries the first fault ends the run; with them, and half of all calls failing, some runs get through.
+        let faulty: SharedStore = FaultyStore::seeded(inner.clone(), seed, if seed % 2 == 0 { 0.1 } else { 0.4 });
+        let store = if seed % 2 == 0 { faulty } else { patient(faulty) };
+        match recovery.backup(store, &recovery.fresh_cache()).await {
+            Ok(_) => done += 1,
+            Err(error) => {
+                failed += 1;
+                assert!(error.to_string().len() > 10, "seed {seed}: {error}");
+            }
+        }
+        assert_sound(&recovery, &objects(inner.as_ref()).await, &then, &format!("seed {seed}")).await;
+    }
+    assert!(failed > 0 && done > 0, "{failed} failed, {done} done: the faults prove nothing");
+}

@@ -1,0 +1,185 @@
+//! A repository in memory, with everything that can be done to it: for tests that break it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chrono::DateTime;
+use farshore::{
+    clock::{FixedClock, SharedClock},
+    operations::{
+        BackupRequest, NamedSource, OperationError, Phases, PointSummary, RestoreRequest, VerifyLevel, VerifyRequest, backup,
+        point_summaries, restore, verify,
+    },
+    policy::Policy,
+    progress::Tally,
+    report::{BackupReport, VerifyReport},
+    repository::{Agent, Budget, Expected, Identities, Reader, Recipients, Repository, Workers, generate_identity},
+    sources::bucket::{BucketOptions, BucketSource, BucketTarget},
+    stores::{GetOptions, MemoryStore, PutOptions, SharedStore, Store, read_all},
+};
+use secrecy::SecretString;
+
+/// Objects by key.
+pub type Objects = BTreeMap<String, Bytes>;
+
+/// A bucket, a policy, keys; and what it takes to back the bucket up to any store, and back.
+pub struct Recovery {
+    pub clock: Arc<FixedClock>,
+    pub source: Arc<MemoryStore>,
+    pub identities: Identities,
+    pub recipients: Recipients,
+    pub expected: Expected,
+    workers: Arc<Workers>,
+    policy: Policy,
+    directory: tempfile::TempDir,
+}
+
+/// All objects of a store.
+pub async fn objects(store: &dyn Store) -> Objects {
+    let mut all = Objects::new();
+    for object in store.list("", None, 100_000).await.unwrap().objects {
+        let body = read_all(store, &object.key, GetOptions::default(), u64::MAX).await.unwrap();
+        all.insert(object.key, body);
+    }
+    all
+}
+
+/// A store that holds these objects.
+pub async fn store_of(objects: &Objects) -> Arc<MemoryStore> {
+    let store = MemoryStore::new("site");
+    for (key, body) in objects {
+        store.put(key, body.clone(), PutOptions::default()).await.unwrap();
+    }
+    store
+}
+
+/// So many bytes that do not compress, always the same for the same seed.
+pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+    let mut out = vec![0; bytes];
+    StdRng::seed_from_u64(seed).fill_bytes(&mut out);
+    out
+}
+
+impl Recovery {
+    /// With an encrypted repository, or one without.
+    pub fn new(encrypted: bool) -> Self {
+        let clock = FixedClock::shared(DateTime::from_timestamp(1_795_000_000, 0).unwrap());
+        let (identities, recipients, said) = if encrypted {
+            let (secret, public) = generate_identity(DateTime::UNIX_EPOCH);
+            let text = SecretString::from(secret);
+            let recipients = Recipients::parse(std::slice::from_ref(&public), None).unwrap();
+            (Identities::parse("test", &text).unwrap(), recipients, format!("[encryption]\nrecipients = [\"{public}\"]\n"))
+        } else {
+            (Identities::none(), Recipients::Nobody, String::new())
+        };
+        let head = if encrypted { "" } else { "encryption = \"none\"\n" };
+        let text = format!(
+            "name = \"p\"\n{head}[[source]]\nname = \"b\"\nkind = \"bucket\"\nstore = {{ kind = \"filesystem\", path = \"/nowhere\" }}\n\
+             [[site]]\nname = \"s\"\nstore = {{ kind = \"filesystem\", path = \"/nowhere-else\" }}\n{said}"
+        );
+        Self {
+            source: MemoryStore::new("source"),
+            clock,
+            identities,
+            recipients,
+            expected: if encrypted { Expected::Encrypted } else { Expected::Unencrypted },
+            workers: Workers::start(2, 1).unwrap(),
+            policy: Policy::parse(&text, "test").unwrap(),
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub async fn put(&self, key: &str, body: Vec<u8>) {
+        self.source.put(key, body.into(), PutOptions::default()).await.unwrap();
+    }
+
+    fn shared_clock(&self) -> SharedClock {
+        self.clock.clone()
+    }
+
+    /// A directory for a local index that nobody used before.
+    pub fn fresh_cache(&self) -> PathBuf {
+        tempfile::tempdir_in(self.directory.path()).unwrap().keep()
+    }
+
+    pub async fn init(&self, store: &SharedStore) {
+        Repository::init(store, &self.shared_clock(), &self.recipients).await.unwrap();
+    }
+
+    pub async fn open(&self, store: SharedStore, cache: &Path) -> Result<Repository, OperationError> {
+        Ok(Repository::open(store, self.shared_clock(), &self.identities, self.expected, cache).await?)
+    }
+
+    pub async fn reader(&self, repository: &Repository) -> Result<Reader, OperationError> {
+        Ok(Reader::open(repository, Arc::clone(&self.workers), Budget::new(0)).await?)
+    }
+
+    /// A point later than the last one.
+    pub async fn backup(&self, store: SharedStore, cache: &Path) -> Result<BackupReport, OperationError> {
+        self.clock.advance(Duration::from_secs(60));
+        let repository = self.open(store, cache).await?;
+        backup(BackupRequest {
+            policy: &self.policy,
+            sources: vec![NamedSource {
+                name: "b".to_owned(),
+                capture: Arc::new(BucketSource::new(self.source.clone(), BucketOptions::default())),
+            }],
+            repository: &repository,
+            recipients: &self.recipients,
+            workers: Arc::clone(&self.workers),
+            observer: Tally::alone(),
+            clock: self.shared_clock(),
+            agent: Agent { version: "0".to_owned(), host: "test".to_owned() },
+            parallelism: 2,
+            time_limit: Some(Duration::from_secs(60)),
+        })
+        .await
+    }
+
+    pub async fn points(&self, store: SharedStore, cache: &Path) -> Result<Vec<PointSummary>, OperationError> {
+        point_summaries(&self.open(store, cache).await?, Some("p")).await
+    }
+
+    /// What a point gives back.
+    pub async fn restore(&self, store: SharedStore, cache: &Path, wanted: &str) -> Result<Objects, OperationError> {
+        let repository = self.open(store, cache).await?;
+        let point = repository.point(&repository.find_point(Some("p"), wanted).await?).await?;
+        let reader = self.reader(&repository).await?;
+        reader.check_keys(&point).await?;
+        let target = MemoryStore::new("target");
+        let request = RestoreRequest {
+            repository: &repository,
+            reader,
+            point: &point,
+            targets: vec![("b".to_owned(), Arc::new(BucketTarget::new(target.clone())))],
+            below: None,
+            into_existing: false,
+            observer: Tally::alone(),
+            clock: self.shared_clock(),
+            parallelism: 2,
+        };
+        restore(&request, Phases::new(self.shared_clock(), Tally::alone())).await?;
+        Ok(objects(target.as_ref()).await)
+    }
+
+    /// Reads everything.
+    pub async fn verify(&self, store: SharedStore, cache: &Path) -> Result<VerifyReport, OperationError> {
+        self.clock.advance(Duration::from_secs(60));
+        let repository = self.open(store, cache).await?;
+        verify(VerifyRequest {
+            repository: &repository,
+            reader: self.reader(&repository).await?,
+            policy: None,
+            level: VerifyLevel::ReadData(100.0),
+            observer: Tally::alone(),
+            clock: self.shared_clock(),
+        })
+        .await
+    }
+}
