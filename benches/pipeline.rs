@@ -20,7 +20,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use bytes::Bytes;
 use farshore::{
     clock::SystemClock,
-    repository::{Budget, ChunkList, Cutting, Identities, Reader, Recipients, Repository, Workers, Writer},
+    repository::{Budget, ChunkList, Cutting, Expected, Identities, Reader, Recipients, Repository, Workers, Writer},
     stores::SharedStore,
 };
 use futures_util::TryStreamExt;
@@ -189,7 +189,9 @@ fn pure_backup(parts: &[Part], threads: usize) -> Duration {
             } else {
                 scratch.extend_from_slice(&chunk);
             }
-            std::hint::black_box(key.seal_in_place_separate_tag(Nonce::assume_unique_for_key([0; 12]), Aad::empty(), scratch).unwrap());
+            std::hint::black_box(
+                key.seal_in_place_separate_tag(Nonce::assume_unique_for_key([0; 12]), Aad::empty(), scratch).unwrap(),
+            );
             std::hint::black_box(sha2::Sha256::digest(&*scratch));
         });
     })
@@ -234,7 +236,8 @@ async fn pipeline_backup(parts: &[Part], workers: &Arc<Workers>) -> (Duration, S
     let clock = SystemClock::shared();
     let cache = tempfile::tempdir().unwrap();
     Repository::init(&store, &clock, &Recipients::Nobody).await.unwrap();
-    let repository = Repository::open(store.clone(), clock, &Identities::none(), cache.path()).await.unwrap();
+    let repository =
+        Repository::open(store.clone(), clock, &Identities::none(), Expected::Unencrypted, cache.path()).await.unwrap();
     let start = Instant::now();
     let writer = Writer::begin(&repository, &Recipients::Nobody, workers.clone(), Budget::new(256 << 20)).await.unwrap();
     let mut lists = Vec::new();
@@ -250,8 +253,15 @@ async fn pipeline_backup(parts: &[Part], workers: &Arc<Workers>) -> (Duration, S
 }
 
 async fn pipeline_restore(stored: &Stored, workers: &Arc<Workers>) -> (Duration, u64) {
-    let repository =
-        Repository::open(stored.store.clone(), SystemClock::shared(), &Identities::none(), stored.cache.path()).await.unwrap();
+    let repository = Repository::open(
+        stored.store.clone(),
+        SystemClock::shared(),
+        &Identities::none(),
+        Expected::Unencrypted,
+        stored.cache.path(),
+    )
+    .await
+    .unwrap();
     let reader = Reader::open(&repository, workers.clone(), Budget::new(256 << 20)).await.unwrap();
     let start = Instant::now();
     let bytes = reader
