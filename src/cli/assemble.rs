@@ -46,6 +46,14 @@ pub(super) fn secret(reference: &SecretReference) -> Result<SecretString, CliErr
             from_file(&PathBuf::from(directory).join(name))?
         }
     };
+    // The units hand over an empty line for a credential that is not there; a variable may be set to nothing. Both would otherwise
+    // reach a server as a wrong password, or be taken for no password at all.
+    if text.trim().is_empty() {
+        return Err(CliError::setting(
+            reference.to_string(),
+            "the secret is missing: nothing but white space is there; put the secret in, or name another place for it in the policy",
+        ));
+    }
     Ok(SecretString::from(text.strip_suffix('\n').unwrap_or(&text).to_owned()))
 }
 

@@ -174,6 +174,15 @@ pub(super) async fn cat(context: &Context, args: CatArgs) -> Result<ExitCode, Cl
     Ok(ExitCode::Success)
 }
 
+/// A source that only one of two points has.
+fn print_source(context: &Context, change: &str, source: &str) {
+    if context.json {
+        terminal::print(&serde_json::json!({ "source": source, "change": change }).to_string());
+    } else {
+        terminal::print(&format!("{change:<8} source {source}"));
+    }
+}
+
 pub(super) async fn diff(context: &Context, args: DiffArgs) -> Result<ExitCode, CliError> {
     let words = args.place.words(args.words, 2, "farshore diff POLICY POINT POINT")?;
     let opened = open(context, words.policy.as_deref(), &args.place).await?;
@@ -181,7 +190,7 @@ pub(super) async fn diff(context: &Context, args: DiffArgs) -> Result<ExitCode, 
     let reader = opened.reader().await?;
     for snapshot in &after.snapshots {
         let Ok(old) = before.snapshot(&snapshot.source) else {
-            terminal::print(&format!("added    source {}", snapshot.source));
+            print_source(context, "added", &snapshot.source);
             continue;
         };
         let mut lines = operations::diff(&reader, old, snapshot);
@@ -196,7 +205,7 @@ pub(super) async fn diff(context: &Context, args: DiffArgs) -> Result<ExitCode, 
         }
     }
     for gone in before.snapshots.iter().filter(|old| after.snapshot(&old.source).is_err()) {
-        terminal::print(&format!("removed  source {}", gone.source));
+        print_source(context, "removed", &gone.source);
     }
     Ok(ExitCode::Success)
 }

@@ -7,15 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde_json::json;
 
-use super::{CliError, Context};
-use crate::{
-    clock::SystemClock,
-    report::ExitCode,
-    repository::{Identities, generate_identity},
-};
+use super::{CliError, Context, place};
+use crate::{clock::SystemClock, report::ExitCode, repository::generate_identity};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -51,8 +47,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
             public
         }
         Command::Public { file } => {
-            let text = std::fs::read_to_string(&file).map_err(|error| CliError::setting(file.display().to_string(), error))?;
-            let identities = Identities::parse(&file.display().to_string(), &SecretString::from(text))?;
+            let identities = place::identity_file(&file)?;
             identities.public().map(|public| public.to_string()).unwrap_or_default()
         }
     };

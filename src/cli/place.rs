@@ -8,7 +8,7 @@ use super::{CliError, assemble};
 use crate::{
     clock::{SharedClock, SystemClock},
     policy::{Encryption, Policy, SitePolicy},
-    repository::{Expected, Identities, Repository},
+    repository::{Expected, Identities, Repository, RepositoryError},
     stores::{Location, SharedStore},
 };
 
@@ -100,7 +100,10 @@ pub(super) async fn find(policy: Option<&str>, args: &PlaceArgs) -> Result<Place
     let policy = load_policy(named)?;
     let site = choose_site(&policy, args.site.as_deref())?;
     let store = assemble::store(&site.store, &clock).await?;
-    identities = identities.and(&agent_identity(&policy)?);
+    // Whoever brings an identity of his own need not have the agent's: a drill runs where the agent is not.
+    if identities.is_empty() {
+        identities = agent_identity(&policy)?;
+    }
     Ok(Place { policy: Some(policy), store, identities, clock })
 }
 
@@ -133,12 +136,21 @@ fn identities(files: &[PathBuf]) -> Result<Identities, CliError> {
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|directory| PathBuf::from(directory).join("identity"));
     let from_systemd = credential.filter(|path| files.is_empty() && path.exists());
     for path in files.iter().chain(&from_systemd) {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            CliError::setting(path.display().to_string(), format!("the identity cannot be read: {error}; check --identity"))
-        })?;
-        all = all.and(&Identities::parse(&path.display().to_string(), &SecretString::from(text))?);
+        all = all.and(&identity_file(path)?);
     }
     Ok(all)
+}
+
+/// Reads an identity file.
+pub(super) fn identity_file(path: &Path) -> Result<Identities, CliError> {
+    let place = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| RepositoryError::Key {
+        place: place.clone(),
+        detail: format!(
+            "the identity cannot be read: {error}; name a file that `farshore key generate` made, with --identity FILE"
+        ),
+    })?;
+    Ok(Identities::parse(&place, &SecretString::from(text))?)
 }
 
 /// The agent's own identity: opens the catalogue and no data.

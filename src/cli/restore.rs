@@ -145,11 +145,7 @@ async fn target(
         _ if is_database => Err(wrong("a directory or bucket")),
         "bucket" => {
             let location = Location::parse(to).map_err(|error| CliError::Usage(error.to_string()))?;
-            let store = location.open().await?;
-            if matches!(location, Location::Directory(_)) {
-                store.create().await?;
-            }
-            Ok(Arc::new(BucketTarget::new(assemble::wrap(store, clock))))
+            Ok(Arc::new(BucketTarget::new(assemble::wrap(location.open().await?, clock))))
         }
         "files" if to.contains("://") => Err(wrong("a directory")),
         "files" => Ok(Arc::new(FilesTarget::new(PathBuf::from(to)))),

@@ -94,15 +94,18 @@ pub(super) fn adoptable<'a>(
     observer: SharedObserver,
 ) -> BoxStream<'a, Result<Entry, ExchangeError>> {
     let (entries, reader) = (reader.entries(snapshot), reader.clone());
+    let source = snapshot.source.clone();
     stream::try_unfold(Some(entries), move |entries| {
-        let (reader, observer) = (reader.clone(), Arc::clone(&observer));
+        let (reader, observer, source) = (reader.clone(), Arc::clone(&observer), source.clone());
         async move {
             let Some(mut entries) = entries else { return Ok(None) };
             match next_adoptable(&mut entries, &reader, writer).await {
                 Ok(entry) => Ok(entry.map(|entry| (entry, Some(entries)))),
                 // Costs time, not the backup: what comes after is read from the source again.
                 Err(error) if error.is_damage() => {
-                    observer.problem(Problem::new("newest point", format!("cannot be built on any further: {error}")));
+                    let message =
+                        format!("the earlier point's list cannot be read to its end; what follows is read again: {error}");
+                    observer.problem(Problem::new(source, message));
                     Ok(None)
                 }
                 Err(error) => Err(exchange(error)),

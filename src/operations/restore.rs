@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use futures_util::TryStreamExt;
 use serde::Serialize;
 
-use super::{OperationError, Phases, exchange::Inlet};
+use super::{
+    OperationError, Phases,
+    exchange::{Inlet, lies_below},
+};
 use crate::{
     clock::SharedClock,
     progress::{Observer, SharedObserver, Tally},
     report::{RestoreReport, RestoredSource},
-    repository::{Point, Reader, Repository},
+    repository::{Point, Reader, Repository, RepositoryError, Snapshot},
     sources::{Rebuild, RebuildContext},
 };
 
@@ -62,6 +66,7 @@ impl RestoreRequest<'_> {
         let mut steps = Vec::new();
         for (name, target) in &self.targets {
             let snapshot = self.point.snapshot(name)?;
+            self.check_below(snapshot).await?;
             let found = target
                 .inspect(&snapshot.facts, self.into_existing)
                 .await
@@ -76,6 +81,24 @@ impl RestoreRequest<'_> {
             });
         }
         Ok(steps)
+    }
+
+    /// Fails if a path was given and nothing lies below it: a restore of nothing must not look like one that went well.
+    async fn check_below(&self, snapshot: &Snapshot) -> Result<(), OperationError> {
+        let Some(below) = &self.below else { return Ok(()) };
+        let mut entries = self.reader.entries(snapshot);
+        while let Some(entry) = entries.try_next().await? {
+            if lies_below(&entry.path, below) {
+                return Ok(());
+            }
+        }
+        Err(OperationError::Repository(RepositoryError::NoSuchPoint {
+            wanted: format!("path {}", String::from_utf8_lossy(below)),
+            detail: format!(
+                "source {} of point {} has nothing there; `farshore ls` lists what it has (paths have no slash at their beginning)",
+                snapshot.source, self.point.id
+            ),
+        }))
     }
 }
 

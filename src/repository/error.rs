@@ -89,6 +89,18 @@ pub enum RepositoryError {
     Earlier(std::sync::Arc<RepositoryError>),
 }
 
+/// The error of reading an object that an index, a point or a list says is there.
+pub(super) fn reading(error: StoreError) -> RepositoryError {
+    match error {
+        StoreError::NotFound { place } => RepositoryError::Damaged { place, detail: "is missing from the site".to_owned() },
+        StoreError::InvalidRange { place } => {
+            RepositoryError::Damaged { place, detail: "is shorter than what is recorded of it".to_owned() }
+        }
+        StoreError::Corrupt { place, detail } => RepositoryError::Damaged { place, detail },
+        other => other.into(),
+    }
+}
+
 impl RepositoryError {
     /// Whether it says that something stored is damaged or missing, and not that the site or the keys cannot be used: another
     /// point, or everything else, may well be sound.

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Repository, RepositoryError,
-    error::Result,
+    error::{Result, reading},
     format::{EVIDENCE, Header, Id, Kind, MAX_POINT_BYTES},
     index::{open_object, seal_object},
     keys::{random, sha256},
@@ -61,11 +61,14 @@ impl Repository {
             .filter_map(|object| {
                 let (time, id) = parse_dated_name(object.key.strip_prefix(EVIDENCE)?)?;
                 let id = id.to_owned();
-                Some(EvidenceName { time, id, key: object.key })
+                Some((EvidenceName { time, id, key: object.key }, object.modified))
             })
             .collect();
-        names.sort();
-        Ok(names)
+        // Records of one second are chained in the order in which they were stored.
+        names.sort_by(|(left, left_stored), (right, right_stored)| {
+            (left.time, left_stored, &left.key).cmp(&(right.time, right_stored, &right.key))
+        });
+        Ok(names.into_iter().map(|(name, _)| name).collect())
     }
 
     /// Reads a record, with the SHA-256 of its stored object.
@@ -73,7 +76,7 @@ impl Repository {
     /// # Errors
     /// The store's, [`RepositoryError::Damaged`].
     pub async fn evidence(&self, name: &EvidenceName) -> Result<(Vec<u8>, String)> {
-        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await?;
+        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await.map_err(reading)?;
         let place = format!("{}/{}", self.store.describe(), name.key);
         let (header, plain) = open_object(&place, &bytes, Kind::Evidence, &self.catalogue)?;
         if evidence_id(&header.run) != name.id {
@@ -93,7 +96,7 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub async fn evidence_hash(&self, name: &EvidenceName) -> Result<String> {
-        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await?;
+        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await.map_err(reading)?;
         Ok(hex::encode(sha256(&bytes)))
     }
 }

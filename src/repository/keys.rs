@@ -21,11 +21,11 @@ use zeroize::Zeroizing;
 
 use super::{
     RepositoryError,
-    error::Result,
+    error::{Result, reading},
     format::{Id, KEYS, MAX_KEY_BYTES},
     seal::{OpeningKey, SealingKey, derive},
 };
-use crate::stores::{GetOptions, PutOptions, SharedStore, StoreError, read_all};
+use crate::stores::{GetOptions, PutOptions, SharedStore, read_all};
 
 /// A 256-bit key, wiped when dropped.
 pub type Secret = Zeroizing<[u8; 32]>;
@@ -195,20 +195,32 @@ fn wrap(plain: &[u8], to: &[&dyn Recipient]) -> std::result::Result<Vec<u8>, Str
     Ok(out)
 }
 
-fn unwrap_age(body: &[u8], identities: &Identities) -> std::result::Result<Zeroizing<Vec<u8>>, String> {
+/// Why a wrapped key did not open.
+enum Unopened {
+    /// It is wrapped to others.
+    WrongIdentity(String),
+    /// It is not what was stored.
+    Damaged(String),
+}
+
+fn unwrap_age(body: &[u8], identities: &Identities) -> std::result::Result<Zeroizing<Vec<u8>>, Unopened> {
+    let damaged = |error: &dyn std::fmt::Display| Unopened::Damaged(format!("is no sound age file ({error})"));
+    let decryptor = age::Decryptor::new(body).map_err(|error| damaged(&error))?;
     if identities.is_empty() {
-        return Err(
-            "the repository is encrypted and no identity is at hand; give --identity FILE (or FARSHORE_IDENTITY_FILE)".to_owned()
-        );
+        return Err(Unopened::WrongIdentity(
+            "the repository is encrypted and no identity is at hand; give --identity FILE (or FARSHORE_IDENTITY_FILE)".to_owned(),
+        ));
     }
-    let decryptor = age::Decryptor::new(body).map_err(|error| format!("is no age file: {error}"))?;
-    let mut reader = decryptor
-        .decrypt(identities.0.iter().map(|identity| identity.as_ref() as &dyn Identity))
-        .map_err(|error| {
-            format!("none of the identities at hand opens this key ({error}); give the identity of one of the policy's recipients with --identity FILE")
+    let mut reader =
+        decryptor.decrypt(identities.0.iter().map(|identity| identity.as_ref() as &dyn Identity)).map_err(|error| match error {
+            // A key whose lines for our identity were altered looks the same.
+            age::DecryptError::NoMatchingKeys => Unopened::WrongIdentity(format!(
+                "none of the identities at hand opens this key ({error}); give the identity of one of the policy's recipients with --identity FILE"
+            )),
+            other => damaged(&other),
         })?;
     let mut plain = Zeroizing::new(Vec::new());
-    reader.read_to_end(&mut plain).map_err(|error| format!("is damaged: {error}"))?;
+    reader.read_to_end(&mut plain).map_err(|error| damaged(&error))?;
     Ok(plain)
 }
 
@@ -216,21 +228,34 @@ fn unwrap_age(body: &[u8], identities: &Identities) -> std::result::Result<Zeroi
 async fn fetch_key(store: &SharedStore, kind: &str, id: &Id, plain: bool, identities: &Identities) -> Result<Secret> {
     let name = key_object(kind, id, plain);
     let place = format!("{}/{name}", store.describe());
-    let refused = |detail: String| RepositoryError::Key { place: place.clone(), detail };
-    let body = read_all(store.as_ref(), &name, GetOptions::default(), MAX_KEY_BYTES).await.map_err(|error| match error {
-        StoreError::NotFound { .. } => refused("this key is missing from the site; what was sealed under it cannot be read. Restore it from another copy of the repository".to_owned()),
-        other => other.into(),
-    })?;
-    let json = if plain { Zeroizing::new(body.to_vec()) } else { unwrap_age(&body, identities).map_err(refused)? };
-    let wrapped: WrappedKey = serde_json::from_slice(&json).map_err(|error| refused(format!("does not hold a key: {error}")))?;
+    let damaged = |detail: String| RepositoryError::Damaged {
+        place: place.clone(),
+        detail: format!(
+            "{detail}; what was sealed under this key cannot be read without it, so put the object back from another copy of the site"
+        ),
+    };
+    let body =
+        read_all(store.as_ref(), &name, GetOptions::default(), MAX_KEY_BYTES).await.map_err(|error| match reading(error) {
+            RepositoryError::Damaged { detail, .. } => damaged(detail),
+            other => other,
+        })?;
+    let json = if plain {
+        Zeroizing::new(body.to_vec())
+    } else {
+        unwrap_age(&body, identities).map_err(|error| match error {
+            Unopened::WrongIdentity(detail) => RepositoryError::Key { place: place.clone(), detail },
+            Unopened::Damaged(detail) => damaged(detail),
+        })?
+    };
+    let wrapped: WrappedKey = serde_json::from_slice(&json).map_err(|error| damaged(format!("does not hold a key: {error}")))?;
     if wrapped.kind != kind || wrapped.id != hex::encode(id) {
-        return Err(refused(format!("holds the {} key {} instead of what its name says", wrapped.kind, wrapped.id)));
+        return Err(damaged(format!("holds the {} key {} instead of what its name says", wrapped.kind, wrapped.id)));
     }
     let mut key = Secret::default();
     // Lower case only: one way to write a key down, so that every changed bit shows.
     match hex::decode_to_slice(&wrapped.key, key.as_mut_slice()) {
         Ok(()) if !wrapped.key.bytes().any(|byte| byte.is_ascii_uppercase()) => Ok(key),
-        _ => Err(refused("holds no 256-bit key".to_owned())),
+        _ => Err(damaged("holds no 256-bit key".to_owned())),
     }
 }
 

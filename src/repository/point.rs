@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ChunkList, Repository, RepositoryError,
-    error::Result,
+    error::{Result, reading},
     format::{Header, Id, Kind, MAX_POINT_BYTES, POINTS},
     index::{open_object, seal_object},
     keys::{random, sha256},
@@ -183,9 +183,16 @@ impl Repository {
     /// The store's.
     pub async fn point_names(&self, policy: Option<&str>) -> Result<Vec<PointName>> {
         let prefix = policy.map_or_else(|| POINTS.to_owned(), |policy| format!("{POINTS}{policy}/"));
-        let mut names: Vec<_> = list_all(self, &prefix).await?.iter().filter_map(|object| PointName::parse(&object.key)).collect();
-        names.sort();
-        Ok(names)
+        let mut names: Vec<_> = list_all(self, &prefix)
+            .await?
+            .into_iter()
+            .filter_map(|object| Some((PointName::parse(&object.key)?, object.modified)))
+            .collect();
+        // Two points of one second: the site knows which was stored first.
+        names.sort_by(|(left, left_stored), (right, right_stored)| {
+            (left.time, left_stored, &left.key).cmp(&(right.time, right_stored, &right.key))
+        });
+        Ok(names.into_iter().map(|(name, _)| name).collect())
     }
 
     /// The point that `wanted` names: an id, an unambiguous beginning of one, or `latest`.
@@ -222,7 +229,7 @@ impl Repository {
     /// The store's; [`RepositoryError::Damaged`], also if its contents are not what its name says.
     pub async fn point(&self, name: &PointName) -> Result<Point> {
         let place = format!("{}/{}", self.store.describe(), name.key);
-        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await?;
+        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await.map_err(reading)?;
         let (_, plain) = open_object(&place, &bytes, Kind::Point, &self.catalogue)?;
         let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
         let point: Point = serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))?;
@@ -237,7 +244,7 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub async fn root_hash(&self, name: &PointName) -> Result<String> {
-        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await?;
+        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await.map_err(reading)?;
         Ok(hex::encode(sha256(&bytes)))
     }
 }

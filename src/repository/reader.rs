@@ -18,7 +18,7 @@ use super::{
     cache::{Location, PackRecord},
     chunk::{MAX_LEVEL, MAX_LIST_BYTES, open_chunk},
     entry::parse_chunk,
-    error::Result,
+    error::{Result, reading},
     format::{MAX_CHUNK_BYTES, pack_key},
     keys::{Catalogue, DataKeys},
     memory::{Lane, Share},
@@ -273,7 +273,7 @@ impl Reader {
         let _share = shared.budget.share(record.size as usize + MAX_CHUNK_BYTES).await;
         let key = pack_key(&record.sha256);
         let place = format!("{}/{key}", shared.store.describe());
-        let bytes = read_all(shared.store.as_ref(), &key, GetOptions::default(), u64::from(record.size)).await?;
+        let bytes = read_all(shared.store.as_ref(), &key, GetOptions::default(), u64::from(record.size)).await.map_err(reading)?;
         let opener = shared.opener(record).await?;
         let (worker, record) = (Arc::clone(shared), record.clone());
         shared
@@ -370,7 +370,7 @@ impl Shared {
         let opener = self.opener(&record).await?;
         let (start, end) = (range.start(), range.end());
         let options = GetOptions { range: Some(start..end), ..GetOptions::default() };
-        let sealed = read_all(self.store.as_ref(), &key, options, end - start).await?;
+        let sealed = read_all(self.store.as_ref(), &key, options, end - start).await.map_err(reading)?;
         if sealed.len() as u64 != end - start {
             return Err(RepositoryError::Damaged { place, detail: format!("ends before byte {end}, where a chunk should") });
         }

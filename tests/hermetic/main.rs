@@ -11,4 +11,5 @@ mod fault_proxy;
 mod files;
 mod readme;
 mod stores;
+mod system;
 mod systemd;

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why by panicking")]
 
+pub mod agent;
 pub mod database_exchange;
 pub mod exchange;
 pub mod fault_proxy;

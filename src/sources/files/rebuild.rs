@@ -307,6 +307,12 @@ fn give_up_or_go_on(placing: &Placing, path: &[u8], error: io::Error) -> Result<
                 "{error}; free some space or enlarge the target, then restore again with --into-existing, which keeps what is there"
             ),
         }),
+        io::ErrorKind::FileTooLarge => Err(SourceError::UnfitTarget {
+            subject: shown,
+            detail: format!(
+                "{error}: the file system or a limit (ulimit -f) takes no file of this size; lift the limit or name another target, then restore again with --into-existing"
+            ),
+        }),
         io::ErrorKind::ReadOnlyFilesystem => {
             Err(SourceError::UnfitTarget { subject: shown, detail: format!("{error}; mount it writable or name another target") })
         }
@@ -386,7 +392,8 @@ mod tests {
         let target = tempfile::tempdir().unwrap();
         let tally = Tally::alone();
         let placing = Placing::new(Tree::open(target.path()).unwrap(), tally.clone(), false);
-        for full in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::ReadOnlyFilesystem] {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        for full in [StorageFull, QuotaExceeded, FileTooLarge, ReadOnlyFilesystem] {
             let error = give_up_or_go_on(&placing, b"a/b", full.into()).unwrap_err().to_string();
             assert!(
                 error.starts_with("a/b: not a fit target") && (error.contains("--into-existing") || error.contains("mount it")),

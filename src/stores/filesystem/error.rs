@@ -10,7 +10,7 @@ use super::StoreError;
 pub(super) fn store_error(place: String, action: &'static str, error: &io::Error) -> StoreError {
     let detail = error.to_string();
     match Errno::from_io_error(error) {
-        Some(Errno::NOSPC | Errno::DQUOT) => return StoreError::Full { place, detail },
+        Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => return StoreError::Full { place, detail },
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => return StoreError::Denied { place, action, detail },
         // A network file system whose server is away, or too many open files: passing states.
         Some(Errno::TIMEDOUT | Errno::STALE | Errno::HOSTDOWN | Errno::MFILE | Errno::NFILE | Errno::AGAIN) => {
@@ -39,6 +39,7 @@ mod tests {
     fn a_full_disk_and_an_exhausted_quota_are_full() {
         assert!(matches!(of(Errno::NOSPC), StoreError::Full { .. }));
         assert!(matches!(of(Errno::DQUOT), StoreError::Full { .. }));
+        assert!(matches!(of(Errno::FBIG), StoreError::Full { .. }), "a limit on the size of files (ulimit -f)");
     }
 
     #[test]

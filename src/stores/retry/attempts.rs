@@ -1,6 +1,12 @@
 //! When a call is made again, and when it is given up.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use super::StoreError;
 use crate::clock::SharedClock;
@@ -18,6 +24,9 @@ pub struct RetryPolicy {
     pub longest_pause: Duration,
     /// No attempt begins later than this after the first one. (How long an attempt may take is the store's own limit.)
     pub deadline: Duration,
+    /// The same for a store that has not answered a single call yet: a wrong endpoint or a closed firewall does not pass, and
+    /// whoever sits before it wants to know at once.
+    pub first_contact: Duration,
 }
 
 impl Default for RetryPolicy {
@@ -29,6 +38,7 @@ impl Default for RetryPolicy {
             first_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(30),
             deadline: Duration::from_secs(600),
+            first_contact: Duration::from_secs(10),
         }
     }
 }
@@ -46,14 +56,16 @@ impl RetryPolicy {
 pub(super) struct Attempts {
     policy: RetryPolicy,
     clock: SharedClock,
+    /// Whether the store has ever answered; shared by all calls of one store.
+    answered: Arc<AtomicBool>,
     started: Duration,
     failed: u32,
     corrupt: u32,
 }
 
 impl Attempts {
-    pub(super) fn new(policy: RetryPolicy, clock: SharedClock) -> Self {
-        Self { policy, started: clock.monotonic(), clock, failed: 0, corrupt: 0 }
+    pub(super) fn new(policy: RetryPolicy, clock: SharedClock, answered: Arc<AtomicBool>) -> Self {
+        Self { policy, started: clock.monotonic(), clock, answered, failed: 0, corrupt: 0 }
     }
 
     /// Whether an earlier attempt may have been carried out without our learning of it.
@@ -63,7 +75,7 @@ impl Attempts {
 
     /// Forgets the failures so far: something was achieved since.
     pub(super) fn renew(&mut self) {
-        *self = Self::new(self.policy.clone(), self.clock.clone());
+        *self = Self::new(self.policy.clone(), self.clock.clone(), Arc::clone(&self.answered));
     }
 
     /// Pauses until the call may be made again.
@@ -79,9 +91,11 @@ impl Attempts {
         // Full jitter: many agents that failed together must not come back together.
         let pause = self.policy.most_pause(self.failed).mul_f64(rand::random::<f64>());
         let elapsed = self.clock.monotonic().saturating_sub(self.started);
+        let answered = self.answered.load(Ordering::Relaxed);
+        let deadline = if answered { self.policy.deadline } else { self.policy.first_contact.min(self.policy.deadline) };
         let enough = self.failed >= self.policy.attempts
             || (self.corrupt > 0 && self.corrupt >= self.policy.corrupt_attempts)
-            || elapsed + pause > self.policy.deadline;
+            || elapsed + pause > deadline;
         if enough {
             return Err(self.given_up(error, elapsed));
         }
@@ -115,6 +129,10 @@ mod tests {
         StoreError::Unavailable { place: "s3://b/k".to_owned(), detail: "reset".to_owned() }
     }
 
+    fn known() -> Arc<AtomicBool> {
+        Arc::new(AtomicBool::new(true))
+    }
+
     fn quick() -> RetryPolicy {
         RetryPolicy { first_pause: Duration::from_micros(1), ..RetryPolicy::default() }
     }
@@ -131,7 +149,7 @@ mod tests {
     #[tokio::test]
     async fn the_last_error_says_how_often_it_was_tried() {
         let clock = FixedClock::shared(DateTime::UNIX_EPOCH);
-        let mut attempts = Attempts::new(RetryPolicy { attempts: 3, ..quick() }, clock.clone());
+        let mut attempts = Attempts::new(RetryPolicy { attempts: 3, ..quick() }, clock.clone(), known());
         attempts.again(unavailable()).await.unwrap();
         attempts.again(unavailable()).await.unwrap();
         clock.advance(Duration::from_secs(7));
@@ -142,7 +160,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_tried_after_the_deadline() {
         let clock = FixedClock::shared(DateTime::UNIX_EPOCH);
-        let mut attempts = Attempts::new(RetryPolicy { deadline: Duration::from_secs(60), ..quick() }, clock.clone());
+        let mut attempts = Attempts::new(RetryPolicy { deadline: Duration::from_secs(60), ..quick() }, clock.clone(), known());
         clock.advance(Duration::from_secs(59));
         attempts.again(unavailable()).await.unwrap();
         clock.advance(Duration::from_secs(2));
@@ -153,11 +171,23 @@ mod tests {
     async fn damage_is_tried_a_few_times_only_and_a_final_error_never() {
         let clock = FixedClock::shared(DateTime::UNIX_EPOCH);
         let corrupt = || StoreError::Corrupt { place: "k".to_owned(), detail: "sum".to_owned() };
-        let mut attempts = Attempts::new(quick(), clock.clone());
+        let mut attempts = Attempts::new(quick(), clock.clone(), known());
         attempts.again(corrupt()).await.unwrap();
         attempts.again(corrupt()).await.unwrap();
         attempts.again(corrupt()).await.unwrap_err();
-        let mut attempts = Attempts::new(quick(), clock);
+        let mut attempts = Attempts::new(quick(), clock, known());
         attempts.again(StoreError::NotFound { place: "k".to_owned() }).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_store_that_never_answered_is_given_up_early() {
+        let clock = FixedClock::shared(DateTime::UNIX_EPOCH);
+        let policy = RetryPolicy { first_contact: Duration::from_secs(5), ..quick() };
+        for (answered, expected) in [(false, false), (true, true)] {
+            let answered = Arc::new(AtomicBool::new(answered));
+            let mut attempts = Attempts::new(policy.clone(), clock.clone(), answered);
+            clock.advance(Duration::from_secs(6));
+            assert_eq!(attempts.again(unavailable()).await.is_ok(), expected);
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! * An if-absent write whose answer was lost is not mistaken for a race that was lost: if the object that is found has the very
 //!   bytes, the write counts as done. (Two writers of the same bytes may then both be told that they won.)
 //! * A body that breaks goes on where it broke, with the same object or not at all.
+//! * A store that has never answered is given up soon: a wrong endpoint is told within seconds.
 //! * Dropping the call ends it, pauses included.
 //!
 //! Assumes that every attempt ends by itself: the stores limit their requests.
@@ -17,7 +18,10 @@ mod body;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -42,6 +46,8 @@ pub struct Retry {
     inner: SharedStore,
     policy: RetryPolicy,
     clock: SharedClock,
+    /// Whether any call was ever answered, if only by a refusal.
+    answered: Arc<AtomicBool>,
     /// Sizes of the parts of the uploads under way, for recognising a completion whose answer was lost.
     part_sizes: Mutex<HashMap<String, BTreeMap<u32, u64>>>,
 }
@@ -49,11 +55,20 @@ pub struct Retry {
 impl Retry {
     /// Calls of `inner`, repeated as `policy` says, on the monotonic time of `clock`.
     pub fn over(inner: SharedStore, policy: RetryPolicy, clock: SharedClock) -> Arc<Self> {
-        Arc::new(Self { inner, policy, clock, part_sizes: Mutex::default() })
+        Arc::new(Self { inner, policy, clock, answered: Arc::default(), part_sizes: Mutex::default() })
     }
 
     fn attempts(&self) -> Attempts {
-        Attempts::new(self.policy.clone(), self.clock.clone())
+        Attempts::new(self.policy.clone(), self.clock.clone(), Arc::clone(&self.answered))
+    }
+
+    /// Takes note of an answer, whatever it says.
+    async fn noting<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let done = call.await;
+        if !matches!(done, Err(StoreError::Unavailable { .. })) {
+            self.answered.store(true, Ordering::Relaxed);
+        }
+        done
     }
 
     fn part_sizes(&self) -> MutexGuard<'_, HashMap<String, BTreeMap<u32, u64>>> {
@@ -152,7 +167,7 @@ impl Store for Retry {
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
         let mut attempts = self.attempts();
         loop {
-            match self.inner.put(key, body.clone(), options.clone()).await {
+            match self.noting(self.inner.put(key, body.clone(), options.clone())).await {
                 Err(refusal @ StoreError::AlreadyExists { .. }) if attempts.uncertain() => {
                     return settled(self.same_bytes(key, &body, options.sha256).await, refusal);
                 }
@@ -165,7 +180,7 @@ impl Store for Retry {
     async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
         let mut attempts = self.attempts();
         let Download { stat, attributes, body } = loop {
-            match self.inner.get(key, options.clone()).await {
+            match self.noting(self.inner.get(key, options.clone())).await {
                 Err(error) => attempts.again(error).await?,
                 Ok(download) => break download,
             }
@@ -189,7 +204,7 @@ impl Store for Retry {
     async fn stat(&self, key: &str) -> Result<ObjectStat, StoreError> {
         let mut attempts = self.attempts();
         loop {
-            match self.inner.stat(key).await {
+            match self.noting(self.inner.stat(key)).await {
                 Err(error) => attempts.again(error).await?,
                 done => return done,
             }
@@ -199,7 +214,7 @@ impl Store for Retry {
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
         let mut attempts = self.attempts();
         loop {
-            match self.inner.list(prefix, start_after, limit).await {
+            match self.noting(self.inner.list(prefix, start_after, limit)).await {
                 Err(error) => attempts.again(error).await?,
                 done => return done,
             }
@@ -209,7 +224,7 @@ impl Store for Retry {
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         let mut attempts = self.attempts();
         loop {
-            match self.inner.delete(key).await {
+            match self.noting(self.inner.delete(key)).await {
                 Err(StoreError::NotFound { .. }) if attempts.uncertain() => return Ok(()),
                 Err(error) => attempts.again(error).await?,
                 done => return done,
@@ -220,7 +235,7 @@ impl Store for Retry {
     async fn begin_upload(&self, key: &str, attributes: ObjectAttributes) -> Result<String, StoreError> {
         let mut attempts = self.attempts();
         loop {
-            match self.inner.begin_upload(key, attributes.clone()).await {
+            match self.noting(self.inner.begin_upload(key, attributes.clone())).await {
                 Err(error) => attempts.again(error).await?,
                 done => return done,
             }
@@ -231,7 +246,7 @@ impl Store for Retry {
         let size = body.len() as u64;
         let mut attempts = self.attempts();
         loop {
-            match self.inner.upload_part(key, upload, number, body.clone()).await {
+            match self.noting(self.inner.upload_part(key, upload, number, body.clone())).await {
                 Err(error) => attempts.again(error).await?,
                 Ok(part) => {
                     self.part_sizes().entry(upload.to_owned()).or_default().insert(number, size);
@@ -250,7 +265,7 @@ impl Store for Retry {
     ) -> Result<ObjectStat, StoreError> {
         let mut attempts = self.attempts();
         let done = loop {
-            match self.inner.complete_upload(key, upload, parts, if_absent).await {
+            match self.noting(self.inner.complete_upload(key, upload, parts, if_absent)).await {
                 // The upload is gone because it was completed, or the object is there because it was.
                 Err(refusal @ (StoreError::AlreadyExists { .. } | StoreError::NotFound { .. })) if attempts.uncertain() => {
                     break settled(self.same_parts(key, upload, parts).await, refusal)?;
@@ -267,7 +282,7 @@ impl Store for Retry {
         self.part_sizes().remove(upload);
         let mut attempts = self.attempts();
         loop {
-            match self.inner.abort_upload(key, upload).await {
+            match self.noting(self.inner.abort_upload(key, upload)).await {
                 Err(StoreError::NotFound { .. }) if attempts.uncertain() => return Ok(()),
                 Err(error) => attempts.again(error).await?,
                 done => return done,
@@ -278,7 +293,7 @@ impl Store for Retry {
     async fn create(&self) -> Result<(), StoreError> {
         let mut attempts = self.attempts();
         loop {
-            match self.inner.create().await {
+            match self.noting(self.inner.create()).await {
                 Err(error) => attempts.again(error).await?,
                 done => return done,
             }

@@ -195,7 +195,12 @@ async fn what_is_final_is_not_tried_again_and_damage_only_a_few_times() {
 #[tokio::test]
 async fn dropping_a_call_ends_it_in_its_pause() {
     let (_, faulty, _) = stack();
-    let slow = RetryPolicy { first_pause: Duration::from_secs(3600), longest_pause: Duration::from_secs(3600), ..quick() };
+    let slow = RetryPolicy {
+        first_pause: Duration::from_secs(3600),
+        longest_pause: Duration::from_secs(3600),
+        first_contact: Duration::from_secs(36_000),
+        ..quick()
+    };
     let store = Retry::over(faulty.clone(), RetryPolicy { deadline: Duration::from_secs(36_000), ..slow }, SystemClock::shared());
     faulty.queue(Call::Stat, [Fault::RefusedBefore; 99]);
     let waited = tokio::time::timeout(Duration::from_millis(50), store.stat("k")).await;

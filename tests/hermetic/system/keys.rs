@@ -1,0 +1,114 @@
+//! Who can open what, and what is said to those who cannot.
+
+use std::fs;
+
+use crate::support::agent::Agent;
+
+fn backed_up() -> Agent {
+    let agent = Agent::with_everything();
+    agent.init();
+    agent.backup();
+    agent
+}
+
+const RESTORE: [&str; 7] = ["restore", "policy.toml", "latest", "--source", "config", "--to", "target"];
+
+#[test]
+fn the_agents_own_key_lists_but_opens_no_data() {
+    let agent = backed_up();
+    agent.run(["ls", "policy.toml", "latest"]).succeeds();
+    let said = ["keys/data-", "none of the identities at hand opens this key", "--identity FILE"];
+    let refused = agent.run(["cat", "policy.toml", "latest:cluster/output"]).fails(7, &said);
+    assert!(refused.stdout.is_empty());
+    agent.run(RESTORE).fails(7, &said);
+    assert!(!agent.path("target").exists(), "nothing is written before the keys are known to open");
+    agent.run(["verify", "policy.toml"]).succeeds();
+    agent.run(["verify", "policy.toml", "--read-data"]).fails(7, &said);
+    let points = agent.run(["points", "policy.toml", "--json"]).succeeds().json();
+    assert!(points[0]["verified"].is_null(), "a point whose data nobody opened is not verified");
+    let site = agent.text("site");
+    agent
+        .run(["restore", "--site", &site, "latest", "--source", "config", "--to", "target", "--identity", "agent.key"])
+        .fails(7, &said);
+}
+
+#[test]
+fn strangers_and_nobody_are_refused() {
+    let agent = backed_up();
+    agent.generate_key("stranger.txt");
+    let site = agent.text("site");
+    let restore = ["restore", "--site", &site, "latest", "--source", "config", "--to", "target"];
+    for words in [&["points", "--site", &site][..], &restore, &["drill", "--site", &site], &["verify", "--site", &site]] {
+        agent.run(words.iter().copied()).fails(7, &["keys/catalogue-", "no identity is at hand", "--identity FILE"]);
+        let stranger = words.iter().copied().chain(["--identity", "stranger.txt"]);
+        agent.run(stranger).fails(7, &["keys/catalogue-", "none of the identities at hand opens this key"]);
+    }
+    assert!(!agent.path("target").exists());
+    agent.run(RESTORE.into_iter().chain(["--identity", "stranger.txt"])).fails(7, &["--identity FILE"]);
+}
+
+#[test]
+fn either_recipient_can_restore_and_needs_no_key_of_the_agents() {
+    let agent = backed_up();
+    fs::remove_file(agent.path("agent.key")).unwrap();
+    agent.run(RESTORE.into_iter().chain(["--identity", "escrow.txt"])).succeeds();
+    agent.operator(["drill", "policy.toml"]).succeeds();
+    agent.run(["backup", "policy.toml"]).fails(3, &["agent.key", "cannot be read"]);
+}
+
+#[test]
+fn an_identity_that_is_none_is_refused_without_repeating_it() {
+    let mut agent = backed_up();
+    let whole = fs::read_to_string(agent.path("operator.txt")).unwrap();
+    let secret = whole.lines().last().unwrap().to_owned();
+    for (text, said) in [
+        (whole.replace(&secret, &secret[..secret.len() - 1]), "line 3 is no age secret key"),
+        ("hunter2\n".to_owned(), "line 1 is no age secret key"),
+        ("# only a comment\n".to_owned(), "holds no age secret key"),
+        (String::new(), "holds no age secret key"),
+    ] {
+        fs::write(agent.path("bad.txt"), &text).unwrap();
+        let refused = agent.run(RESTORE.into_iter().chain(["--identity", "bad.txt"])).fails(7, &["bad.txt", said]);
+        assert!(!refused.stderr.contains("hunter2") && !refused.stderr.contains("AGE-SECRET-KEY-1Q"), "{}", refused.stderr);
+    }
+    agent
+        .run(RESTORE.into_iter().chain(["--identity", "absent.txt"]))
+        .fails(7, &["absent.txt", "cannot be read", "--identity FILE"]);
+    agent.set("FARSHORE_IDENTITY_FILE", agent.text("absent.txt"));
+    agent.run(["points", "policy.toml"]).fails(7, &["absent.txt"]);
+}
+
+#[test]
+fn an_empty_secret_is_a_missing_one() {
+    let mut agent = Agent::with_everything();
+    fs::create_dir(agent.path("credentials")).unwrap();
+    agent.set("CREDENTIALS_DIRECTORY", agent.text("credentials"));
+    let policy = fs::read_to_string(agent.path("policy.toml")).unwrap();
+    let key_file = format!("{{ file = \"{}\" }}", agent.text("agent.key"));
+    for blank in ["\n", "", " \t\n"] {
+        fs::write(agent.path("blank"), blank).unwrap();
+        fs::write(agent.path("credentials/agent-key"), blank).unwrap();
+        agent.set("BLANK", blank);
+        for reference in [&format!("file = \"{}\"", agent.text("blank")), "env = \"BLANK\"", "credential = \"agent-key\""] {
+            fs::write(agent.path("policy.toml"), policy.replace(&key_file, &format!("{{ {reference} }}"))).unwrap();
+            let name = reference.rsplit('"').nth(1).unwrap();
+            agent.run(["init", "policy.toml"]).fails(3, &[name, "the secret is missing", "put the secret in"]);
+        }
+    }
+    agent.set("PASSWORD", "");
+    let environment = "environment = { TOKEN = { env = \"PASSWORD\" } }";
+    fs::write(agent.path("policy.toml"), policy.replace("timeout = \"1m\"", environment)).unwrap();
+    agent.init();
+    agent.run(["backup", "policy.toml"]).fails(3, &["PASSWORD", "the secret is missing"]);
+    assert!(agent.points().is_empty());
+}
+
+#[test]
+fn an_identity_is_never_overwritten() {
+    let agent = Agent::with_everything();
+    let before = fs::read(agent.path("operator.txt")).unwrap();
+    agent.run(["key", "generate", "--output", "operator.txt"]).fails(1, &["operator.txt", "choose a file that does not exist"]);
+    assert_eq!(fs::read(agent.path("operator.txt")).unwrap(), before);
+    let public = agent.run(["key", "public", "operator.txt", "--json"]).succeeds().json();
+    assert!(fs::read_to_string(agent.path("policy.toml")).unwrap().contains(public["public_key"].as_str().unwrap()));
+}

@@ -1,0 +1,9 @@
+//! The program from the outside, as an operator uses and breaks it: filesystem sites, no server.
+
+mod damage;
+mod interrupted;
+mod keys;
+mod killed;
+mod policy;
+mod round_trip;
+mod targets;
