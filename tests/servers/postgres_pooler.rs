@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     postgres::{Database, Server},
-    support::{exchange::Exchange, server},
+    support::{database_exchange::Exchange, server},
 };
 
 /// One message of the protocol: its type and everything after it.
