@@ -12,3 +12,5 @@ mod postgres_capture;
 mod postgres_rebuild;
 mod postgres_tls;
 mod stores;
+mod system;
+mod system_refusals;
