@@ -69,6 +69,8 @@ pub struct ChunkCache {
     path: PathBuf,
     /// Indexes at the site that could not be added.
     damaged: Mutex<Vec<IndexCheck>>,
+    /// Packs in which this run met damage.
+    distrusted: RwLock<HashSet<u32>>,
     /// Keeps a private cache's directory until the end of the run.
     _private: Option<tempfile::TempDir>,
 }
@@ -115,7 +117,14 @@ impl ChunkCache {
         write.open_table(INDEXES)?;
         write.commit()?;
         let tables = RwLock::new(Arc::new(read(&database)?));
-        Ok(Self { database, tables, path: path.to_owned(), damaged: Mutex::default(), _private: private })
+        Ok(Self {
+            database,
+            tables,
+            path: path.to_owned(),
+            damaged: Mutex::default(),
+            distrusted: RwLock::default(),
+            _private: private,
+        })
     }
 
     fn failed(&self) -> impl Fn(redb::Error) -> RepositoryError + '_ {
@@ -141,6 +150,16 @@ impl ChunkCache {
     /// Indexes at the site that are damaged and were passed over: chunks that only they name cannot be found.
     pub fn damaged(&self) -> Vec<IndexCheck> {
         self.damaged.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Remembers, for this run, that a pack is damaged.
+    pub(super) fn distrust(&self, pack: u32) {
+        self.distrusted.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(pack);
+    }
+
+    /// Whether this run met damage in the pack: nothing in it may be adopted.
+    pub(super) fn is_distrusted(&self, pack: u32) -> bool {
+        self.distrusted.read().unwrap_or_else(|poisoned| poisoned.into_inner()).contains(&pack)
     }
 
     /// Forgets everything.

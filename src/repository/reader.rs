@@ -322,8 +322,18 @@ impl Shared {
         }
     }
 
-    /// Reads and opens one range; its pieces hold their share of the memory until they are dropped.
+    /// Reads and opens one range; its pieces hold their share of the memory until they are dropped. A pack that turns out to be
+    /// damaged is remembered as such: a backup that met the damage must not build a new point on it.
     async fn fetch(self: Arc<Self>, range: Range, class: Class) -> Result<Vec<Piece>> {
+        let (pack, cache) = (range.pack, Arc::clone(&self.cache));
+        let pieces = self.read_range(range, class).await;
+        if pieces.as_ref().is_err_and(RepositoryError::is_damage) {
+            cache.distrust(pack);
+        }
+        pieces
+    }
+
+    async fn read_range(self: Arc<Self>, range: Range, class: Class) -> Result<Vec<Piece>> {
         let record = self.cache.pack(range.pack)?;
         let key = pack_key(&record.sha256);
         let place = format!("{}/{key}", self.store.describe());

@@ -22,7 +22,8 @@ impl Shared {
 
     /// Whether a stored index names the chunk, and its pack is at the site.
     pub(super) fn has(&self, id: &ChunkId) -> Result<bool> {
-        Ok(self.cache.find(id)?.is_some_and(|location| !self.missing.contains(&location.pack)))
+        let sound = |pack: &u32| !self.missing.contains(pack) && !self.cache.is_distrusted(*pack);
+        Ok(self.cache.find(id)?.is_some_and(|location| sound(&location.pack)))
     }
 
     /// Whether the repository has the chunk; if not, the caller must store it: nobody else of this run will.
