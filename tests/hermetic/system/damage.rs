@@ -182,7 +182,7 @@ fn a_hurt_point_is_listed_as_such() {
 fn a_point_that_is_gone_is_not_listed_and_the_others_are_whole() {
     let repository = Repository::new();
     fs::remove_file(repository.object("points/").1).unwrap();
-    assert_eq!(repository.agent.points(), [repository.first.clone()]);
+    assert_eq!(repository.agent.points(), std::slice::from_ref(&repository.first));
     repository.restore(&repository.second).fails(2, &["no recovery point has this id"]);
     repository.restore("latest").succeeds();
     repository.agent.operator(["verify", "policy.toml", "--read-data"]).succeeds();
