@@ -166,10 +166,10 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError::AlreadyThere`], the store's, [`RepositoryError::Key`].
     pub async fn init(store: &SharedStore, clock: &SharedClock, recipients: &Recipients) -> Result<Initialised> {
-        match store.stat(REPOSITORY_FILE).await {
-            Ok(_) => return Err(RepositoryError::AlreadyThere { place: store.describe() }),
-            Err(StoreError::NotFound { .. }) => {}
-            Err(other) => return Err(other.into()),
+        // Listed, not looked up: a HEAD cannot tell a missing bucket from a missing object, and there are servers that make a
+        // missing bucket on the first write.
+        if !store.list(REPOSITORY_FILE, None, 1).await?.objects.is_empty() {
+            return Err(RepositoryError::AlreadyThere { place: store.describe() });
         }
         let found = probe::probe(store).await?;
         let id: Id = random();

@@ -14,3 +14,5 @@ mod postgres_rebuild;
 mod postgres_tls;
 mod reader;
 mod stores;
+mod system;
+mod system_refusals;

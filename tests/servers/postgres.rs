@@ -83,6 +83,13 @@ impl Server {
         run(command)
     }
 
+    /// `pg_dump` of a database, as text.
+    pub fn pg_dump(self, database: &str, arguments: &[&str]) -> String {
+        let mut command = Command::new(self.bin().join("pg_dump"));
+        command.args(arguments).args(["-d", &self.url(database)]);
+        run(command)
+    }
+
     pub fn database_exists(self, name: &str) -> bool {
         self.psql("postgres", &format!("SELECT count(*) FROM pg_database WHERE datname = '{name}'")) == "1"
     }

@@ -18,7 +18,7 @@ use secrecy::SecretString;
 use crate::{postgres::Server, support::database_exchange::Exchange};
 
 /// A server on TCP with TLS and SCRAM, made for `localhost`.
-struct TlsServer {
+pub struct TlsServer {
     directory: tempfile::TempDir,
     port: u16,
     child: Child,
@@ -55,7 +55,11 @@ fn openssl(directory: &Path, arguments: &str) {
 }
 
 impl TlsServer {
-    async fn start(hba: &str) -> Self {
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub async fn start(hba: &str) -> Self {
         let directory = tempfile::tempdir_in("/tmp").unwrap();
         let path = directory.path();
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -36,8 +36,9 @@ pub(super) struct Targets {
 
 /// A directory of this drill's own, and what was started in it. Dropping it stops and removes what can be without waiting.
 pub(super) struct Scratch {
-    directory: tempfile::TempDir,
+    // Before the directory: it must have stopped writing when that is removed.
     cluster: Option<ScratchCluster>,
+    directory: tempfile::TempDir,
     /// Databases made on a server that is not ours.
     databases: Vec<PostgresConfig>,
 }

@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::{Shared, content::Slot, packs};
 use crate::repository::{
-    ChunkId, ChunkRef, Class, RepositoryError, chunk::Encoding, error::Result, format::MAX_CHUNK_BYTES, pack::PackBuilder, workers::Desk,
+    ChunkId, ChunkRef, Class, RepositoryError, chunk::Encoding, error::Result, format::MAX_CHUNK_BYTES, pack::PackBuilder,
+    workers::Desk,
 };
 
 impl Shared {

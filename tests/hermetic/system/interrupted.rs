@@ -20,9 +20,9 @@ fn await_that(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// A `[[source]]` table of a command that notes its process, prints something and then hangs.
+/// A `[[source]]` table of a command that prints something, and whose child, which it notes, hangs.
 fn slow_source(agent: &Agent) -> String {
-    let script = format!("echo some output; echo $$ > {}; sleep 60", agent.text("running"));
+    let script = format!("echo some output; sleep 60 & echo $! > {}; wait", agent.text("running"));
     format!("[[source]]\nname = \"slow\"\nkind = \"command\"\ncapture = [\"sh\", \"-c\", \"{script}\"]\n")
 }
 
@@ -45,7 +45,7 @@ fn a_signal_stops_a_backup_without_a_point_and_the_next_one_works() {
         assert!(started.elapsed() < Duration::from_secs(9), "it stops soon, not when patience ends");
         assert!(outcome.stdout.is_empty());
         let program = fs::read_to_string(agent.path("running")).unwrap().trim().parse().ok().and_then(Pid::from_raw).unwrap();
-        await_that("the end of the captured program", || test_kill_process(program).is_err());
+        await_that("the end of what the captured program started", || test_kill_process(program).is_err());
         assert!(agent.points().is_empty());
         agent.write_policy(&agent.all_sources());
         agent.backup();
