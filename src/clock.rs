@@ -74,3 +74,19 @@ impl Clock for FixedClock {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).1
     }
 }
+
+/// Measures a wait for a process or a terminal outside of this program, which no clock of a test could speed up.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts now.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Time since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}

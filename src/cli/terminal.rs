@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,6 +15,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 
 use super::LogFormat;
 use crate::{
+    clock::Stopwatch,
     progress::{Observer, Problem, SharedObserver},
     report::{bytes, count, printable},
 };
@@ -47,7 +48,7 @@ pub(super) struct Terminal(Arc<Shown>);
 struct Shown {
     quiet: bool,
     bar: Option<ProgressBar>,
-    phase: Mutex<(String, Instant)>,
+    phase: Mutex<(String, Stopwatch)>,
     bytes: AtomicU64,
     items: AtomicU64,
 }
@@ -65,7 +66,7 @@ impl Terminal {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        let phase = Mutex::new((String::new(), Instant::now()));
+        let phase = Mutex::new((String::new(), Stopwatch::start()));
         Self(Arc::new(Shown { quiet, bar, phase, bytes: AtomicU64::new(0), items: AtomicU64::new(0) }))
     }
 
@@ -93,7 +94,7 @@ impl Shown {
         }
         let mut phase = self.phase.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if phase.1.elapsed() >= LOG_EVERY {
-            phase.1 = Instant::now();
+            phase.1 = Stopwatch::start();
             tracing::info!(phase = %phase.0, items, bytes = self.bytes.load(Ordering::Relaxed), "at work");
         }
     }
@@ -103,7 +104,7 @@ impl Observer for Shown {
     fn phase(&self, name: &str, total_bytes: Option<u64>) {
         self.bytes.store(0, Ordering::Relaxed);
         self.items.store(0, Ordering::Relaxed);
-        *self.phase.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = (name.to_owned(), Instant::now());
+        *self.phase.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = (name.to_owned(), Stopwatch::start());
         match &self.bar {
             Some(bar) => {
                 let template = if total_bytes.is_some() {

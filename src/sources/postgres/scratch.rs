@@ -12,7 +12,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::{PostgresConfig, failure::Side, programs};
-use crate::sources::SourceError;
+use crate::{clock::Stopwatch, sources::SourceError};
 
 /// A running scratch server. Dropping it stops the server and removes its directory.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl ScratchCluster {
 
     async fn wait_until_ready(&mut self) -> Result<(), SourceError> {
         let config = PostgresConfig::parse(&self.url("postgres"), None)?;
-        let since = Instant::now();
+        let since = Stopwatch::start();
         loop {
             if let Ok(session) = config.connect(Side::Target).await {
                 session.close().await;
@@ -105,7 +105,7 @@ impl Drop for ScratchCluster {
         if let Some(pid) = Pid::from_raw(self.server.id().cast_signed()) {
             let _ = kill_process(pid, Signal::QUIT);
         }
-        let since = Instant::now();
+        let since = Stopwatch::start();
         while !matches!(self.server.try_wait(), Ok(Some(_)) | Err(_)) {
             if since.elapsed() > PATIENCE {
                 let _ = self.server.kill();
@@ -274,7 +274,7 @@ fn stop_left_over(data: &Path) {
         let arguments = fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
         arguments.split(|byte| *byte == 0).any(|argument| argument == data.as_os_str().as_encoded_bytes())
     };
-    let since = Instant::now();
+    let since = Stopwatch::start();
     while is_it() && since.elapsed() < PATIENCE {
         let _ = kill_process(pid, Signal::QUIT);
         std::thread::sleep(Duration::from_millis(50));

@@ -11,7 +11,7 @@
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use serde::de::DeserializeOwned;
 
@@ -256,7 +256,7 @@ impl PostgresTarget {
     }
 
     /// Gives the finished database the target's name; returns under which name the earlier one is kept.
-    async fn cut_over(&self, found: &Found, build: &str) -> Result<Option<String>, SourceError> {
+    async fn cut_over(&self, found: &Found, build: &str, now: DateTime<Utc>) -> Result<Option<String>, SourceError> {
         let target = self.config.database();
         let doing = "giving the restored database its name (nobody may be connected to either: end those sessions)";
         let rename = |from: &str, to: &str| format!("ALTER DATABASE {} RENAME TO {}", identifier(from), identifier(to));
@@ -270,7 +270,7 @@ impl PostgresTarget {
             found.admin.execute(doing, &rename(build, target)).await?;
             return Ok(None);
         }
-        let suffix = format!("_before_{}", Utc::now().format("%Y%m%dT%H%M%SZ"));
+        let suffix = format!("_before_{}", now.format("%Y%m%dT%H%M%SZ"));
         let mut kept: String = target.to_owned();
         // Names end at 63 bytes.
         while kept.len() + suffix.len() > 63 {
@@ -316,7 +316,7 @@ impl Rebuild for PostgresTarget {
         };
         let since = context.clock.monotonic();
         context.observer.phase("cut-over", None);
-        match self.cut_over(&found, build.database()).await {
+        match self.cut_over(&found, build.database(), context.clock.now()).await {
             Ok(None) => {}
             Ok(Some(kept)) => {
                 let text = format!("kept as {kept:?}: drop it when it is not needed any more");
