@@ -2,7 +2,10 @@
 //!
 //! A [`Budget`] hands out bytes that own their share; the share goes back when the last reference to the bytes is dropped.
 //! No task holds one share while it waits for a second one (that could deadlock). Streams of reads, whose pieces their consumers
-//! hold for as long as they like, never wait for the budget at all: see [`Lane`].
+//! No task holds one share while it waits for a second one (that could deadlock). Streams of reads, whose pieces their consumers
+//! hold for as long as they like, never wait for the budget alone: see [`Lane`].
+//! hold for as long as they like, never wait for the budget alone: see [`Lane`].
+
 
 use std::sync::{Arc, Mutex};
 
@@ -87,7 +90,7 @@ const LANE_BYTES: u32 = 32 << 20;
 ///
 /// A stream is only driven while its consumer asks it for more. Were two streams to wait for one budget, the first could hold all
 /// of it while its consumer waits for the second (a list of entries read ahead, and the contents of one of them): for ever. So
-/// streams take from the budget what is free and wait only for their own lane, which comes free when their own pieces are used.
+/// streams wait for the budget or for their own lane, which comes free when their own pieces are used.
 /// The memory limit is thus overdrawn by at most one lane for each stream that is open.
 #[derive(Debug, Clone)]
 pub struct Lane(Arc<Semaphore>);
@@ -99,13 +102,14 @@ impl Default for Lane {
 }
 
 impl Lane {
-    /// A share of the budget if there is one, else all of this lane, when it is free.
+    /// A share of the budget, or all of this lane: what is free first.
     pub async fn share(&self, budget: &Budget, bytes: usize) -> Share {
-        if let Some(share) = budget.try_share(bytes) {
-            return share;
+        // Whichever comes first: the budget may be in the hands of streams that wait for this one, its own lane never is.
+        tokio::select! {
+            biased;
+            share = budget.share(bytes) => share,
+            permit = Arc::clone(&self.0).acquire_many_owned(LANE_BYTES) => Share(permit.expect("the semaphore is never closed")),
         }
-        let permit = Arc::clone(&self.0).acquire_many_owned(LANE_BYTES).await;
-        Share(permit.expect("the semaphore is never closed"))
     }
 }
 

@@ -31,9 +31,9 @@ use crate::stores::{GetOptions, SharedStore, read_into};
 /// Bytes between two wanted chunks that are cheaper to read than to ask anew for.
 const MERGE_GAP_BYTES: u64 = 128 << 10;
 /// Longest ranged read, bytes (sealed).
-const MAX_RANGE_BYTES: u64 = 8 << 20;
+const MAX_RANGE_BYTES: u64 = 4 << 20;
 /// Most plain bytes of one ranged read: catalogue chunks compress tenfold.
-const MAX_RANGE_PLAIN_BYTES: usize = 16 << 20;
+const MAX_RANGE_PLAIN_BYTES: usize = 8 << 20;
 /// Requests in flight at once, per stream of pieces.
 const REQUESTS: usize = 16;
 /// Groups that an ordered stream reads ahead.
