@@ -61,6 +61,16 @@ impl std::fmt::Debug for Recipients {
 }
 
 impl Recipients {
+    /// The readers' public keys, sorted; none for [`Self::Nobody`].
+    pub fn public_keys(&self) -> Vec<String> {
+        let mut keys = match self {
+            Self::Age { readers, .. } => readers.iter().map(ToString::to_string).collect(),
+            Self::Nobody => Vec::new(),
+        };
+        keys.sort();
+        keys
+    }
+
     /// Reads age public keys (`age1…`).
     ///
     /// # Errors

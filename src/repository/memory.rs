@@ -6,7 +6,6 @@
 //! hold for as long as they like, never wait for the budget alone: see [`Lane`].
 //! hold for as long as they like, never wait for the budget alone: see [`Lane`].
 
-
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;

@@ -78,6 +78,10 @@ pub struct RepositoryFile {
     pub catalogue_key: String,
     /// What `init` found out: `exclusive` (if-absent writes have one winner) or `last-writer-wins`.
     pub writes: String,
+    /// The public keys (`age1…`, sorted) that the catalogue key is wrapped to, and every data key must be. Absent in an
+    /// unencrypted repository.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
     /// Keyed hash of everything else in it (also of what later versions add), hexadecimal.
     pub seal: String,
 }
@@ -182,6 +186,7 @@ impl Repository {
             encryption: if matches!(recipients, Recipients::Nobody) { UNENCRYPTED } else { ENCRYPTED }.to_owned(),
             catalogue_key: hex::encode(catalogue.id),
             writes: found.writes.clone(),
+            recipients: recipients.public_keys(),
             seal: String::new(),
         };
         let unsealed = serde_json::to_value(&file).expect("strings and a number always serialise");

@@ -9,6 +9,7 @@ mod etcd;
 mod postgres;
 mod postgres_awkward;
 mod postgres_capture;
+mod postgres_large;
 mod postgres_pooler;
 mod postgres_rebuild;
 mod postgres_tls;

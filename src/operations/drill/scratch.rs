@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use super::DrillRequest;
@@ -36,9 +37,8 @@ pub(super) struct Targets {
 
 /// A directory of this drill's own, and what was started in it. Dropping it stops and removes what can be without waiting.
 pub(super) struct Scratch {
-    // Before the directory: it must have stopped writing when that is removed.
     cluster: Option<ScratchCluster>,
-    directory: tempfile::TempDir,
+    directory: PathBuf,
     /// Databases made on a server that is not ours.
     databases: Vec<PostgresConfig>,
 }
@@ -51,12 +51,12 @@ impl Scratch {
             source,
         };
         std::fs::create_dir_all(parent).map_err(io)?;
-        let directory = tempfile::Builder::new().prefix("drill-").tempdir_in(parent).map_err(io)?;
+        let directory = tempfile::Builder::new().prefix("drill-").tempdir_in(parent).map_err(io)?.keep();
         Ok(Self { directory, cluster: None, databases: Vec::new() })
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.directory.path()
+        &self.directory
     }
 
     /// A target for every snapshot of the point.
@@ -165,6 +165,27 @@ impl Scratch {
             ));
         }
         problems
+    }
+}
+
+/// How often the removal is tried, and the pause between.
+const REMOVALS: u32 = 50;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // The server first: it must have stopped writing. Files that other threads were writing when the drill was given up may
+        // still appear for a moment.
+        self.cluster = None;
+        for _ in 0..REMOVALS {
+            match std::fs::remove_dir_all(&self.directory) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+                Err(error) => tracing::debug!(%error, "the drill directory is not removed yet"),
+            }
+            std::thread::sleep(REMOVAL_PAUSE);
+        }
+        tracing::warn!(directory = %self.directory.display(), "could not be removed after the drill; remove it by hand");
     }
 }
 

@@ -194,6 +194,17 @@ impl Writer {
                 ),
             });
         }
+        let settled = &repository.file.recipients;
+        if !settled.is_empty() && *settled != recipients.public_keys() {
+            // Whoever is new could open neither the catalogue nor the chunks that are there already.
+            return Err(RepositoryError::Key {
+                place: repository.store.describe(),
+                detail: format!(
+                    "the policy names other recipients than the repository was made for, which are {}; this version cannot add or remove any: name those again, or choose another prefix and run `farshore init`",
+                    settled.join(", ")
+                ),
+            });
+        }
         let cache = repository.chunks().await?;
         let (data_key, data_sealing) = create_data_key(&repository.store, recipients).await?;
         let run: Id = random();

@@ -48,6 +48,20 @@ fn strangers_and_nobody_are_refused() {
 }
 
 #[test]
+fn a_backup_to_other_recipients_than_the_repository_was_made_for_is_refused() {
+    let agent = backed_up();
+    let newcomer = agent.generate_key("newcomer.txt");
+    let text = fs::read_to_string(agent.path("policy.toml")).unwrap();
+    let (head, tail) = text.split_once("recipients = [").unwrap();
+    fs::write(agent.path("policy.toml"), format!("{head}recipients = [\"{newcomer}\", {tail}")).unwrap();
+    let before = agent.stored("");
+    agent.run(["backup", "policy.toml"]).fails(7, &["other recipients", "farshore init"]);
+    assert_eq!(agent.stored(""), before, "nothing was written");
+    fs::write(agent.path("policy.toml"), text).unwrap();
+    agent.run(["backup", "policy.toml"]).succeeds();
+}
+
+#[test]
 fn either_recipient_can_restore_and_needs_no_key_of_the_agents() {
     let agent = backed_up();
     fs::remove_file(agent.path("agent.key")).unwrap();
