@@ -134,7 +134,7 @@ pub(super) fn encryption_words(encryption: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{BackupReport, DateTime, ExitCode, Look, Problem, SourceReport};
 
     fn report() -> BackupReport {
         BackupReport {

@@ -97,7 +97,7 @@ fn mark(outcome: CheckOutcome, look: Look) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Check, Look, check_lines};
 
     #[test]
     fn what_failed_comes_last_and_says_what_was_expected() {

@@ -193,7 +193,10 @@ impl DrillReport {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
+    use super::{
+        Agent, Check, DateTime, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, EvidenceLink, ExitCode, Isolation, Problem,
+        RestoredSource, RpoFigures, RtoFigures, TrendEntry, Verdict,
+    };
     use crate::report::{Phase, rto_seconds};
 
     pub(in crate::report) fn report() -> DrillReport {

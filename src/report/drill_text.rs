@@ -120,7 +120,7 @@ fn rpo_lines(rpo: Option<&RpoFigures>, look: Look) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Look, Verdict};
     use crate::report::{Check, drill::tests::report};
 
     #[test]

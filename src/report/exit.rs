@@ -107,7 +107,7 @@ pub fn markdown_table() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{ExitCode, markdown_table};
 
     #[test]
     fn numbers_are_unique_and_in_order() {

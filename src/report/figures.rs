@@ -107,7 +107,7 @@ pub fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Look, bytes, count, printable, seconds};
 
     #[test]
     fn durations_read_as_a_person_says_them() {

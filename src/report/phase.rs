@@ -110,7 +110,7 @@ pub(super) fn phase_table(phases: &[PhaseTime]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{PHASES, Phase, phase_table, rto_seconds};
 
     #[test]
     fn names_in_json_and_in_text_are_the_same() {

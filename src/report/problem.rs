@@ -40,7 +40,7 @@ pub(super) fn problem_lines(problems: &[Problem]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Problem, problem_lines};
 
     #[test]
     fn many_problems_are_shown_in_part_and_counted_in_full() {

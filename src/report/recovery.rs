@@ -72,7 +72,7 @@ impl RtoFigures {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{DateTime, RpoFigures, RtoFigures, Utc};
 
     fn at(hour: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_800_000_000 + hour * 3600, 0).unwrap()

@@ -140,7 +140,7 @@ pub(super) fn source_table(sources: &[RestoredSource]) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Check, DateTime, ExitCode, Look, Problem, RestoreReport, RestoredSource};
     use crate::report::Phase;
 
     fn report() -> RestoreReport {

@@ -74,7 +74,7 @@ impl fmt::Display for Table {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Align, Table};
 
     #[test]
     fn columns_line_up_and_no_line_ends_in_spaces() {

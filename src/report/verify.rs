@@ -104,7 +104,7 @@ impl VerifyReport {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Damage, DateTime, ExitCode, Look, VerifyReport};
 
     fn report() -> VerifyReport {
         VerifyReport {

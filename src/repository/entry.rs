@@ -143,7 +143,7 @@ pub fn parse_chunk(chunk: &Bytes, last: &mut Option<Vec<u8>>) -> Result<Vec<Entr
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Bytes, Collector, EntryRecord, parse_chunk};
 
     fn chunks_of(paths: impl Iterator<Item = String>) -> Vec<Vec<u8>> {
         let mut collector = Collector::default();

@@ -141,7 +141,7 @@ pub fn name_sha256(key: &str) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Header, Kind};
 
     #[test]
     fn a_header_comes_back_and_any_flipped_bit_of_its_fixed_part_is_refused() {

@@ -125,7 +125,7 @@ pub fn decode_index(place: &str, name: &[u8; 32], bytes: &[u8], catalogue: &Cata
 mod tests {
     use zeroize::Zeroizing;
 
-    use super::*;
+    use super::{Catalogue, Class, PackEntry, Place, RepositoryError, decode_index, encode_index};
     use crate::repository::chunk::{ChunkId, Encoding};
 
     #[test]

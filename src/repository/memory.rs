@@ -180,7 +180,7 @@ impl Drop for Lent {
 mod tests {
     use futures_util::FutureExt;
 
-    use super::*;
+    use super::{Budget, Lane};
 
     #[tokio::test]
     async fn a_stream_has_its_own_lane_when_the_budget_is_spent() {

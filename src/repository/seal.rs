@@ -104,7 +104,7 @@ pub fn derive<const N: usize>(secret: &[u8; 32], salt: &[u8], purpose: &str) -> 
 mod tests {
     use std::{collections::HashSet, sync::Arc};
 
-    use super::*;
+    use super::{NONCE_BYTES, OpeningKey, SealingKey};
 
     #[test]
     fn what_is_sealed_opens_only_with_the_same_key_and_associated_data() {

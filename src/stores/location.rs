@@ -137,7 +137,7 @@ impl fmt::Display for Location {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Location, StoreError};
 
     #[test]
     fn every_kind_of_place_is_read_and_written_back() {

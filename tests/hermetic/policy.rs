@@ -6,7 +6,7 @@ use farshore::policy::{
     CommandPolicy, Encryption, FilesystemPolicy, PlainOrSecret, Policy, PostgresMethod, SecretReference, SourceKind, StorePolicy,
     schema,
 };
-use proptest::prelude::*;
+use proptest::prelude::{prop, prop_assert, proptest};
 
 const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 

@@ -315,7 +315,7 @@ pub(super) async fn fold(shared: &Arc<Shared>, mut list: ChunkList) -> Result<Ch
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::Cutter;
 
     fn noise(bytes: usize, mut seed: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes + 8);

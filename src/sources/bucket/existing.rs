@@ -80,7 +80,7 @@ fn same_attributes(there: &ObjectAttributes, wanted: &ObjectAttributes) -> bool 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{ObjectAttributes, is_digest, is_md5, same_attributes};
 
     #[test]
     fn only_plain_md5s_are_compared_as_such() {

@@ -55,7 +55,7 @@ impl HeadAndTail {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::HeadAndTail;
 
     #[test]
     fn long_text_keeps_its_head_and_its_tail_and_says_what_is_missing() {

@@ -47,7 +47,7 @@ fn compile(patterns: &[String]) -> Result<Gitignore, SourceError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::Filter;
 
     fn filter(include: &[&str], exclude: &[&str]) -> Filter {
         let owned = |patterns: &[&str]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();

@@ -123,7 +123,7 @@ fn dress_directory(placing: &Placing, path: &[u8], attributes: &FileAttributes) 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::is_past;
 
     #[test]
     fn a_directory_stays_open_over_siblings_that_sort_before_its_contents() {

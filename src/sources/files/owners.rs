@@ -65,7 +65,7 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Names, Owners};
 
     #[test]
     fn the_first_of_two_names_of_a_number_wins_and_an_unknown_name_keeps_its_number() {

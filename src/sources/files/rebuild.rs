@@ -384,7 +384,7 @@ impl Rebuild for FilesTarget {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Placing, Tree, give_up_or_go_on, io};
     use crate::progress::Tally;
 
     #[test]

@@ -86,7 +86,7 @@ pub(super) fn sound(segments: &[(u64, u64)], size: u64, stored: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{joined, places, sound};
 
     #[test]
     fn stored_bytes_find_their_places_across_segments() {

@@ -151,7 +151,7 @@ fn check(path: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Tree, check};
 
     #[test]
     fn paths_that_lead_out_are_refused() {

@@ -252,7 +252,7 @@ pub(super) fn look(root: &[u8]) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{PathBuf, roots};
 
     #[test]
     fn what_lies_within_another_path_is_walked_once() {

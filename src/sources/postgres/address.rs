@@ -221,7 +221,7 @@ fn operating_system_user(environment: impl Fn(&str) -> Option<String>) -> Option
 mod tests {
     use secrecy::ExposeSecret;
 
-    use super::*;
+    use super::{Address, SslMode};
 
     fn parse(url: &str) -> Address {
         Address::parse(url, |_| None).unwrap()

@@ -279,7 +279,7 @@ fn in_order(views: &[ViewRow], uses: &BTreeMap<i64, BTreeSet<i64>>, foreign: &BT
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{BTreeMap, BTreeSet, ViewRow, in_order};
 
     fn view(oid: i64, populated: bool) -> ViewRow {
         ViewRow { oid, schema: "s".to_owned(), name: oid.to_string(), populated }

@@ -268,7 +268,7 @@ pub(super) fn grants(object: &str, owner: &str, to_public: bool, grants: Option<
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Bytes, BytesMut, ExchangeError, Frames, Grant, StreamExt, frame, grants};
 
     fn frames(bytes: &[u8]) -> Frames {
         // One byte at a time: borders of pieces must not matter.

@@ -77,7 +77,7 @@ pub(super) fn write(password: &SecretString) -> Result<TempPath, SourceError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{ExposeSecret, NamedTempFile, PermissionsExt, SecretString, Write, look_up, write};
 
     fn file(text: &str, mode: u32) -> NamedTempFile {
         let mut file = NamedTempFile::new().unwrap();

@@ -97,7 +97,7 @@ fn list_elements(value: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{identifier, literal, path_level, setting};
 
     #[test]
     fn names_with_quotes_stay_one_name() {

@@ -183,7 +183,7 @@ fn create(role: &Role, privileged: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Membership, Role, create, grant};
 
     #[test]
     fn a_role_without_privileges_of_a_superuser_carries_no_verifier() {

@@ -238,7 +238,7 @@ impl Segment {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Table, check_readable, path, split};
 
     fn table(name: &str, pages: u64, bytes: u64) -> Table {
         Table {

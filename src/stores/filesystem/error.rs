@@ -29,7 +29,7 @@ pub(super) fn store_error(place: String, action: &'static str, error: &io::Error
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Errno, StoreError, store_error};
 
     fn of(errno: Errno) -> StoreError {
         store_error("/srv/backup/a".to_owned(), "put", &errno.into())

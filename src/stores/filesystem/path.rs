@@ -146,9 +146,9 @@ fn unescape(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
-    use super::*;
+    use super::{Component, KeyPath, OWN, RESERVED, decode, key_path};
 
     fn decoded(path: &KeyPath, name: &str) -> String {
         let mut key = String::new();

@@ -122,7 +122,7 @@ impl Attempts {
 mod tests {
     use chrono::DateTime;
 
-    use super::*;
+    use super::{Arc, AtomicBool, Attempts, Duration, RetryPolicy, StoreError};
     use crate::clock::FixedClock;
 
     fn unavailable() -> StoreError {

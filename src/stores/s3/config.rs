@@ -137,7 +137,7 @@ pub(super) fn limits(attempt: Duration) -> TimeoutConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{BASE_TIMEOUT, Duration, S3Config, StoreError, timeouts};
 
     #[test]
     fn the_place_names_bucket_and_prefix() {

@@ -156,7 +156,7 @@ impl Answer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::Answer;
 
     fn kind(status: u16, code: &str, message: &str) -> String {
         let meaning = Answer { status, code, message }.meaning("s3://b/k".to_owned(), "put");

@@ -238,7 +238,7 @@ fn content_range(header: &str) -> Option<(u64, u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{content_range, range_header};
 
     #[test]
     fn ranges_are_written_and_read_as_http_has_them() {

@@ -98,9 +98,9 @@ pub(super) fn decode_sha256(checksum: Option<&str>) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
-    use super::*;
+    use super::{decode_key, decode_sha256, decode_value, encode_sha256, encode_value};
 
     #[test]
     fn both_encodings_of_rfc_2047_are_read() {

@@ -10,7 +10,7 @@ use farshore::{
     },
     stores::{FilesystemStore, GetOptions, MemoryStore, ObjectAttributes, PutOptions, SharedStore, Store, StoreError, read_all},
 };
-use proptest::prelude::*;
+use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
 use super::watched::Watched;
 use crate::support::exchange::{Capturing, Rebuilding, assert_checks, names};

@@ -6,7 +6,7 @@ use farshore::sources::{
     Entry,
     files::{FileAttributes, FilesTarget},
 };
-use proptest::prelude::*;
+use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, proptest};
 use serde_bytes::ByteBuf;
 
 use super::tree::picture;

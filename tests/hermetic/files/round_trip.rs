@@ -11,7 +11,7 @@ use std::{
 };
 
 use farshore::sources::{Rebuild, files::FilesTarget};
-use proptest::prelude::*;
+use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::tree::{picture, raw, restored, set_mtime, source};
