@@ -71,6 +71,15 @@ pub struct BackupPlan {
     pub sources: Vec<(String, String, String)>,
 }
 
+/// Objects of a bucket that are read or written at once, at least: they wait for the network and not for a processor. Each may
+/// be as long as the longest chunk, so that more would not fit beside the budget.
+const OBJECTS_AT_ONCE: usize = 8;
+
+/// How many readers or writers a source of this kind gets, where the policy's limits say `parallelism`.
+pub(super) fn at_once(kind: &str, parallelism: usize) -> usize {
+    if kind == "bucket" { parallelism.max(OBJECTS_AT_ONCE) } else { parallelism }
+}
+
 /// The order of capture: databases fix T, buckets come after T, the rest last.
 fn rank(kind: &str) -> u8 {
     match kind {
@@ -235,7 +244,7 @@ impl Run<'_> {
             earlier: earlier.map(|snapshot| adoptable(self.reader, self.writer, snapshot, tally.clone())),
             observer: tally.clone(),
             clock: Arc::clone(&request.clock),
-            parallelism: request.parallelism,
+            parallelism: at_once(kind, request.parallelism),
             consistent_at: self.consistent_at,
         };
         let captured = source.capture.capture(context).await.map_err(|error| OperationError::capturing(&source.name, error))?;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     OperationError, Phases,
+    backup::at_once,
     exchange::{Inlet, lies_below},
 };
 use crate::{
@@ -143,7 +144,7 @@ pub(super) async fn rebuild_all(
             facts: &snapshot.facts,
             observer: tally.clone(),
             clock: Arc::clone(&request.clock),
-            parallelism: request.parallelism,
+            parallelism: at_once(&snapshot.kind, request.parallelism),
             into_existing: request.into_existing,
             partial: request.below.is_some(),
         };
