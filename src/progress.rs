@@ -34,7 +34,6 @@ pub type SharedObserver = Arc<dyn Observer>;
 pub struct Tally {
     inner: Option<SharedObserver>,
     bytes: AtomicU64,
-    items: AtomicU64,
     problems: Mutex<Vec<Problem>>,
     dropped: AtomicU64,
 }
@@ -56,11 +55,6 @@ impl Tally {
     /// Plain bytes dealt with so far.
     pub fn total_bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Items dealt with so far.
-    pub fn total_items(&self) -> u64 {
-        self.items.load(Ordering::Relaxed)
     }
 
     /// The problems so far (at most [`MOST_PROBLEMS_KEPT`] in full, and then one that counts the rest).
@@ -89,7 +83,6 @@ impl Observer for Tally {
     }
 
     fn items(&self, count: u64) {
-        self.items.fetch_add(count, Ordering::Relaxed);
         if let Some(inner) = &self.inner {
             inner.items(count);
         }

@@ -72,11 +72,6 @@ impl Budget {
         Share(permit.expect("the semaphore is never closed"))
     }
 
-    /// A share of `bytes`, if that much is free right now.
-    pub fn try_share(&self, bytes: usize) -> Option<Share> {
-        Arc::clone(&self.chunks).try_acquire_many_owned(self.permits(bytes)).ok().map(Share)
-    }
-
     fn permits(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.clamp(1, self.chunk_bytes)).unwrap_or(u32::MAX)
     }
@@ -186,7 +181,7 @@ mod tests {
     async fn a_stream_has_its_own_lane_when_the_budget_is_spent() {
         let budget = Budget::new(0);
         let all = budget.share(usize::MAX).await;
-        assert!(budget.try_share(1).is_none());
+        assert!(budget.share(1).now_or_never().is_none());
         let (first, second) = (Lane::default(), Lane::default());
         let share = first.share(&budget, 1).await.split(1000).expect("a lane has more");
         let piece = budget.lend(vec![0; 1000], Some(share));
@@ -195,6 +190,6 @@ mod tests {
         drop(piece);
         drop(first.share(&budget, 1).await);
         drop(all);
-        drop(budget.try_share(1).expect("all of it came back"));
+        drop(budget.share(usize::MAX).now_or_never().expect("all of it came back"));
     }
 }

@@ -16,6 +16,7 @@ use super::{
     keys::{data_key_id, data_key_object, fetch_data_key},
     pack::PackEntry,
     point::list_all,
+    workers::off_thread,
 };
 use crate::stores::{GetOptions, read_all};
 
@@ -98,12 +99,6 @@ async fn read_index(repository: &Repository, name: &[u8; 32], key: &str) -> Resu
     let bytes = read_all(repository.store.as_ref(), key, GetOptions::default(), MAX_INDEX_BYTES).await?;
     let (place, catalogue, name) = (format!("{}/{key}", repository.store.describe()), Arc::clone(&repository.catalogue), *name);
     off_thread(move || decode_index(&place, &name, &bytes, &catalogue)).await
-}
-
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(RepositoryError::Cache { path: "local index".to_owned(), detail: format!("a defect: {error}") })
-    })
 }
 
 /// What is wrong with an object.

@@ -10,7 +10,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::chunk::Encoding;
+use super::{RepositoryError, chunk::Encoding, error};
 
 /// What a job may use of its thread.
 pub struct Desk {
@@ -105,6 +105,17 @@ impl Drop for Workers {
             }
         }
     }
+}
+
+/// Runs work that blocks, off the async threads and not on the workers: they may all be waiting for an upload, which may wait
+/// for this.
+///
+/// # Errors
+/// Those of the work; [`RepositoryError::Refused`] if it panicked.
+pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> error::Result<T> + Send + 'static) -> error::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(RepositoryError::Refused { subject: "local index".to_owned(), detail: format!("a defect: {error}") })
+    })
 }
 
 /// Chunks shorter than this are compressed without a test. Bytes.

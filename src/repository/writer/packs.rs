@@ -12,6 +12,7 @@ use crate::{
         format::{index_key, pack_key},
         index::encode_index,
         pack::{Pack, PackBuilder, PackEntry},
+        workers::off_thread,
     },
     stores::{PutOptions, StoreError},
 };
@@ -88,13 +89,6 @@ async fn store_index(shared: &Arc<Shared>, entries: Vec<PackEntry>) -> Result<()
         Ok(())
     })
     .await
-}
-
-/// Runs work that blocks, off the async threads. Not on the workers: they may all be waiting for an upload, and so for us.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(RepositoryError::Refused { subject: "local index".to_owned(), detail: format!("a defect: {error}") })
-    })
 }
 
 /// See [`super::Writer::flush`].
