@@ -163,16 +163,17 @@ pub fn seal_chunk(key: &SealingKey, id: &ChunkId, encoding: Encoding, plain_byte
     key.seal_into(&associated(id, encoding, plain_bytes), encoded, out);
 }
 
-/// Opens a sealed chunk in place and returns its encoded bytes.
+/// Opens a sealed chunk into `encoded`, whose contents are replaced.
 ///
 /// # Errors
 /// [`Forged`].
-pub fn open_chunk<'a>(
+pub fn open_chunk(
     key: &OpeningKey,
     id: &ChunkId,
     encoding: Encoding,
     plain_bytes: u32,
-    sealed: &'a mut [u8],
-) -> Result<&'a mut [u8], Forged> {
-    key.open(&associated(id, encoding, plain_bytes), sealed)
+    sealed: &[u8],
+    encoded: &mut Vec<u8>,
+) -> Result<(), Forged> {
+    key.open(&associated(id, encoding, plain_bytes), sealed, encoded)
 }

@@ -42,11 +42,11 @@ pub fn open_object(place: &str, bytes: &[u8], kind: Kind, catalogue: &Catalogue)
             hex::encode(header.catalogue_key)
         )));
     }
-    let mut sealed = bytes[HEADER_BYTES..].to_vec();
-    let compressed =
-        catalogue.opening_key(&header.run).open(&bytes[..HEADER_BYTES], &mut sealed).map_err(|error| damaged(error.to_string()))?;
+    let (header_bytes, sealed) = bytes.split_at(HEADER_BYTES);
+    let mut compressed = Vec::new();
+    catalogue.opening_key(&header.run).open(header_bytes, sealed, &mut compressed).map_err(|error| damaged(error.to_string()))?;
     let plain =
-        zstd::bulk::decompress(compressed, frame_bytes(compressed).ok_or_else(|| damaged("says no sane length".to_owned()))?)
+        zstd::bulk::decompress(&compressed, frame_bytes(&compressed).ok_or_else(|| damaged("says no sane length".to_owned()))?)
             .map_err(|error| damaged(format!("does not decompress: {error}")))?;
     Ok((header, plain))
 }

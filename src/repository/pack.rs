@@ -190,10 +190,10 @@ pub fn read_pack(place: &str, expected: &[u8; 32], bytes: &[u8], catalogue: &Cat
     let number = |at: usize| u32::from_le_bytes(trailer[at..at + 4].try_into().expect("four bytes")) as usize;
     let directory_at =
         trailer_at.checked_sub(number(0)).filter(|at| *at >= HEADER_BYTES).ok_or_else(|| damaged("has an impossible directory"))?;
-    let mut directory = bytes[directory_at..trailer_at].to_vec();
-    let plain = catalogue
+    let mut plain = Vec::new();
+    catalogue
         .opening_key(&header.run)
-        .open(&bytes[..HEADER_BYTES], &mut directory)
+        .open(&bytes[..HEADER_BYTES], &bytes[directory_at..trailer_at], &mut plain)
         .map_err(|error| damaged(&format!("its directory: {error}")))?;
     if plain.len() != number(4) * RECORD_BYTES {
         return Err(damaged("its directory has not the length that the trailer says"));

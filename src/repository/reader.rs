@@ -23,10 +23,10 @@ use super::{
     keys::{Catalogue, DataKeys},
     memory::{Lane, Share},
     pack::Place,
-    seal::{NONCE_BYTES, OpeningKey},
+    seal::OpeningKey,
     workers::Desk,
 };
-use crate::stores::{GetOptions, SharedStore, read_into};
+use crate::stores::{GetOptions, Pieces, SharedStore, read_into, read_pieces};
 
 /// Bytes between two wanted chunks that are cheaper to read than to ask anew for.
 const MERGE_GAP_BYTES: u64 = 128 << 10;
@@ -290,7 +290,7 @@ impl Reader {
                 let mut plain = worker.budget.buffer(MAX_CUT_BYTES);
                 for chunk in &entry.places {
                     let start = chunk.offset as usize;
-                    let sealed = &mut bytes[start..start + chunk.sealed_bytes as usize];
+                    let sealed = &bytes[start..start + chunk.sealed_bytes as usize];
                     worker.open(desk, &opener, record.class, chunk, sealed, &mut plain, &place)?;
                     plain_bytes += u64::from(chunk.plain_bytes);
                 }
@@ -396,16 +396,15 @@ impl Shared {
         let opener = self.opener(&record).await?;
         let (start, end) = (range.start(), range.end());
         let options = GetOptions { range: Some(start..end), ..GetOptions::default() };
-        let mut sealed = self.budget.buffer(usize::try_from(end - start).unwrap_or(usize::MAX));
-        read_into(self.store.as_ref(), &key, options, end - start, &mut sealed).await.map_err(reading)?;
-        if sealed.len() as u64 != end - start {
+        let sealed = read_pieces(self.store.as_ref(), &key, options, end - start).await.map_err(reading)?;
+        if sealed.bytes() != end - start {
             return Err(RepositoryError::Damaged { place, detail: format!("ends before byte {end}, where a chunk should") });
         }
         let (worker, range) = (Arc::clone(&self), range.clone());
-        self.on_worker(&place.clone(), move |desk| worker.open_range(desk, &opener, class, range, sealed, share, &place)).await
+        self.on_worker(&place.clone(), move |desk| worker.open_range(desk, &opener, class, range, &sealed, share, &place)).await
     }
 
-    /// Opens all chunks of a range, in place; what is stored as it is, is handed on without a copy.
+    /// Opens all chunks of a range. The share for what was read goes back with it, each piece keeps its own.
     #[allow(clippy::too_many_arguments, reason = "what one request brought together is used up here")]
     fn open_range(
         &self,
@@ -413,36 +412,25 @@ impl Shared {
         key: &OpeningKey,
         class: Class,
         range: Range,
-        mut sealed: Vec<u8>,
+        sealed: &Pieces,
         mut share: Share,
         place: &str,
     ) -> Result<Vec<Piece>> {
-        let start = range.start();
-        let mut opened = Vec::with_capacity(range.chunks.len());
-        for (chunk, _) in &range.chunks {
-            let from = chunk.offset as usize - usize::try_from(start).unwrap_or(usize::MAX);
-            let mut plain = match chunk.encoding {
-                Encoding::Plain => Vec::new(),
-                Encoding::Zstd => self.budget.buffer(chunk.plain_bytes as usize),
-            };
-            let within =
-                self.open(desk, key, class, chunk, &mut sealed[from..from + chunk.sealed_bytes as usize], &mut plain, place)?;
-            opened.push(match within {
-                Some(within) => Err(from + within.start..from + within.end),
-                None => Ok(self.budget.lend(plain, share.split(chunk.plain_bytes as usize))),
-            });
-        }
-        let sealed = self.budget.lend(sealed, Some(share));
-        let mut pieces = Vec::with_capacity(opened.len());
-        for (bytes, (_, wanted)) in opened.into_iter().zip(&range.chunks) {
-            let bytes = bytes.unwrap_or_else(|within| sealed.slice(within));
+        let mut pieces = Vec::with_capacity(range.chunks.len());
+        let mut joined = std::mem::take(&mut desk.joined);
+        for (chunk, wanted) in &range.chunks {
+            let from = u64::from(chunk.offset) - range.start();
+            let sealed = sealed.joined(from..from + u64::from(chunk.sealed_bytes), &mut joined);
+            let mut plain = self.budget.buffer(chunk.plain_bytes as usize);
+            self.open(desk, key, class, chunk, sealed, &mut plain, place)?;
+            let bytes = self.budget.lend(plain, share.split(chunk.plain_bytes as usize));
             pieces.extend(wanted.iter().map(|(index, offset)| Piece { index: *index, offset: *offset, bytes: bytes.clone() }));
         }
+        desk.joined = joined;
         Ok(pieces)
     }
 
-    /// Opens one chunk in place: tag, length, keyed hash. Compressed ones are in `plain` then; of the others, returns where in
-    /// `sealed` their bytes are.
+    /// Opens one chunk into `plain`: tag, length, keyed hash.
     #[allow(clippy::too_many_arguments, reason = "one step of the two functions above, not an interface")]
     fn open(
         &self,
@@ -450,31 +438,28 @@ impl Shared {
         key: &OpeningKey,
         class: Class,
         chunk: &Place,
-        sealed: &mut [u8],
+        sealed: &[u8],
         plain: &mut Vec<u8>,
         place: &str,
-    ) -> Result<Option<std::ops::Range<usize>>> {
+    ) -> Result<()> {
         let damaged = |detail: String| RepositoryError::Damaged { place: format!("{place}, chunk {}", chunk.id), detail };
         let length = chunk.plain_bytes as usize;
         if length > MAX_CHUNK_BYTES {
             return Err(damaged(format!("says {length} plain bytes")));
         }
-        let encoded =
-            open_chunk(key, &chunk.id, chunk.encoding, chunk.plain_bytes, sealed).map_err(|error| damaged(error.to_string()))?;
-        let (bytes, within): (&[u8], _) = match chunk.encoding {
-            Encoding::Plain if encoded.len() != length => {
-                return Err(damaged(format!("has {} plain bytes instead of {length}", encoded.len())));
-            }
-            Encoding::Plain => (encoded, Some(NONCE_BYTES..NONCE_BYTES + length)),
-            Encoding::Zstd => {
-                desk.decompress(encoded, length, plain).map_err(damaged)?;
-                (plain, None)
-            }
-        };
-        if self.catalogue.chunk_id(class, bytes) != chunk.id {
+        let encoded = if chunk.encoding == Encoding::Plain { &mut *plain } else { &mut desk.scratch };
+        open_chunk(key, &chunk.id, chunk.encoding, chunk.plain_bytes, sealed, encoded)
+            .map_err(|error| damaged(error.to_string()))?;
+        if chunk.encoding == Encoding::Zstd {
+            desk.decompress_scratch(length, plain).map_err(damaged)?;
+        }
+        if plain.len() != length {
+            return Err(damaged(format!("has {} plain bytes instead of {length}", plain.len())));
+        }
+        if self.catalogue.chunk_id(class, plain) != chunk.id {
             return Err(damaged("its bytes are not what its name says: somebody with a writer's keys put it there".to_owned()));
         }
-        Ok(within)
+        Ok(())
     }
 
     async fn on_worker<T: Send + 'static>(

@@ -43,17 +43,21 @@ impl OpeningKey {
         Self(aes(key))
     }
 
-    /// Opens `sealed` in place and returns the plain bytes within it.
+    /// Opens `sealed` into `plain`, whose contents are replaced. What was read is opened where it lies: no copy is made of it.
     ///
     /// # Errors
-    /// [`Forged`], and nothing of `sealed` may be used then.
-    pub fn open<'a>(&self, associated: &[u8], sealed: &'a mut [u8]) -> Result<&'a mut [u8], Forged> {
-        if sealed.len() < OVERHEAD_BYTES {
-            return Err(Forged);
-        }
-        let (nonce, rest) = sealed.split_at_mut(NONCE_BYTES);
+    /// [`Forged`]; `plain` is empty then.
+    pub fn open(&self, associated: &[u8], sealed: &[u8], plain: &mut Vec<u8>) -> Result<(), Forged> {
+        let length = sealed.len().checked_sub(OVERHEAD_BYTES).ok_or(Forged)?;
+        let (nonce, rest) = sealed.split_at(NONCE_BYTES);
+        let (ciphertext, tag) = rest.split_at(length);
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Forged)?;
-        self.0.open_in_place(nonce, Aad::from(associated), rest).map_err(|_| Forged)
+        // Of a used buffer only what it grows by is cleared.
+        plain.resize(length, 0);
+        self.0.open_separate_gather(nonce, Aad::from(associated), ciphertext, tag, plain).map_err(|_| {
+            plain.clear();
+            Forged
+        })
     }
 }
 
@@ -110,13 +114,17 @@ mod tests {
     fn what_is_sealed_opens_only_with_the_same_key_and_associated_data() {
         let mut sealed = Vec::new();
         SealingKey::new(&[7; 32]).seal_into(b"id", b"hello", &mut sealed);
-        assert_eq!(OpeningKey::new(&[7; 32]).open(b"id", &mut sealed.clone()).unwrap(), b"hello");
-        assert!(OpeningKey::new(&[8; 32]).open(b"id", &mut sealed.clone()).is_err());
-        assert!(OpeningKey::new(&[7; 32]).open(b"ie", &mut sealed.clone()).is_err());
+        let mut plain = b"a used buffer, longer than what comes".to_vec();
+        OpeningKey::new(&[7; 32]).open(b"id", &sealed, &mut plain).unwrap();
+        assert_eq!(plain, b"hello");
+        assert!(OpeningKey::new(&[8; 32]).open(b"id", &sealed, &mut plain).is_err());
+        assert!(OpeningKey::new(&[7; 32]).open(b"ie", &sealed, &mut plain).is_err());
+        assert!(OpeningKey::new(&[7; 32]).open(b"id", &sealed[..20], &mut plain).is_err());
         for bit in 0..sealed.len() * 8 {
             let mut broken = sealed.clone();
             broken[bit / 8] ^= 1 << (bit % 8);
-            assert!(OpeningKey::new(&[7; 32]).open(b"id", &mut broken).is_err(), "bit {bit}");
+            assert!(OpeningKey::new(&[7; 32]).open(b"id", &broken, &mut plain).is_err(), "bit {bit}");
+            assert!(plain.is_empty(), "bit {bit}: nothing that was not authenticated is left");
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Desk {
     decompressor: zstd::bulk::Decompressor<'static>,
     /// Scratch space that keeps its capacity.
     pub scratch: Vec<u8>,
+    /// Sealed bytes that came in several pieces, joined; keeps its capacity, too.
+    pub joined: Vec<u8>,
 }
 
 type Job = Box<dyn FnOnce(&mut Desk) + Send>;
@@ -50,6 +52,7 @@ impl Workers {
                     compressor: zstd::bulk::Compressor::new(level)?,
                     decompressor: zstd::bulk::Decompressor::new()?,
                     scratch: Vec::new(),
+                    joined: Vec::new(),
                 };
                 thread::Builder::new().name(format!("worker-{number}")).spawn(move || work(&mut desk, &urgent_jobs, &usual_jobs))
             })
@@ -155,17 +158,14 @@ impl Desk {
         compressed < 3 * SAMPLE_BYTES * 97 / 100
     }
 
-    /// Decompresses bytes that were authenticated into `out`, which can hold `plain_bytes` and then holds just those.
+    /// Decompresses the authenticated bytes in `scratch` into `out`, whose contents are replaced by at most about `plain_bytes`.
     ///
     /// # Errors
     /// What is wrong, in words.
-    pub fn decompress(&mut self, compressed: &[u8], plain_bytes: usize, out: &mut Vec<u8>) -> Result<(), String> {
+    pub fn decompress_scratch(&mut self, plain_bytes: usize, out: &mut Vec<u8>) -> Result<(), String> {
         out.clear();
         out.reserve(plain_bytes);
-        self.decompressor.decompress_to_buffer(compressed, out).map_err(|error| format!("does not decompress: {error}"))?;
-        if out.len() != plain_bytes {
-            return Err(format!("has {} plain bytes instead of {plain_bytes}", out.len()));
-        }
+        self.decompressor.decompress_to_buffer(&self.scratch, out).map_err(|error| format!("does not decompress: {error}"))?;
         Ok(())
     }
 }

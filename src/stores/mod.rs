@@ -190,6 +190,47 @@ pub const MAX_SINGLE_PUT_BYTES: u64 = 256 << 20;
 /// Longest key, in bytes (S3's limit).
 pub const MAX_KEY_BYTES: usize = 1024;
 
+/// Bytes as they came, piece by piece.
+#[derive(Debug, Clone, Default)]
+pub struct Pieces(Vec<Bytes>);
+
+impl Pieces {
+    /// All of them together.
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|piece| piece.len() as u64).sum()
+    }
+
+    /// A range, which must lie within: where it lies in one piece, that; else joined in `buffer`, whose contents are replaced.
+    pub fn joined<'a>(&'a self, range: Range<u64>, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+        buffer.clear();
+        let mut start = 0;
+        for piece in &self.0 {
+            let end = start + piece.len() as u64;
+            let (from, to) = (range.start.max(start), range.end.min(end));
+            if from < to {
+                // Both lie within the piece, whose length is a usize.
+                let part = &piece[(from - start) as usize..(to - start) as usize];
+                if to - from == range.end - range.start {
+                    return part;
+                }
+                buffer.extend_from_slice(part);
+            }
+            start = end;
+        }
+        buffer
+    }
+}
+
+/// Reads an object, or a range of it, as it comes: nothing is copied. Refuses more than `limit` bytes.
+///
+/// # Errors
+/// Those of [`read_all`].
+pub async fn read_pieces(store: &dyn Store, key: &str, options: GetOptions, limit: u64) -> Result<Pieces, StoreError> {
+    let mut pieces = Pieces::default();
+    read_each(store, key, options, limit, |piece| pieces.0.push(piece)).await?;
+    Ok(pieces)
+}
+
 /// Reads an object, or a range of it, whole into memory, refusing more than `limit` bytes.
 ///
 /// # Errors
@@ -205,18 +246,30 @@ pub async fn read_all(store: &dyn Store, key: &str, options: GetOptions, limit: 
 /// # Errors
 /// Those of [`read_all`].
 pub async fn read_into(store: &dyn Store, key: &str, options: GetOptions, limit: u64, all: &mut Vec<u8>) -> Result<(), StoreError> {
-    use futures_util::StreamExt;
     all.clear();
+    read_each(store, key, options, limit, |piece| all.extend_from_slice(&piece)).await
+}
+
+async fn read_each(
+    store: &dyn Store,
+    key: &str,
+    options: GetOptions,
+    limit: u64,
+    mut each: impl FnMut(Bytes) + Send,
+) -> Result<(), StoreError> {
+    use futures_util::StreamExt;
+    let mut bytes = 0;
     let mut download = store.get(key, options).await?;
     while let Some(piece) = download.body.next().await {
         let piece = piece?;
-        if all.len() as u64 + piece.len() as u64 > limit {
+        bytes += piece.len() as u64;
+        if bytes > limit {
             return Err(StoreError::Corrupt {
                 place: format!("{}/{key}", store.describe()),
                 detail: format!("more than the {limit} bytes that this kind of object may have"),
             });
         }
-        all.extend_from_slice(&piece);
+        each(piece);
     }
     Ok(())
 }
