@@ -1,16 +1,21 @@
 //! Connections.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
-use tokio_postgres::{Client, NoTls, types::ToSql};
-use tokio_util::task::AbortOnDropHandle;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::{Client, NoTls, tls::MakeTlsConnect, types::ToSql};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::{either::Either, task::AbortOnDropHandle};
 
 use super::{
     address::{Address, SslMode},
     failure::{self, Side},
-    passfile, tls,
+    passfile,
+    tap::{Switch, Tap, Tapped},
+    tls,
 };
 use crate::sources::SourceError;
 
@@ -105,14 +110,7 @@ impl PostgresConfig {
     ) -> Result<Session, Attempt> {
         let address = &self.address;
         let mut config = tokio_postgres::Config::new();
-        for (host, port) in &address.hosts {
-            config.host(host).port(*port);
-        }
         config.user(&address.user).dbname(&address.database).application_name("farshore").ssl_mode(mode);
-        config.connect_timeout(address.connect_timeout);
-        // The session that holds the snapshot is idle for as long as the data take; firewalls and load balancers forget a
-        // connection that is silent for four minutes.
-        config.keepalives_idle(Duration::from_secs(60)).keepalives_interval(Duration::from_secs(15)).keepalives_retries(4);
         if let Some(password) = password {
             config.password(password.expose_secret());
         }
@@ -120,21 +118,73 @@ impl PostgresConfig {
             config.options(options);
         }
         let unreachable = |detail: String| Attempt::Other(SourceError::Unreachable { subject: self.describe(), detail });
-        // The driver's own limit covers the TCP connection alone; a server that accepts and never answers is as bad.
-        let hosts = u32::try_from(address.hosts.len()).unwrap_or(u32::MAX);
-        let limit = address.connect_timeout.saturating_mul(hosts) + Duration::from_secs(5);
-        let (client, connection) = if mode == tokio_postgres::config::SslMode::Disable {
-            let connected = tokio::time::timeout(limit, config.connect(NoTls)).await;
-            let (client, connection) = connected.map_err(|_| unreachable(too_slow(limit)))?.map_err(Attempt::Refused)?;
-            (client, tokio::spawn(run(connection)))
+        let connector = if mode == tokio_postgres::config::SslMode::Disable {
+            None
         } else {
-            let connector = tls::connector(&address.tls).map_err(unreachable)?;
-            let connected = tokio::time::timeout(limit, config.connect(connector)).await;
-            let (client, connection) = connected.map_err(|_| unreachable(too_slow(limit)))?.map_err(Attempt::Refused)?;
-            (client, tokio::spawn(run(connection)))
+            Some(tls::connector(&address.tls).map_err(unreachable)?)
         };
-        Ok(Session { client, connection: AbortOnDropHandle::new(connection), subject: self.describe(), side })
+        // The hosts in turn, as libpq has it; the last one's error is the one that is told.
+        let mut last = unreachable("the URL names no host".to_owned());
+        for (host, port) in &address.hosts {
+            let connecting = self.connect_to(host, *port, &config, connector.clone(), side);
+            // A server that takes the connection and never answers is as bad as one that is not there.
+            let limit = address.connect_timeout + Duration::from_secs(5);
+            last = match tokio::time::timeout(limit, connecting).await {
+                Ok(Ok(session)) => return Ok(session),
+                Ok(Err(error)) => error,
+                Err(_) => unreachable(too_slow(limit)),
+            };
+        }
+        Err(last)
     }
+
+    async fn connect_to(
+        &self,
+        host: &str,
+        port: u16,
+        config: &tokio_postgres::Config,
+        connector: Option<MakeRustlsConnect>,
+        side: Side,
+    ) -> Result<Session, Attempt> {
+        let timeout = self.address.connect_timeout;
+        let unreached = |error: std::io::Error| {
+            let detail = format!("error connecting to server: {error}: check host, port, firewall, and that the server runs");
+            Attempt::Other(SourceError::Unreachable { subject: self.describe(), detail })
+        };
+        let opening = tokio::time::timeout(timeout, socket(host, port)).await;
+        let socket = opening.map_err(|_| unreached(std::io::ErrorKind::TimedOut.into()))?.map_err(unreached)?;
+        let rows = Arc::new(Switch::default());
+        let tap = Tap::new(socket, Arc::clone(&rows), connector.is_some());
+        let (client, connection) = match connector {
+            None => {
+                let (client, connection) = config.connect_raw(tap, NoTls).await.map_err(Attempt::Refused)?;
+                (client, tokio::spawn(run(connection)))
+            }
+            Some(mut connector) => {
+                let tls = MakeTlsConnect::<Socket>::make_tls_connect(&mut connector, host);
+                let tls = tls.map_err(|error| unreached(std::io::Error::other(error)))?;
+                let (client, connection) = config.connect_raw(tap, Tapped(tls)).await.map_err(Attempt::Refused)?;
+                (client, tokio::spawn(run(connection)))
+            }
+        };
+        Ok(Session { client, rows, connection: AbortOnDropHandle::new(connection), subject: self.describe(), side })
+    }
+}
+
+type Socket = Either<TcpStream, UnixStream>;
+
+/// A connection to a host, or to the socket in a directory.
+async fn socket(host: &str, port: u16) -> std::io::Result<Socket> {
+    if host.starts_with('/') {
+        return Ok(Either::Right(UnixStream::connect(format!("{host}/.s.PGSQL.{port}")).await?));
+    }
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    // The session that holds the snapshot is idle for as long as the data take; firewalls and load balancers forget a
+    // connection that is silent for four minutes.
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(Either::Left(stream))
 }
 
 enum Attempt {
@@ -156,6 +206,8 @@ async fn run(connection: impl Future<Output = Result<(), tokio_postgres::Error>>
 /// A connection. Dropping it cuts the line, which ends what the server was doing; [`Session::close`] takes leave politely.
 pub(super) struct Session {
     pub(super) client: Client,
+    /// Where the rows of a COPY go.
+    pub(super) rows: Arc<Switch>,
     connection: AbortOnDropHandle<()>,
     pub(super) subject: String,
     side: Side,

@@ -46,7 +46,7 @@ pub struct LogicalOptions {
 
 impl Default for LogicalOptions {
     fn default() -> Self {
-        Self { bin_directory: None, segment_bytes: 128 << 20, lock_timeout: Duration::from_secs(300) }
+        Self { bin_directory: None, segment_bytes: 64 << 20, lock_timeout: Duration::from_secs(300) }
     }
 }
 
@@ -109,7 +109,8 @@ impl Capture for PostgresLogical {
         let mut facts = describe(&snapshot, &program, role_passwords).await?;
 
         let segments = tables::split(&snapshot.tables, self.options.segment_bytes, snapshot.version >= SPLITS_FROM);
-        let sessions = self.workers(&snapshot, context.parallelism).await?;
+        // One more than there are processors: while a segment's last chunks are being finished, its session reads nothing.
+        let sessions = self.workers(&snapshot, context.parallelism + 1).await?;
 
         write_json(outlet.sink, "catalog.json", "catalog", &catalogue).await?;
         context.observer.phase(&format!("{name}: large objects"), None);

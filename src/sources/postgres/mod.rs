@@ -41,6 +41,7 @@ mod programs;
 mod quote;
 mod recover;
 mod scratch;
+mod tap;
 mod target;
 mod tls;
 
