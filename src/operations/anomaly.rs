@@ -195,3 +195,116 @@ fn share(part: u64, whole: u64) -> f64 {
 fn percent(share: f64) -> String {
     format!("{} %", (share * 100.0).floor())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Measures, RECENT, Shape, anomalies};
+
+    const MIB: u64 = 1 << 20;
+
+    /// So many entries and MiB; of these so many percent were new, of so many MiB that were read so many percent dense.
+    fn shape(entries: u64, mib: u64, new_percent: u64, read_mib: u64, dense_percent: u64) -> Shape {
+        let measures = Measures {
+            new_bytes: mib * MIB * new_percent / 100,
+            sampled_bytes: read_mib * MIB,
+            dense_bytes: read_mib * MIB * dense_percent / 100,
+        };
+        Shape { entries, bytes: mib * MIB, measures: Some(measures) }
+    }
+
+    /// Ten nights of a source that grows and breathes a little.
+    fn usual() -> Vec<Shape> {
+        (0..10)
+            .map(|night| shape(120_000 - night % 3, 1000 + 5 * night + 7 * (night % 2), 3 + night % 4, 1000, 10 + night % 5))
+            .collect()
+    }
+
+    fn said(now: Shape, before: &[Shape]) -> Vec<String> {
+        let found = anomalies("attachments", "bucket", &now, before);
+        found.into_iter().map(|anomaly| format!("{:?}: {}", anomaly.kind, anomaly.message)).collect()
+    }
+
+    #[test]
+    fn each_rule_speaks_beyond_its_bound_and_is_silent_within_it() {
+        let none: &[&str] = &[];
+        for (name, now, expected) in [
+            ("as ever", shape(120_050, 1052, 5, 1000, 12), none),
+            ("a little housekeeping", shape(90_000, 1000, 5, 1000, 12), none),
+            (
+                "mass deletion",
+                shape(19_200, 1000, 5, 1000, 12),
+                &["MassDeletion: 84 % of 120,000 objects of the point before are gone"],
+            ),
+            (
+                "emptied objects",
+                shape(120_000, 400, 5, 200, 12),
+                &["MassDeletion: 61 % of the 1.0 GiB of the point before are gone"],
+            ),
+            ("everything gone", shape(0, 0, 0, 0, 0), &["MassDeletion: 100 % of 120,000 objects of the point before are gone"]),
+            ("a good month's growth", shape(120_000, 1270, 25, 1000, 12), none),
+            ("a flood", shape(120_000, 3000, 30, 1000, 12), &["Size: 2.9 GiB where the 10 points before have 1.0 GiB (median)"]),
+            (
+                "many small ones",
+                shape(300_000, 1050, 5, 1000, 12),
+                &["Size: 300,000 objects where the 10 points before have 119,999 (median)"],
+            ),
+            (
+                "rewritten",
+                shape(120_000, 1050, 90, 1000, 12),
+                &["ChangeRate: 90 % of its 1.0 GiB are new, usually 4 % (median of 10 points)"],
+            ),
+            ("a large change", shape(120_000, 1050, 33, 1000, 12), none),
+            (
+                "encrypted where it lies",
+                shape(120_000, 1050, 100, 1050, 100),
+                &[
+                    "ChangeRate: 100 % of its 1.0 GiB are new, usually 4 % (median of 10 points)",
+                    "Entropy: 100 % of the 1.0 GiB that were read cannot be compressed, usually 11 %: as if they had been encrypted",
+                ],
+            ),
+            ("more pictures than usual", shape(120_000, 1050, 20, 1000, 70), none),
+            ("a few new pictures and nothing else read", shape(120_000, 1050, 5, 50, 100), none),
+        ] {
+            assert_eq!(said(now, &usual()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn small_sources_do_not_cry_wolf() {
+        let small: Vec<_> = (0..10).map(|_| shape(60, 1, 0, 0, 0)).collect();
+        for now in [shape(11, 0, 0, 0, 0), shape(900, 7, 100, 7, 100)] {
+            assert_eq!(said(now, &small), [""; 0], "{now:?}");
+        }
+        assert_eq!(said(shape(10, 1, 0, 0, 0), &small), ["MassDeletion: 83 % of 60 objects of the point before are gone"]);
+    }
+
+    #[test]
+    fn with_little_history_only_a_deletion_and_a_jump_of_entropy_are_told() {
+        let before = &usual()[..4];
+        assert_eq!(said(shape(120_000, 5000, 100, 1000, 12), before), [""; 0]);
+        assert_eq!(said(shape(120_000, 5000, 100, 1000, 12), &[]), [""; 0]);
+        assert_eq!(said(shape(120_000, 5000, 100, 1000, 12), &usual()[..5]).len(), 2);
+        assert_eq!(said(shape(1, 1000, 5, 1000, 99), &before[..1]).len(), 2, "deletion and entropy");
+    }
+
+    #[test]
+    fn an_odd_point_among_the_recent_ones_hides_nothing_and_a_change_that_lasts_becomes_usual() {
+        let mut points = usual();
+        points[4] = shape(500_000, 9000, 100, 9000, 100);
+        let rewritten = shape(120_000, 1050, 95, 1000, 95);
+        assert_eq!(said(rewritten, &points).len(), 2, "{points:?}");
+        let mut loud = 0;
+        while !said(rewritten, &points).is_empty() {
+            points.push(rewritten);
+            loud += 1;
+        }
+        assert!((6..=RECENT).contains(&loud), "{loud} points");
+    }
+
+    #[test]
+    fn points_of_earlier_versions_have_no_measures_and_are_compared_by_size_alone() {
+        let old: Vec<_> = usual().into_iter().map(|shape| Shape { measures: None, ..shape }).collect();
+        assert_eq!(said(shape(120_000, 1050, 100, 1050, 100), &old), [""; 0]);
+        assert_eq!(said(Shape { measures: None, ..shape(120_000, 3000, 0, 0, 0) }, &old).len(), 1);
+    }
+}

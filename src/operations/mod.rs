@@ -25,7 +25,7 @@ pub use drill::{DrillRequest, Drilled, drill};
 pub use error::OperationError;
 pub use history::{Record, records, select_point, verified_points};
 pub use phases::Phases;
-pub use pins::{PinRequest, PinSummary, pin};
+pub use pins::{PinRequest, PinSummary, pin, pinned};
 pub use restore::{RestoreRequest, RestoreStep, restore};
 pub use retention::{facts, planned_retention};
 pub use verify::{VerifyLevel, VerifyRequest, verify};

@@ -55,10 +55,8 @@ impl PinSummary {
 /// # Errors
 /// [`OperationError::Refused`] for an empty reason, a time that has passed, and taking back a pin that there is not; the store's.
 pub async fn pin(request: &PinRequest<'_>) -> Result<PinRecord, OperationError> {
-    let refused = |detail: &str| OperationError::Refused {
-        subject: format!("point {}", request.point.id),
-        detail: detail.to_owned(),
-    };
+    let refused =
+        |detail: &str| OperationError::Refused { subject: format!("point {}", request.point.id), detail: detail.to_owned() };
     if request.reason.trim().is_empty() {
         return Err(refused("a pin needs a --reason: somebody will want to know it when nobody remembers"));
     }
@@ -80,6 +78,14 @@ pub async fn pin(request: &PinRequest<'_>) -> Result<PinRecord, OperationError> 
     };
     request.repository.put_pin(request.point, &record).await?;
     Ok(record)
+}
+
+/// The pin of one point, if one was made and not taken back.
+///
+/// # Errors
+/// The store's.
+pub async fn pinned(repository: &Repository, point: &str) -> Result<Option<PinSummary>, OperationError> {
+    Ok(current(repository).await?.remove(point))
 }
 
 /// The pins of all points, by their ids, as far as they were not taken back.
@@ -125,5 +131,57 @@ fn summary(stored: StoredPin) -> Option<PinSummary> {
             reason: record.reason,
             at: record.at,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::{PinAction, PinRecord, StoredPin, counting};
+
+    /// A record stored and named at these seconds: `unpin`, `forever`, `damaged`, or the second until which it pins.
+    fn stored(key: &str, stored: i64, named: i64, what: &str) -> StoredPin {
+        let at = |second| DateTime::from_timestamp(1_795_000_000 + second, 0).unwrap();
+        let record = PinRecord {
+            action: if what == "unpin" { PinAction::Unpin } else { PinAction::Pin },
+            point: "p".to_owned(),
+            policy: "sys".to_owned(),
+            until: what.parse().ok().map(at),
+            reason: key.to_owned(),
+            user: "u".to_owned(),
+            host: "h".to_owned(),
+            at: at(named),
+        };
+        let record = if what == "damaged" { Err("a bit was flipped".to_owned()) } else { Ok(record) };
+        StoredPin { point: "p".to_owned(), key: key.to_owned(), stored_at: at(stored), named_at: at(named), record }
+    }
+
+    #[test]
+    fn the_newest_record_counts_by_the_time_of_the_site_and_ties_go_to_what_holds_longer() {
+        for (name, records, counts) in [
+            ("the last pin", vec![stored("a", 1, 1, "500"), stored("b", 2, 2, "100")], Some("b")),
+            ("a clock that is ahead does not win", vec![stored("a", 1, 900, "500"), stored("b", 2, 2, "100")], Some("b")),
+            ("taken back", vec![stored("a", 1, 1, "forever"), stored("b", 2, 2, "unpin")], None),
+            ("and pinned anew", vec![stored("a", 1, 1, "unpin"), stored("b", 2, 2, "7")], Some("b")),
+            ("stored at one time: the name decides", vec![stored("b", 2, 1, "forever"), stored("a", 2, 2, "unpin")], None),
+            ("then a pin rather than its end", vec![stored("a", 2, 2, "7"), stored("b", 2, 2, "unpin")], Some("a")),
+            ("then the longer one", vec![stored("a", 2, 2, "8"), stored("b", 2, 2, "7")], Some("a")),
+            ("and for ever before all", vec![stored("a", 2, 2, "forever"), stored("b", 2, 2, "7")], Some("a")),
+            ("then the key", vec![stored("b", 2, 2, "7"), stored("a", 2, 2, "7")], Some("b")),
+            ("none", vec![], None),
+        ] {
+            let backwards: Vec<_> = records.iter().rev().cloned().collect();
+            for records in [records, backwards] {
+                assert_eq!(counting(records).get("p").map(|pin| pin.reason.as_str()), counts, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_holds_for_ever_until_a_newer_one_is_there() {
+        let pin = counting(vec![stored("a", 1, 1, "unpin"), stored("b", 2, 2, "damaged")]).remove("p").unwrap();
+        assert!(pin.until.is_none() && pin.by.is_none() && pin.reason.contains("a bit was flipped"), "{pin:?}");
+        assert!(counting(vec![stored("b", 2, 2, "damaged"), stored("c", 3, 3, "unpin")]).is_empty());
     }
 }

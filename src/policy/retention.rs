@@ -74,6 +74,10 @@ pub struct Decision {
     pub time: DateTime<Utc>,
     /// When the site stored it.
     pub stored_at: DateTime<Utc>,
+    /// How far it can be relied on.
+    pub condition: Condition,
+    /// When it was last found sound.
+    pub verified: Option<DateTime<Utc>>,
     /// Whether it stays.
     pub keep: bool,
     /// Everything that keeps it, or why nothing does; never empty.
@@ -156,12 +160,7 @@ fn counts(rules: &Retention) -> [u32; 6] {
 
 /// The newest good point of each of the newest `count` periods that have one. A period on the way that has none but points with
 /// problems does not count; the newest of these stands in for a good one (`true`), as long as there are not more than `count`.
-fn periods(
-    held: &[Held<'_>],
-    newest_first: &[usize],
-    count: u32,
-    period: impl Fn(&PointFacts) -> String,
-) -> Vec<(usize, bool)> {
+fn periods(held: &[Held<'_>], newest_first: &[usize], count: u32, period: impl Fn(&PointFacts) -> String) -> Vec<(usize, bool)> {
     let (mut good, mut standing_in, mut found) = (0, 0, Vec::new());
     for of_one in newest_first.chunk_by(|left, right| period(held[*left].point) == period(held[*right].point)) {
         if good == count {
@@ -234,6 +233,8 @@ impl Held<'_> {
             policy: point.policy.clone(),
             time: point.consistent_at,
             stored_at: point.stored_at,
+            condition: point.condition,
+            verified: point.verified_at,
             keep,
             reasons,
         }

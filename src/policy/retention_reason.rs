@@ -126,7 +126,9 @@ impl fmt::Display for Reason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Within { limit } => write!(out, "within {}", span(*limit)),
-            Self::Period { period: Period::Last, count: 1, stands_in, .. } => write!(out, "the last one{}", standing_in(*stands_in)),
+            Self::Period { period: Period::Last, count: 1, stands_in, .. } => {
+                write!(out, "the last one{}", standing_in(*stands_in))
+            }
             Self::Period { period: Period::Last, count, stands_in, .. } => {
                 write!(out, "one of the last {count}{}", standing_in(*stands_in))
             }
@@ -136,7 +138,7 @@ impl fmt::Display for Reason {
             Self::Verified { keep: 1 } => out.write_str("the newest verified"),
             Self::Verified { keep } => write!(out, "one of the {keep} newest verified"),
             Self::Floor { have, keep } => {
-                write!(out, "only {have} good verified of the {keep} that must stay; this is among the newest there are instead")
+                write!(out, "only {have} of the {keep} verified points that must stay are there; kept in their stead")
             }
             Self::Future { stored_at } => {
                 write!(out, "stored at {}, which is in the future: the clocks differ", time(stored_at))
