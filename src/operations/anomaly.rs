@@ -191,9 +191,10 @@ fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-/// Rounded towards zero: 99.99 % of something is not all of it.
+/// 99.99 % of something is not all of it.
 fn percent(share: f64) -> String {
-    format!("{} %", (share * 100.0).floor())
+    let most = if share < 1.0 { 99.0 } else { 100.0 };
+    format!("{} %", (share * 100.0).round().min(most))
 }
 
 #[cfg(test)]
@@ -238,7 +239,7 @@ mod tests {
             (
                 "emptied objects",
                 shape(120_000, 400, 5, 200, 12),
-                &["MassDeletion: 61 % of the 1.0 GiB of the point before are gone"],
+                &["MassDeletion: 62 % of the 1.0 GiB of the point before are gone"],
             ),
             ("everything gone", shape(0, 0, 0, 0, 0), &["MassDeletion: 100 % of 120,000 objects of the point before are gone"]),
             ("a good month's growth", shape(120_000, 1270, 25, 1000, 12), none),
@@ -259,7 +260,7 @@ mod tests {
                 shape(120_000, 1050, 100, 1050, 100),
                 &[
                     "ChangeRate: 100 % of its 1.0 GiB are new, usually 4 % (median of 10 points)",
-                    "Entropy: 100 % of the 1.0 GiB that were read cannot be compressed, usually 11 %: as if they had been encrypted",
+                    "Entropy: 100 % of the 1.0 GiB that were read cannot be compressed, usually 12 %: as if they had been encrypted",
                 ],
             ),
             ("more pictures than usual", shape(120_000, 1050, 20, 1000, 70), none),

@@ -135,7 +135,11 @@ fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
             "1:8: name: is no good as a name: it becomes part of object keys and unit names; use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit",
         ),
         ("retention =", "retentoin =", "5:1: retentoin: unknown key; did you mean retention?"),
-        ("retention = { keep_within", "retention = { keep_for", "5:15: retention.keep_for: unknown key; did you mean X?"),
+        (
+            "retention = { keep_within",
+            "retention = { keep_for",
+            "5:15: retention.keep_for: unknown key; may stand here: keep_daily, keep_hourly, keep_last, keep_monthly, keep_verified, keep_weekly, keep_within, keep_yearly",
+        ),
         (
             "keep_within = \"14d\"",
             "keep_daily = -1",
