@@ -144,9 +144,10 @@ fn one_policy(held: &mut [Held<'_>], rules: &Retention, now: DateTime<Utc>) {
     for calendar in [backups, copies] {
         for (period, count) in PERIODS.into_iter().zip(counts(rules)) {
             let found = periods(held, &calendar, count, |point| period.of(point.dated(), &point.id));
-            for (index, stands_in) in found {
-                let of = period.of(held[index].point.dated(), &held[index].point.id);
-                held[index].reasons.push(Reason::Period { period, count, of, stands_in });
+            for index in found {
+                let point = held[index].point;
+                let of = period.of(point.dated(), &point.id);
+                held[index].reasons.push(Reason::Period { period, count, of, condition: point.condition });
             }
         }
     }
@@ -158,9 +159,10 @@ fn counts(rules: &Retention) -> [u32; 6] {
     [rules.keep_last, rules.keep_hourly, rules.keep_daily, rules.keep_weekly, rules.keep_monthly, rules.keep_yearly]
 }
 
-/// The newest good point of each of the newest `count` periods that have one. A period on the way that has none but points with
-/// problems does not count; the newest of these stands in for a good one (`true`), as long as there are not more than `count`.
-fn periods(held: &[Held<'_>], newest_first: &[usize], count: u32, period: impl Fn(&PointFacts) -> String) -> Vec<(usize, bool)> {
+/// The newest good point of each of the newest `count` periods that have one. A period on the way that has none does not count; the
+/// newest of its points with problems, or else of those that cannot be read, stands in for a good one, as long as there are not
+/// more than `count` of these.
+fn periods(held: &[Held<'_>], newest_first: &[usize], count: u32, period: impl Fn(&PointFacts) -> String) -> Vec<usize> {
     let (mut good, mut standing_in, mut found) = (0, 0, Vec::new());
     for of_one in newest_first.chunk_by(|left, right| period(held[*left].point) == period(held[*right].point)) {
         if good == count {
@@ -169,10 +171,13 @@ fn periods(held: &[Held<'_>], newest_first: &[usize], count: u32, period: impl F
         let newest = |condition| of_one.iter().copied().find(|index| held[*index].point.condition == condition);
         if let Some(index) = newest(Condition::Good) {
             good += 1;
-            found.push((index, false));
-        } else if let Some(index) = newest(Condition::Problems).filter(|_| standing_in < count) {
+            found.push(index);
+        } else if standing_in < count
+            // What cannot be read today may be mended: the site may have an earlier version of it.
+            && let Some(index) = newest(Condition::Problems).or_else(|| newest(Condition::Unreadable))
+        {
             standing_in += 1;
-            found.push((index, true));
+            found.push(index);
         }
     }
     found

@@ -69,8 +69,8 @@ pub enum Reason {
         count: u32,
         /// Name of the period: `2026-11-20`, `2026-W47`; a point's own id for `keep_last`.
         of: String,
-        /// It had problems, and no point of that period was better.
-        stands_in: bool,
+        /// Of this point: if it is not good, it stands in for one.
+        condition: Condition,
     },
     /// It is pinned.
     Pinned {
@@ -100,7 +100,7 @@ pub enum Reason {
     Nothing {
         /// `keep_within`.
         limit: Duration,
-        /// Anything but a good point counts for no rule.
+        /// Of this point.
         condition: Condition,
         /// When a pin ended that it had.
         unpinned: Option<DateTime<Utc>>,
@@ -126,13 +126,13 @@ impl fmt::Display for Reason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Within { limit } => write!(out, "within {}", span(*limit)),
-            Self::Period { period: Period::Last, count: 1, stands_in, .. } => {
-                write!(out, "the last one{}", standing_in(*stands_in))
+            Self::Period { period: Period::Last, count: 1, condition, .. } => {
+                write!(out, "the last one{}", standing_in(*condition))
             }
-            Self::Period { period: Period::Last, count, stands_in, .. } => {
-                write!(out, "one of the last {count}{}", standing_in(*stands_in))
+            Self::Period { period: Period::Last, count, condition, .. } => {
+                write!(out, "one of the last {count}{}", standing_in(*condition))
             }
-            Self::Period { period, of, stands_in, .. } => write!(out, "{} {of}{}", period.adverb(), standing_in(*stands_in)),
+            Self::Period { period, of, condition, .. } => write!(out, "{} {of}{}", period.adverb(), standing_in(*condition)),
             Self::Pinned { until: Some(until), reason } => write!(out, "pinned until {}: {reason}", time(until)),
             Self::Pinned { until: None, reason } => write!(out, "pinned for ever: {reason}"),
             Self::Verified { keep: 1 } => out.write_str("the newest verified"),
@@ -152,15 +152,20 @@ impl fmt::Display for Reason {
                     Condition::Good => "and no other rule keeps it",
                     Condition::Problems => "its backup had problems, and no other rule keeps it",
                     Condition::Anomalous => "and anomalous: it counts for no other rule",
-                    Condition::Unreadable => "and damaged: it counts for no other rule",
+                    Condition::Unreadable => "damaged, and no other rule keeps it",
                 })
             }
         }
     }
 }
 
-fn standing_in(stands_in: bool) -> &'static str {
-    if stands_in { " (with problems, for want of a better one)" } else { "" }
+fn standing_in(condition: Condition) -> &'static str {
+    match condition {
+        Condition::Good => "",
+        Condition::Problems => " (with problems, for want of a better one)",
+        Condition::Anomalous => " (anomalous, for want of a better one)",
+        Condition::Unreadable => " (damaged, for want of a better one)",
+    }
 }
 
 impl Serialize for Reason {

@@ -29,3 +29,16 @@ pub struct Anomaly {
     /// With figures: `84 % of 120,000 objects of the point before are gone`.
     pub message: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Anomaly, AnomalyKind};
+
+    #[test]
+    fn a_kind_that_a_later_version_stored_is_read_and_not_an_error() {
+        let stored = r#"{"source":"db","kind":"vanished-rows","message":"m","more":1}"#;
+        assert_eq!(serde_json::from_str::<Anomaly>(stored).unwrap().kind, AnomalyKind::Other);
+        let known = stored.replace("vanished-rows", "mass-deletion");
+        assert_eq!(serde_json::from_str::<Anomaly>(&known).unwrap().kind, AnomalyKind::MassDeletion);
+    }
+}

@@ -140,7 +140,8 @@ pub(super) fn encryption_words(encryption: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{BackupReport, DateTime, ExitCode, Look, Problem, SourceReport};
+    use super::{Anomaly, BackupReport, DateTime, ExitCode, Look, Problem, SourceReport};
+    use crate::report::AnomalyKind;
 
     fn report() -> BackupReport {
         BackupReport {
@@ -217,6 +218,16 @@ mod tests {
         );
         assert!(text.contains("encryption     NONE: everybody"), "{text}");
         assert_eq!(report.exit_code(), ExitCode::Problems);
+    }
+
+    #[test]
+    fn an_anomaly_stands_right_below_the_first_line() {
+        let mut report = report();
+        let message = "84 % of 200,000 objects of the point before are gone".to_owned();
+        report.anomalies.push(Anomaly { source: "attachments".into(), kind: AnomalyKind::MassDeletion, message });
+        let text = report.text(Look::Unicode);
+        let second = text.lines().nth(1);
+        assert_eq!(second, Some("✗ ANOMALOUS: attachments: 84 % of 200,000 objects of the point before are gone"));
     }
 
     #[test]

@@ -117,7 +117,7 @@ fn of_two_points_of_one_second_the_one_that_shows_the_later_time_is_newer_and_th
 }
 
 #[test]
-fn only_good_points_count_and_bad_ones_are_kept_only_while_they_are_young_or_pinned() {
+fn only_good_points_count_and_anomalous_ones_are_kept_only_while_they_are_young_or_pinned() {
     let points = [
         ago("good1", 24 * 5),
         ago("good2", 24 * 4),
@@ -135,11 +135,11 @@ fn only_good_points_count_and_bad_ones_are_kept_only_while_they_are_young_or_pin
         &[
             "good1: keep: one of the last 2; daily 2026-11-18",
             "good2: keep: one of the last 2; daily 2026-11-19",
-            "broken1: remove: older than 1 day, and damaged: it counts for no other rule",
+            "broken1: keep: daily 2026-11-20 (damaged, for want of a better one)",
             "odd1: remove: older than 1 day, and anomalous: it counts for no other rule",
             "odd2: keep: pinned for ever: trial 12/26",
             "odd3: keep: within 1 day",
-            "broken2: keep: within 1 day",
+            "broken2: keep: within 1 day; one of the last 2 (damaged, for want of a better one)",
             "partial: keep: within 1 day; one of the last 2 (with problems, for want of a better one); \
              daily 2026-11-23 (with problems, for want of a better one)",
         ],
