@@ -294,6 +294,7 @@ mod tests {
         points[4] = shape(500_000, 9000, 100, 9000, 100);
         let rewritten = shape(120_000, 1050, 95, 1000, 95);
         assert_eq!(said(rewritten, &points).len(), 2, "{points:?}");
+        assert_eq!(said(shape(120_000, 3000, 5, 1000, 12), &points).len(), 1, "too large, as it would be without the odd one");
         let mut loud = 0;
         while !said(rewritten, &points).is_empty() {
             points.push(rewritten);
