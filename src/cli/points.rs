@@ -62,7 +62,7 @@ fn retention_text(plan: &RetentionPlan) -> String {
     for decision in &plan.decisions {
         let reasons: Vec<String> = decision.reasons.iter().map(ToString::to_string).collect();
         let verdict = if decision.keep { "keep" } else { "remove" };
-        table.row(vec![decision.id.clone(), timestamp(decision.stored_at), verdict.to_owned(), reasons.join("; ")]);
+        table.row(vec![decision.id.clone(), timestamp(decision.stored), verdict.to_owned(), reasons.join("; ")]);
     }
     let (all, removed) = (plan.decisions.len() as u64, plan.removed().count() as u64);
     format!("{table}\n  {} of {} points are kept; this list removes nothing\n", count(all - removed), count(all))

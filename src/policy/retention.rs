@@ -73,7 +73,7 @@ pub struct Decision {
     /// The time it shows.
     pub time: DateTime<Utc>,
     /// When the site stored it.
-    pub stored_at: DateTime<Utc>,
+    pub stored: DateTime<Utc>,
     /// How far it can be relied on.
     pub condition: Condition,
     /// When it was last found sound.
@@ -237,7 +237,7 @@ impl Held<'_> {
             id: point.id.clone(),
             policy: point.policy.clone(),
             time: point.consistent_at,
-            stored_at: point.stored_at,
+            stored: point.stored_at,
             condition: point.condition,
             verified: point.verified_at,
             keep,

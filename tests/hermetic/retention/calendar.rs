@@ -40,7 +40,7 @@ fn printed(year: &Year, rules: &Retention) -> String {
         format!("{} points were made, at most {} were there at once, {} are left\n\n", year.made, year.most, year.left.len());
     for decision in plan_retention(&year.left, rules, year.now).decisions {
         let reasons: Vec<String> = decision.reasons.iter().map(ToString::to_string).collect();
-        writeln!(text, "{}  {}  {}", decision.id, decision.stored_at.format("%F %R %a"), reasons.join("; ")).unwrap();
+        writeln!(text, "{}  {}  {}", decision.id, decision.stored.format("%F %R %a"), reasons.join("; ")).unwrap();
     }
     text
 }

@@ -287,7 +287,7 @@ fn a_plan_is_plain_json_with_the_reasons_as_they_read() {
     assert_eq!(
         json["decisions"][0],
         serde_json::json!({
-            "id": "a", "policy": "p", "time": "2026-11-23T10:59:00Z", "stored_at": "2026-11-23T11:00:00Z", "condition": "good",
+            "id": "a", "policy": "p", "time": "2026-11-23T10:59:00Z", "stored": "2026-11-23T11:00:00Z", "condition": "good",
             "verified": null, "keep": true,
             "reasons": ["within 30 days", "only 0 of the 2 verified points that must stay are there; kept in their stead"],
         })
