@@ -9,7 +9,7 @@ use super::{
     terminal,
 };
 use crate::{
-    operations::{self, list_entries, open_content},
+    operations::{self, PinSummary, list_entries, open_content},
     policy::Limits,
     report::{ExitCode, Look, printable, timestamp},
     repository::{Budget, Point, Reader, Repository, Snapshot},
@@ -78,18 +78,22 @@ pub(super) async fn show(context: &Context, args: ShowArgs) -> Result<ExitCode, 
     let words = args.place.words(args.words, 1, "farshore show POLICY POINT")?;
     let opened = open(context, words.policy.as_deref(), &args.place).await?;
     let point = opened.point(&words.rest[0]).await?;
+    let pinned = operations::pinned(&opened.repository, &point.id).await?;
     let mut shown = serde_json::to_value(&point).map_err(|error| CliError::other("point", error))?;
+    if let Some(fields) = shown.as_object_mut() {
+        fields.insert("pinned".to_owned(), serde_json::json!(pinned));
+    }
     // Chunk lists are for machines that read the repository, not for those that read reports.
     for snapshot in shown.get_mut("snapshots").and_then(serde_json::Value::as_array_mut).into_iter().flatten() {
         if let Some(fields) = snapshot.as_object_mut() {
             fields.remove("entries");
         }
     }
-    context.print(&shown, |look| show_text(&point, look))?;
+    context.print(&shown, |look| show_text(&point, pinned.as_ref(), look))?;
     Ok(ExitCode::Success)
 }
 
-fn show_text(point: &Point, look: Look) -> String {
+fn show_text(point: &Point, pinned: Option<&PinSummary>, look: Look) -> String {
     let mut text = format!(
         "Recovery point {} of {}\n  consistent at  {}\n  written        {} to {} by {} (farshore {})\n  encryption     {}\n",
         point.id,
@@ -101,6 +105,15 @@ fn show_text(point: &Point, look: Look) -> String {
         printable(&point.agent.version),
         printable(&point.encryption),
     );
+    if let Some(pin) = pinned {
+        let until = pin.until.map_or_else(|| "for ever".to_owned(), |until| format!("until {}", timestamp(until)));
+        let by = pin.by.as_deref().map_or_else(String::new, |by| format!(" (by {} at {})", printable(by), timestamp(pin.at)));
+        text.push_str(&format!("  pinned         {until}: {}{by}\n", printable(&pin.reason)));
+    }
+    for anomaly in &point.anomalies {
+        let (source, message) = (printable(&anomaly.source), printable(&anomaly.message));
+        text.push_str(&format!("  {} ANOMALOUS    {source}: {message}\n", look.failed()));
+    }
     for snapshot in &point.snapshots {
         text.push_str(&format!(
             "\n  {} ({}): {}\n    {} items, {}\n",

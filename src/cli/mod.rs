@@ -10,6 +10,7 @@ mod drill;
 mod failure;
 mod init;
 mod key;
+mod pin;
 mod place;
 mod points;
 mod policy;
@@ -81,6 +82,10 @@ enum Command {
     Cat(browse::CatArgs),
     /// Compare two recovery points.
     Diff(browse::DiffArgs),
+    /// Keep a recovery point, whatever retention says.
+    Pin(pin::PinArgs),
+    /// Take a pin back.
+    Unpin(pin::UnpinArgs),
     /// Restore a recovery point, or a part of it.
     Restore(restore::Args),
     /// Check that everything is there, and (with --read-data) is what it was.
@@ -147,6 +152,8 @@ pub async fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
         Command::Ls(args) => browse::ls(&context, args).await,
         Command::Cat(args) => browse::cat(&context, args).await,
         Command::Diff(args) => browse::diff(&context, args).await,
+        Command::Pin(args) => pin::pin(&context, args).await,
+        Command::Unpin(args) => pin::unpin(&context, args).await,
         Command::Restore(args) => restore::run(&context, args).await,
         Command::Verify(args) => verify::run(&context, args).await,
         Command::Drill(args) => drill::run(&context, args).await,

@@ -12,13 +12,14 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{
-    OperationError,
+    OperationError, anomaly,
     exchange::{Outlet, adoptable},
+    history,
 };
 use crate::{
     clock::SharedClock,
     policy::Policy,
-    progress::{Observer, Problem, SharedObserver, Tally},
+    progress::{Anomaly, Observer, Problem, SharedObserver, Tally},
     report::{BackupReport, SourceReport},
     repository::{Agent, Budget, Point, PointName, Reader, Recipients, Repository, Snapshot, Workers, Writer},
     sources::{Capture, CaptureContext},
@@ -178,9 +179,14 @@ async fn run(request: &BackupRequest<'_>) -> Result<BackupReport, OperationError
         agent: request.agent.clone(),
         policy_text: request.policy.text.clone(),
         encryption: request.repository.file().encryption.clone(),
+        anomalies: anomalies(request, &snapshots).await?,
         snapshots,
         more: std::collections::BTreeMap::new(),
     };
+    for anomaly in &point.anomalies {
+        let advice = "This point counts for no rule of retention, so that it pushes no good one out. If nobody meant that, find out what happened before the points before it are gone: `farshore pin` keeps them";
+        general.problem(Problem::new(&anomaly.source, format!("ANOMALOUS: {}. {advice}", anomaly.message)));
+    }
     // To the microsecond, as PostgreSQL tells it and JSON keeps it.
     point.consistent_at = DateTime::from_timestamp_micros(point.consistent_at.timestamp_micros()).unwrap_or(point.consistent_at);
     let name = writer.commit(request.repository, &point).await?;
@@ -199,6 +205,7 @@ async fn run(request: &BackupRequest<'_>) -> Result<BackupReport, OperationError
         chunks_new: written.chunks_new,
         chunks_known: written.chunks_known,
         encryption: encryption_words(request),
+        anomalies: point.anomalies,
         problems: general.problems(),
     })
 }
@@ -227,6 +234,16 @@ async fn newest_point(request: &BackupRequest<'_>, observer: &Tally) -> Result<O
     }
 }
 
+/// In what these snapshots are far from those of the recent points of the policy.
+async fn anomalies(request: &BackupRequest<'_>, snapshots: &[Snapshot]) -> Result<Vec<Anomaly>, OperationError> {
+    let recent = history::recent_shapes(request.repository, &request.policy.name, anomaly::RECENT).await?;
+    let of = |snapshot: &Snapshot| {
+        let before = recent.get(&(snapshot.source.clone(), snapshot.kind.clone())).map_or(&[][..], Vec::as_slice);
+        anomaly::anomalies(&snapshot.source, &snapshot.kind, &snapshot.into(), before)
+    };
+    Ok(snapshots.iter().flat_map(of).collect())
+}
+
 impl Run<'_> {
     async fn capture(&mut self, source: &NamedSource) -> Result<(Snapshot, SourceReport), OperationError> {
         let (request, kind) = (self.request, source.capture.kind());
@@ -239,6 +256,7 @@ impl Run<'_> {
             .flat_map(|point| &point.snapshots)
             .find(|snapshot| snapshot.source == source.name && snapshot.kind == kind);
         let outlet = Outlet::new(self.writer);
+        let (density, bytes_new_before) = (outlet.density(), self.writer.summary().bytes_new);
         let context = CaptureContext {
             sink: &outlet,
             earlier: earlier.map(|snapshot| adoptable(self.reader, self.writer, snapshot, tally.clone())),
@@ -249,6 +267,7 @@ impl Run<'_> {
         };
         let captured = source.capture.capture(context).await.map_err(|error| OperationError::capturing(&source.name, error))?;
         let (entries, entry_count, content_bytes) = outlet.finish().await?;
+        let bytes_new = self.writer.summary().bytes_new.saturating_sub(bytes_new_before);
         if let Some(at) = captured.consistent_at {
             // Of several databases the earliest: what was committed before it is in all of them.
             self.consistent_at = Some(self.consistent_at.map_or(at, |so_far| so_far.min(at)));
@@ -263,6 +282,7 @@ impl Run<'_> {
             content_bytes,
             facts: captured.facts,
             problems: tally.problems(),
+            measures: Some(anomaly::measured(bytes_new, &density)),
         };
         let report = SourceReport {
             name: source.name.clone(),

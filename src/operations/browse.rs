@@ -7,8 +7,11 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use serde::Serialize;
 
-use super::{OperationError, exchange::lies_below, history};
-use crate::repository::{EntryRecord, PointName, Reader, Repository, RepositoryError, Snapshot};
+use super::{OperationError, PinSummary, exchange::lies_below, history, pins};
+use crate::{
+    progress::Anomaly,
+    repository::{EntryRecord, PointName, Reader, Repository, RepositoryError, Snapshot},
+};
 
 /// A point in a list.
 #[derive(Debug, Clone, Serialize)]
@@ -17,10 +20,16 @@ pub struct PointSummary {
     pub id: String,
     /// T.
     pub time: DateTime<Utc>,
+    /// When the site stored it, by the site's own clock.
+    pub stored: DateTime<Utc>,
     /// The policy.
     pub policy: String,
     /// When it was last found sound by a drill or a reading verification.
     pub verified: Option<DateTime<Utc>>,
+    /// Its pin, if one was made and not taken back; it may have run out.
+    pub pinned: Option<PinSummary>,
+    /// In what it is far from the points before it.
+    pub anomalies: Vec<Anomaly>,
     /// Names of its sources; empty if the point cannot be read.
     pub sources: Vec<String>,
     /// Entries of all sources.
@@ -42,23 +51,27 @@ const READS: usize = 8;
 /// # Errors
 /// The store's. A damaged point is in the list, and says so.
 pub async fn point_summaries(repository: &Repository, policy: Option<&str>) -> Result<Vec<PointSummary>, OperationError> {
-    let names = repository.point_names(policy).await?;
-    let (records, _) = history::records(repository).await?;
-    let verified = history::verified_points(&records);
-    let summaries = futures_util::stream::iter(names).map(|name| summary(repository, name)).buffered(READS);
+    let names = repository.stored_points(policy).await?;
+    let verified = history::verified(repository).await?;
+    let mut pinned = pins::current(repository).await?;
+    let summaries = futures_util::stream::iter(names).map(|(name, stored)| summary(repository, name, stored)).buffered(READS);
     let mut all: Vec<PointSummary> = summaries.try_collect().await?;
     for summary in &mut all {
         summary.verified = verified.get(&summary.id).copied();
+        summary.pinned = pinned.remove(&summary.id);
     }
     Ok(all)
 }
 
-async fn summary(repository: &Repository, name: PointName) -> Result<PointSummary, OperationError> {
+async fn summary(repository: &Repository, name: PointName, stored: DateTime<Utc>) -> Result<PointSummary, OperationError> {
     let mut summary = PointSummary {
         id: name.id.clone(),
         time: name.time,
+        stored,
         policy: name.policy.clone(),
         verified: None,
+        pinned: None,
+        anomalies: Vec::new(),
         sources: Vec::new(),
         entries: 0,
         bytes: 0,
@@ -72,6 +85,7 @@ async fn summary(repository: &Repository, name: PointName) -> Result<PointSummar
             summary.entries = point.snapshots.iter().map(|snapshot| snapshot.entry_count).sum();
             summary.bytes = point.snapshots.iter().map(|snapshot| snapshot.content_bytes).sum();
             summary.problems = point.problems().len() as u64;
+            summary.anomalies = point.anomalies;
         }
         Err(error) if error.is_damage() => {
             summary.unreadable = Some(error.to_string());

@@ -9,6 +9,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 
+use super::density::{Density, Sampler};
 use crate::{
     progress::{Problem, SharedObserver},
     repository::{ChunkList, ContentStream, Cutting, EntryRecord, EntryStream, Reader, RepositoryError, Snapshot, Writer},
@@ -42,12 +43,18 @@ fn into_entry(record: EntryRecord) -> Entry {
 pub(super) struct Outlet<'a> {
     writer: &'a Writer,
     entries: EntryStream,
+    density: Arc<Density>,
 }
 
 impl<'a> Outlet<'a> {
     /// For one snapshot.
     pub(super) fn new(writer: &'a Writer) -> Self {
-        Self { writer, entries: writer.entries() }
+        Self { writer, entries: writer.entries(), density: Arc::default() }
+    }
+
+    /// What is seen of the bytes as they pass.
+    pub(super) fn density(&self) -> Arc<Density> {
+        Arc::clone(&self.density)
     }
 
     /// The end: entry list, number of entries, plain bytes of their contents.
@@ -63,7 +70,8 @@ impl Sink for Outlet<'_> {
             Cut::ContentDefined => Cutting::ContentDefined,
             Cut::Fixed(bytes) => Cutting::Fixed(bytes),
         };
-        Ok(Box::new(OneContent(self.writer.content(cutting, size))))
+        let stream = self.writer.content(cutting, size);
+        Ok(Box::new(OneContent { stream, sampler: Sampler::default(), density: self.density() }))
     }
 
     async fn entry(&self, entry: Entry) -> Result<(), ExchangeError> {
@@ -72,16 +80,21 @@ impl Sink for Outlet<'_> {
     }
 }
 
-struct OneContent(ContentStream);
+struct OneContent {
+    stream: ContentStream,
+    sampler: Sampler,
+    density: Arc<Density>,
+}
 
 #[async_trait]
 impl ContentWriter for OneContent {
     async fn write(&mut self, bytes: Bytes) -> Result<(), ExchangeError> {
-        self.0.write(bytes).await.map_err(exchange)
+        self.sampler.look(&bytes, &self.density);
+        self.stream.write(bytes).await.map_err(exchange)
     }
 
     async fn finish(self: Box<Self>) -> Result<Content, ExchangeError> {
-        let (list, size) = self.0.finish().await.map_err(exchange)?;
+        let (list, size) = self.stream.finish().await.map_err(exchange)?;
         Ok(Content { size, reference: list.encode() })
     }
 }

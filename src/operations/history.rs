@@ -6,14 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::OperationError;
+use super::{OperationError, anomaly::Shape};
 use crate::{
     report::{DrillReport, EvidenceLink, Verdict, VerifyReport},
-    repository::{PointName, Repository, RepositoryError},
+    repository::{EvidenceName, PointName, Repository, RepositoryError},
 };
+
+/// Records and points read at once.
+const READS: usize = 8;
 
 /// One piece of evidence, as far as this program understands it.
 #[derive(Debug, Clone)]
@@ -24,6 +28,8 @@ pub struct Record {
     pub at: DateTime<Utc>,
     /// Points that it shows to be sound.
     pub sound: BTreeSet<String>,
+    /// Points that it shows to be hurt.
+    pub hurt: BTreeSet<String>,
     /// The drill, if it is one's.
     pub drill: Option<DrillReport>,
     /// The record before it.
@@ -44,12 +50,16 @@ fn parse(link: EvidenceLink, plain: &[u8]) -> Result<Record, serde_json::Error> 
     let value: Value = serde_json::from_slice(plain)?;
     if value.get("kind").and_then(Value::as_str) == Some("verification") {
         let verification: Verification = serde_json::from_value(value)?;
-        return Ok(Record { link, at: verification.at, sound: verification.points, drill: None, previous: verification.previous });
+        let hurt = verification.report.damage.into_iter().flat_map(|damage| damage.points).collect();
+        let Verification { at, points, previous, .. } = verification;
+        return Ok(Record { link, at, sound: points, hurt, drill: None, previous });
     }
     let drill: DrillReport = serde_json::from_value(value)?;
     let passed = drill.verdict == Verdict::Passed;
     let sound = drill.point.iter().filter(|_| passed).map(|point| point.id.clone()).collect();
-    Ok(Record { link, at: drill.finished_at, sound, previous: drill.previous.clone(), drill: Some(drill) })
+    // A drill that failed may have failed for want of time, or of room in its target: that says nothing about the point.
+    let hurt = BTreeSet::new();
+    Ok(Record { link, at: drill.finished_at, sound, hurt, previous: drill.previous.clone(), drill: Some(drill) })
 }
 
 /// All records, oldest first; those that cannot be read are named instead, each with the reason.
@@ -57,18 +67,28 @@ fn parse(link: EvidenceLink, plain: &[u8]) -> Result<Record, serde_json::Error> 
 /// # Errors
 /// The store's.
 pub async fn records(repository: &Repository) -> Result<(Vec<Record>, Vec<(String, String)>), OperationError> {
+    let read = stream::iter(repository.evidence_names().await?).map(|name| record(repository, name));
+    let mut read = read.buffered(READS);
     let (mut all, mut unreadable) = (Vec::new(), Vec::new());
-    for name in repository.evidence_names().await? {
-        match repository.evidence(&name).await {
-            Ok((plain, sha256)) => match parse(EvidenceLink { key: name.key.clone(), sha256 }, &plain) {
-                Ok(record) => all.push(record),
-                Err(error) => unreadable.push((name.key, error.to_string())),
-            },
-            Err(error) if error.is_damage() => unreadable.push((name.key, error.to_string())),
-            Err(error) => return Err(error.into()),
+    while let Some(found) = read.try_next().await? {
+        match found {
+            Ok(record) => all.push(record),
+            Err(flaw) => unreadable.push(flaw),
         }
     }
     Ok((all, unreadable))
+}
+
+/// One record; or its key, and why it cannot be read.
+async fn record(repository: &Repository, name: EvidenceName) -> Result<Result<Record, (String, String)>, OperationError> {
+    match repository.evidence(&name).await {
+        Ok((plain, sha256)) => {
+            let parsed = parse(EvidenceLink { key: name.key.clone(), sha256 }, &plain);
+            Ok(parsed.map_err(|error| (name.key, error.to_string())))
+        }
+        Err(error) if error.is_damage() => Ok(Err((name.key, error.to_string()))),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What is wrong with the evidence: records that cannot be read, and links of the chain that lead nowhere or to another record.
@@ -92,9 +112,49 @@ pub(super) async fn flaws(repository: &Repository) -> Result<Vec<(String, String
     Ok(flaws)
 }
 
-/// When each point was last found sound, by id.
+/// When each point was last found sound, by id; without those that a later record (they come oldest first) found hurt.
 pub fn verified_points(records: &[Record]) -> BTreeMap<String, DateTime<Utc>> {
-    records.iter().flat_map(|record| record.sound.iter().map(|point| (point.clone(), record.at))).collect()
+    let mut verified = BTreeMap::new();
+    for record in records {
+        verified.extend(record.sound.iter().map(|point| (point.clone(), record.at)));
+        verified.retain(|point, _| !record.hurt.contains(point));
+    }
+    verified
+}
+
+/// What `points`, `latest-verified` and retention mean by a verified point: one pass over the evidence.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn verified(repository: &Repository) -> Result<BTreeMap<String, DateTime<Utc>>, OperationError> {
+    Ok(verified_points(&records(repository).await?.0))
+}
+
+/// What the sources (by name and kind) of the newest points of a policy looked like, oldest first. Points that cannot be read are
+/// passed over.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn recent_shapes(
+    repository: &Repository,
+    policy: &str,
+    points: usize,
+) -> Result<BTreeMap<(String, String), Vec<Shape>>, OperationError> {
+    let names = repository.point_names(Some(policy)).await?;
+    let newest = names[names.len().saturating_sub(points)..].iter();
+    let mut read = stream::iter(newest).map(|name| repository.point(name)).buffered(READS);
+    let mut shapes: BTreeMap<(String, String), Vec<Shape>> = BTreeMap::new();
+    while let Some(point) = read.next().await {
+        let point = match point {
+            Ok(point) => point,
+            Err(error) if error.is_damage() => continue,
+            Err(error) => return Err(error.into()),
+        };
+        for snapshot in &point.snapshots {
+            shapes.entry((snapshot.source.clone(), snapshot.kind.clone())).or_default().push(snapshot.into());
+        }
+    }
+    Ok(shapes)
 }
 
 async fn keep(repository: &Repository, kind: &str, record: &impl Serialize) -> Result<String, OperationError> {
@@ -140,8 +200,7 @@ pub async fn select_point(repository: &Repository, policy: Option<&str>, wanted:
     if wanted != "latest-verified" {
         return Ok(repository.find_point(policy, wanted).await?);
     }
-    let (records, _) = records(repository).await?;
-    let verified = verified_points(&records);
+    let verified = verified(repository).await?;
     let newest = repository.point_names(policy).await?.into_iter().rfind(|name| verified.contains_key(&name.id));
     newest.ok_or_else(|| {
         OperationError::Repository(RepositoryError::NoSuchPoint {

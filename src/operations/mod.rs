@@ -5,14 +5,18 @@
 //!
 //! Leaves out on purpose: flags, printing, and building stores and sources from a policy (`cli`).
 
+mod anomaly;
 mod backup;
 mod browse;
+mod density;
 mod drill;
 mod error;
 mod exchange;
 mod history;
 mod phases;
+mod pins;
 mod restore;
+mod retention;
 mod verify;
 
 pub use backup::{BackupPlan, BackupRequest, NamedSource, backup, plan_backup};
@@ -21,5 +25,7 @@ pub use drill::{DrillRequest, Drilled, drill};
 pub use error::OperationError;
 pub use history::{Record, records, select_point, verified_points};
 pub use phases::Phases;
+pub use pins::{PinRequest, PinSummary, pin, pinned};
 pub use restore::{RestoreRequest, RestoreStep, restore};
+pub use retention::{facts, planned_retention};
 pub use verify::{VerifyLevel, VerifyRequest, verify};

@@ -111,6 +111,9 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
     for (object, detail) in history::flaws(request.repository).await? {
         walk.damage.push(Damage { object, detail, points: Vec::new() });
     }
+    for pin in request.repository.pins().await? {
+        walk.damage.extend(pin.record.err().map(|detail| Damage { object: pin.key, detail, points: Vec::new() }));
+    }
     report.damage = walk.finish()?;
     report.problems = tally.problems();
     report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();

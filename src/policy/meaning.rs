@@ -205,8 +205,18 @@ pub fn objectives(typed: TypedObjectives, path: &Path, findings: &mut Findings<'
 
 /// `[retention]`.
 pub fn retention(typed: TypedRetention, path: &Path, findings: &mut Findings<'_>) -> Retention {
-    let keep_within = duration(typed.keep_within, "30d", &path.key("keep_within"), findings);
-    keep_within.map_or_else(Retention::default, |keep_within| Retention { keep_within })
+    let default = Retention::default();
+    let count = |typed: Option<i64>, otherwise| typed.and_then(|count| u32::try_from(count).ok()).unwrap_or(otherwise);
+    Retention {
+        keep_within: duration(typed.keep_within, "30d", &path.key("keep_within"), findings).unwrap_or(default.keep_within),
+        keep_last: count(typed.keep_last, default.keep_last),
+        keep_hourly: count(typed.keep_hourly, default.keep_hourly),
+        keep_daily: count(typed.keep_daily, default.keep_daily),
+        keep_weekly: count(typed.keep_weekly, default.keep_weekly),
+        keep_monthly: count(typed.keep_monthly, default.keep_monthly),
+        keep_yearly: count(typed.keep_yearly, default.keep_yearly),
+        keep_verified: count(typed.keep_verified, default.keep_verified),
+    }
 }
 
 /// The least that the pipeline runs in: a pack being filled, one being sent, and a few chunks in each stage. Bytes.

@@ -10,6 +10,8 @@
 //! Two layers: `typed` is what may be written (and the one source of the JSON Schema), the types exported here are what is
 //! meant. `structure` holds a document against the typed layer, `meaning` turns one into the other.
 //!
+//! What the rules of `[retention]` mean for given points is decided here too ([`plan_retention`]): plain values in and out.
+//!
 //! Leaves out on purpose: whether anything named in the file exists or answers; that is for `init` and `doctor`-like checks.
 
 mod connection;
@@ -18,6 +20,8 @@ mod document;
 mod meaning;
 mod problem;
 mod reading;
+mod retention;
+mod retention_reason;
 mod schema;
 mod secret;
 mod settings;
@@ -28,6 +32,8 @@ mod structure;
 mod typed;
 
 pub use problem::{PolicyErrors, PolicyProblem};
+pub use retention::{Condition, Decision, PinnedUntil, PointFacts, RetentionPlan, plan_retention};
+pub use retention_reason::{Period, Reason};
 pub use schema::schema;
 pub use secret::{PlainOrSecret, SecretReference};
 pub use settings::{CrossCheck, DrillPolicy, Encryption, Limits, Objectives, Probe, Recipients, Retention};

@@ -36,11 +36,34 @@ pub struct Recipients {
 pub struct Retention {
     /// Every point younger than this is kept. Default 30 days.
     pub keep_within: Duration,
+    /// So many of the newest points are kept. Default 0, as for those that follow.
+    pub keep_last: u32,
+    /// The newest point of so many hours, of those that have one.
+    pub keep_hourly: u32,
+    /// The newest point of so many days.
+    pub keep_daily: u32,
+    /// The newest point of so many ISO weeks.
+    pub keep_weekly: u32,
+    /// The newest point of so many months.
+    pub keep_monthly: u32,
+    /// The newest point of so many years.
+    pub keep_yearly: u32,
+    /// The floor: so many of the newest verified points stay, whatever else is said. Default 2, at least 1.
+    pub keep_verified: u32,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { keep_within: Duration::from_secs(30 * 24 * 3600) }
+        Self {
+            keep_within: Duration::from_secs(30 * 24 * 3600),
+            keep_last: 0,
+            keep_hourly: 0,
+            keep_daily: 0,
+            keep_weekly: 0,
+            keep_monthly: 0,
+            keep_yearly: 0,
+            keep_verified: 2,
+        }
     }
 }
 

@@ -249,6 +249,27 @@ pub struct TypedRetention {
     /// Every point younger than this is kept: a duration with units. Default: "30d".
     #[schemars(example = &"30d")]
     pub keep_within: Option<String>,
+    /// So many of the newest points are kept. Default: 0.
+    #[schemars(range(min = 0, max = 100_000), example = 3)]
+    pub keep_last: Option<i64>,
+    /// The newest point of so many hours (UTC) that have one is kept. Default: 0.
+    #[schemars(range(min = 0, max = 100_000), example = 24)]
+    pub keep_hourly: Option<i64>,
+    /// The newest point of so many days (UTC) that have one is kept. Default: 0.
+    #[schemars(range(min = 0, max = 100_000), example = 7)]
+    pub keep_daily: Option<i64>,
+    /// The newest point of so many weeks (ISO 8601, from Monday) that have one is kept. Default: 0.
+    #[schemars(range(min = 0, max = 100_000), example = 5)]
+    pub keep_weekly: Option<i64>,
+    /// The newest point of so many months that have one is kept. Default: 0.
+    #[schemars(range(min = 0, max = 100_000), example = 12)]
+    pub keep_monthly: Option<i64>,
+    /// The newest point of so many years that have one is kept. Default: 0.
+    #[schemars(range(min = 0, max = 100_000), example = 10)]
+    pub keep_yearly: Option<i64>,
+    /// So many of the newest verified points are kept, whatever else is said. Default: 2.
+    #[schemars(range(min = 1, max = 100_000), example = 2)]
+    pub keep_verified: Option<i64>,
 }
 
 /// What the agent may use of the machine.

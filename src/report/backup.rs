@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Align, ExitCode, Look, Problem, Table, bytes, count, printable, problem::problem_lines, seconds, timestamp};
+use super::{Align, Anomaly, ExitCode, Look, Problem, Table, bytes, count, printable, problem::problem_lines, seconds, timestamp};
 
 /// What a backup did. A point exists exactly if there is a report: a backup that fails is an error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct BackupReport {
     pub chunks_known: u64,
     /// Who can read it: `2 recipients`, or `none`.
     pub encryption: String,
+    /// In what it is far from the points before it; each is among `problems`, too.
+    #[serde(default)]
+    pub anomalies: Vec<Anomaly>,
     /// Problems that belong to no source.
     pub problems: Vec<Problem>,
 }
@@ -88,6 +91,9 @@ impl BackupReport {
         let mark = if problems.is_empty() { look.ok() } else { look.note() };
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{mark} Recovery point {} of {}", printable(&self.point_id), printable(&self.policy));
+        for anomaly in &self.anomalies {
+            let _ = writeln!(text, "{} ANOMALOUS: {}: {}", look.failed(), printable(&anomaly.source), printable(&anomaly.message));
+        }
         let _ = writeln!(text, "  consistent at  {}", timestamp(self.consistent_at));
         let _ = writeln!(text, "  site           {}", printable(&self.site));
         let _ = writeln!(text, "  encryption     {}", encryption_words(&self.encryption));
@@ -134,7 +140,8 @@ pub(super) fn encryption_words(encryption: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{BackupReport, DateTime, ExitCode, Look, Problem, SourceReport};
+    use super::{Anomaly, BackupReport, DateTime, ExitCode, Look, Problem, SourceReport};
+    use crate::report::AnomalyKind;
 
     fn report() -> BackupReport {
         BackupReport {
@@ -172,6 +179,7 @@ mod tests {
             chunks_new: 5_400,
             chunks_known: 120,
             encryption: "2 recipients".into(),
+            anomalies: vec![],
             problems: vec![],
         }
     }
@@ -210,6 +218,16 @@ mod tests {
         );
         assert!(text.contains("encryption     NONE: everybody"), "{text}");
         assert_eq!(report.exit_code(), ExitCode::Problems);
+    }
+
+    #[test]
+    fn an_anomaly_stands_right_below_the_first_line() {
+        let mut report = report();
+        let message = "84 % of 200,000 objects of the point before are gone".to_owned();
+        report.anomalies.push(Anomaly { source: "attachments".into(), kind: AnomalyKind::MassDeletion, message });
+        let text = report.text(Look::Unicode);
+        let second = text.lines().nth(1);
+        assert_eq!(second, Some("✗ ANOMALOUS: attachments: 84 % of 200,000 objects of the point before are gone"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! store, and has a text for people. Field names end in their unit. Whatever comes from outside (object keys, server messages)
 //! is shown without control characters. Leaves out on purpose: doing anything about it.
 
+mod anomaly;
 mod backup;
 mod check;
 mod drill;
@@ -17,6 +18,7 @@ mod restore;
 mod table;
 mod verify;
 
+pub use anomaly::{Anomaly, AnomalyKind};
 pub use backup::{BackupReport, SourceReport};
 pub use check::{Check, CheckOutcome, PhaseTime};
 pub use drill::{Agent, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, EvidenceLink, Isolation, TrendEntry, Verdict};

@@ -20,6 +20,10 @@ pub const INDEXES: &str = "indexes/";
 pub const POINTS: &str = "points/";
 /// Prefix of evidence.
 pub const EVIDENCE: &str = "evidence/";
+/// Prefix of pins.
+pub const PINS: &str = "pins/";
+/// Largest pin, bytes: a few fields and a reason.
+pub const MAX_PIN_BYTES: u64 = 1 << 20;
 /// Largest index object, bytes: what a reader is ready to hold.
 pub const MAX_INDEX_BYTES: u64 = 256 << 20;
 /// Largest plain text of an index or point after decompression, bytes.
@@ -50,6 +54,8 @@ pub enum Kind {
     Point = 4,
     /// A drill's or a verification's record.
     Evidence = 5,
+    /// That a point is to be kept, or no longer.
+    Pin = 6,
 }
 
 impl Kind {
@@ -61,6 +67,7 @@ impl Kind {
             3 => Self::Index,
             4 => Self::Point,
             5 => Self::Evidence,
+            6 => Self::Pin,
             _ => return None,
         })
     }

@@ -13,7 +13,7 @@ use super::{
     keys::{random, sha256},
 };
 use crate::{
-    progress::Problem,
+    progress::{Anomaly, Problem},
     stores::{GetOptions, ObjectStat, PutOptions, read_all},
 };
 
@@ -49,6 +49,20 @@ pub struct Snapshot {
     /// What could not be captured as it should.
     #[serde(default)]
     pub problems: Vec<Problem>,
+    /// What capturing it showed of its bytes; absent in points of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measures: Option<Measures>,
+}
+
+/// What capturing a source showed of its bytes: later backups are held against it. Statistics, not promises.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measures {
+    /// Plain bytes of chunks that the repository did not have.
+    pub new_bytes: u64,
+    /// Plain bytes that were read and looked at (by samples).
+    pub sampled_bytes: u64,
+    /// Those among them that no compression would make shorter.
+    pub dense_bytes: u64,
 }
 
 /// One snapshot of every source of a policy.
@@ -75,6 +89,9 @@ pub struct Point {
     pub encryption: String,
     /// By name of the source, in the policy's order.
     pub snapshots: Vec<Snapshot>,
+    /// In what it is far from the points before it; empty for a usual one, and in points of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub anomalies: Vec<Anomaly>,
     /// What later versions add.
     #[serde(flatten)]
     pub more: BTreeMap<String, serde_json::Value>,
@@ -182,6 +199,14 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub async fn point_names(&self, policy: Option<&str>) -> Result<Vec<PointName>> {
+        Ok(self.stored_points(policy).await?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// Like [`Self::point_names`], each with the time at which the site stored it, by the site's own clock.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn stored_points(&self, policy: Option<&str>) -> Result<Vec<(PointName, DateTime<Utc>)>> {
         let prefix = policy.map_or_else(|| POINTS.to_owned(), |policy| format!("{POINTS}{policy}/"));
         let mut names: Vec<_> = list_all(self, &prefix)
             .await?
@@ -192,7 +217,7 @@ impl Repository {
         names.sort_by(|(left, left_stored), (right, right_stored)| {
             (left.time, left_stored, &left.key).cmp(&(right.time, right_stored, &right.key))
         });
-        Ok(names.into_iter().map(|(name, _)| name).collect())
+        Ok(names)
     }
 
     /// The point that `wanted` names: an id, an unambiguous beginning of one, or `latest`.

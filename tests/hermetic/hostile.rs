@@ -90,6 +90,7 @@ async fn many_entries(recovery: &Recovery, store: &SharedStore) -> (Repository, 
         content_bytes,
         facts: serde_json::Value::Null,
         problems: Vec::new(),
+        measures: None,
     };
     (repository, snapshot, workers)
 }
@@ -155,6 +156,7 @@ async fn a_point_cannot_be_committed_under_a_name_that_is_no_point() {
         policy_text: String::new(),
         encryption: "none".to_owned(),
         snapshots: Vec::new(),
+        anomalies: Vec::new(),
         more: std::collections::BTreeMap::new(),
     };
     writer.commit(&repository, &point).await.unwrap_err();

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use farshore::policy::{
-    CommandPolicy, Encryption, FilesystemPolicy, PlainOrSecret, Policy, PostgresMethod, SecretReference, SourceKind, StorePolicy,
-    schema,
+    CommandPolicy, Encryption, FilesystemPolicy, PlainOrSecret, Policy, PostgresMethod, Retention, SecretReference, SourceKind,
+    StorePolicy, schema,
 };
 use proptest::prelude::{prop, prop_assert, proptest};
 
@@ -90,12 +90,32 @@ fn a_policy_means_what_it_says() {
 }
 
 #[test]
+fn each_rule_of_retention_is_the_one_that_it_says() {
+    let text = with(
+        "keep_within = \"14d\"",
+        "keep_within = \"14d\", keep_last = 1, keep_hourly = 2, keep_daily = 3, keep_weekly = 4, keep_monthly = 5, keep_yearly = 6, keep_verified = 7",
+    );
+    let expected = Retention {
+        keep_within: Duration::from_secs(14 * 24 * 3600),
+        keep_last: 1,
+        keep_hourly: 2,
+        keep_daily: 3,
+        keep_weekly: 4,
+        keep_monthly: 5,
+        keep_yearly: 6,
+        keep_verified: 7,
+    };
+    assert_eq!(Policy::parse(&text, "p.toml").unwrap().retention, expected);
+}
+
+#[test]
 fn what_is_left_out_has_the_documented_defaults() {
     let text = "name = \"n\"\nencryption = \"none\"\n[[source]]\nname = \"f\"\nkind = \"files\"\npaths = [\"/etc/\"]\n\
                 [[site]]\nname = \"s\"\nstore = { kind = \"filesystem\", path = \"/far//x/\" }\n";
     let policy = Policy::parse(text, "p.toml").unwrap();
     assert_eq!(policy.encryption, Encryption::None);
-    assert_eq!(policy.retention.keep_within, Duration::from_secs(30 * 24 * 3600));
+    assert_eq!(policy.retention, Retention::default());
+    assert_eq!((policy.retention.keep_within, policy.retention.keep_verified), (Duration::from_secs(30 * 24 * 3600), 2));
     assert_eq!((policy.limits.memory_bytes, policy.limits.parallelism, policy.limits.compression_level), (256 << 20, None, 1));
     assert_eq!((policy.objectives.rpo, policy.objectives.rto), (None, None));
     assert_eq!(policy.drill.directory, PathBuf::from("/var/lib/farshore/drill"));
@@ -118,7 +138,17 @@ fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
         (
             "retention = { keep_within",
             "retention = { keep_for",
-            "5:15: retention.keep_for: unknown key; may stand here: keep_within",
+            "5:15: retention.keep_for: unknown key; may stand here: keep_daily, keep_hourly, keep_last, keep_monthly, keep_verified, keep_weekly, keep_within, keep_yearly",
+        ),
+        (
+            "keep_within = \"14d\"",
+            "keep_daily = -1",
+            "5:28: retention.keep_daily: is out of range; should be a whole number from 0 to 100000",
+        ),
+        (
+            "keep_within = \"14d\"",
+            "keep_verified = 0",
+            "5:31: retention.keep_verified: is out of range; should be a whole number from 1 to 100000",
         ),
         ("\"14d\"", "14", "5:29: retention.keep_within: is a number; should be a text such as \"30d\""),
         (

@@ -5,5 +5,6 @@ mod interrupted;
 mod keys;
 mod killed;
 mod policy;
+mod retention;
 mod round_trip;
 mod targets;

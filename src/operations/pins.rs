@@ -1,0 +1,187 @@
+//! Pinning a point, so that no rule of retention removes it; and which of the records about a point counts.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::OperationError;
+use crate::{
+    report::{Agent, printable},
+    repository::{PinAction, PinRecord, PointName, Repository, StoredPin},
+};
+
+/// What is said about a point.
+#[derive(Debug)]
+pub struct PinRequest<'a> {
+    /// The repository.
+    pub repository: &'a Repository,
+    /// The point, which must exist.
+    pub point: &'a PointName,
+    /// Whether it is pinned or no longer.
+    pub action: PinAction,
+    /// Until when; for ever without.
+    pub until: Option<DateTime<Utc>>,
+    /// Why: what somebody wants to read who wonders in a year.
+    pub reason: &'a str,
+    /// Who says so.
+    pub agent: &'a Agent,
+    /// The time.
+    pub now: DateTime<Utc>,
+}
+
+/// The pin of a point, as lists show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PinSummary {
+    /// Until when it holds; for ever without.
+    pub until: Option<DateTime<Utc>>,
+    /// Why.
+    pub reason: String,
+    /// `user@host` of who made it; nothing if the record cannot be read.
+    pub by: Option<String>,
+    /// When it was made, by the clock of who made it.
+    pub at: DateTime<Utc>,
+}
+
+impl PinSummary {
+    /// Whether it holds at `now`.
+    pub fn holds(&self, now: DateTime<Utc>) -> bool {
+        self.until.is_none_or(|until| until > now)
+    }
+}
+
+/// Records on the site that a point is pinned, or no longer.
+///
+/// # Errors
+/// [`OperationError::Refused`] for an empty reason, a time that has passed, and taking back a pin that there is not; the store's.
+pub async fn pin(request: &PinRequest<'_>) -> Result<PinRecord, OperationError> {
+    let refused =
+        |detail: &str| OperationError::Refused { subject: format!("point {}", request.point.id), detail: detail.to_owned() };
+    if request.reason.trim().is_empty() {
+        return Err(refused("a pin needs a --reason: somebody will want to know it when nobody remembers"));
+    }
+    if request.until.is_some_and(|until| until <= request.now) {
+        return Err(refused("was to be pinned until a time that has passed; give --until a later one"));
+    }
+    if request.action == PinAction::Unpin && !current(request.repository).await?.contains_key(&request.point.id) {
+        return Err(refused("is not pinned; `farshore points` shows which are"));
+    }
+    let record = PinRecord {
+        action: request.action,
+        point: request.point.id.clone(),
+        policy: request.point.policy.clone(),
+        until: request.until,
+        reason: request.reason.trim().to_owned(),
+        user: request.agent.user.clone(),
+        host: request.agent.host.clone(),
+        at: request.now,
+    };
+    request.repository.put_pin(request.point, &record).await?;
+    Ok(record)
+}
+
+/// The pin of one point, if one was made and not taken back.
+///
+/// # Errors
+/// The store's.
+pub async fn pinned(repository: &Repository, point: &str) -> Result<Option<PinSummary>, OperationError> {
+    Ok(current(repository).await?.remove(point))
+}
+
+/// The pins of all points, by their ids, as far as they were not taken back.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn current(repository: &Repository) -> Result<BTreeMap<String, PinSummary>, OperationError> {
+    Ok(counting(repository.pins().await?))
+}
+
+/// Of the records about a point the newest counts, by the site's time. Of several that the site stored at the same time: the one
+/// whose own name is later; then a pin rather than its end, and the pin that holds longer. A record that cannot be read counts
+/// as a pin for ever: nobody can say that it was none.
+fn counting(records: Vec<StoredPin>) -> BTreeMap<String, PinSummary> {
+    let rank = |stored: &StoredPin| {
+        let holds = match &stored.record {
+            Err(_) => (true, true, None),
+            Ok(record) => (record.action == PinAction::Pin, record.until.is_none(), record.until),
+        };
+        (stored.stored_at, stored.named_at, holds, stored.key.clone())
+    };
+    let mut newest: BTreeMap<String, StoredPin> = BTreeMap::new();
+    for stored in records {
+        if newest.get(&stored.point).is_none_or(|other| rank(other) < rank(&stored)) {
+            newest.insert(stored.point.clone(), stored);
+        }
+    }
+    newest.into_iter().filter_map(|(point, stored)| Some((point, summary(stored)?))).collect()
+}
+
+fn summary(stored: StoredPin) -> Option<PinSummary> {
+    match stored.record {
+        Err(detail) => Some(PinSummary {
+            until: None,
+            reason: format!("its record cannot be read, so it counts as pinned: {}", printable(&detail)),
+            by: None,
+            at: stored.named_at,
+        }),
+        Ok(record) if record.action == PinAction::Unpin => None,
+        Ok(record) => Some(PinSummary {
+            until: record.until,
+            by: Some(format!("{}@{}", record.user, record.host)),
+            reason: record.reason,
+            at: record.at,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::{PinAction, PinRecord, StoredPin, counting};
+
+    /// A record stored and named at these seconds: `unpin`, `forever`, `damaged`, or the second until which it pins.
+    fn stored(key: &str, stored: i64, named: i64, what: &str) -> StoredPin {
+        let at = |second| DateTime::from_timestamp(1_795_000_000 + second, 0).unwrap();
+        let record = PinRecord {
+            action: if what == "unpin" { PinAction::Unpin } else { PinAction::Pin },
+            point: "p".to_owned(),
+            policy: "sys".to_owned(),
+            until: what.parse().ok().map(at),
+            reason: key.to_owned(),
+            user: "u".to_owned(),
+            host: "h".to_owned(),
+            at: at(named),
+        };
+        let record = if what == "damaged" { Err("a bit was flipped".to_owned()) } else { Ok(record) };
+        StoredPin { point: "p".to_owned(), key: key.to_owned(), stored_at: at(stored), named_at: at(named), record }
+    }
+
+    #[test]
+    fn the_newest_record_counts_by_the_time_of_the_site_and_ties_go_to_what_holds_longer() {
+        for (name, records, counts) in [
+            ("the last pin", vec![stored("a", 1, 1, "500"), stored("b", 2, 2, "100")], Some("b")),
+            ("a clock that is ahead does not win", vec![stored("a", 1, 900, "500"), stored("b", 2, 2, "100")], Some("b")),
+            ("taken back", vec![stored("a", 1, 1, "forever"), stored("b", 2, 2, "unpin")], None),
+            ("and pinned anew", vec![stored("a", 1, 1, "unpin"), stored("b", 2, 2, "7")], Some("b")),
+            ("stored at one time: the name decides", vec![stored("b", 2, 1, "forever"), stored("a", 2, 2, "unpin")], None),
+            ("then a pin rather than its end", vec![stored("a", 2, 2, "7"), stored("b", 2, 2, "unpin")], Some("a")),
+            ("then the longer one", vec![stored("a", 2, 2, "8"), stored("b", 2, 2, "7")], Some("a")),
+            ("and for ever before all", vec![stored("a", 2, 2, "forever"), stored("b", 2, 2, "7")], Some("a")),
+            ("then the key", vec![stored("b", 2, 2, "7"), stored("a", 2, 2, "7")], Some("b")),
+            ("none", vec![], None),
+        ] {
+            let backwards: Vec<_> = records.iter().rev().cloned().collect();
+            for records in [records, backwards] {
+                assert_eq!(counting(records).get("p").map(|pin| pin.reason.as_str()), counts, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_holds_for_ever_until_a_newer_one_is_there() {
+        let pin = counting(vec![stored("a", 1, 1, "unpin"), stored("b", 2, 2, "damaged")]).remove("p").unwrap();
+        assert!(pin.until.is_none() && pin.by.is_none() && pin.reason.contains("a bit was flipped"), "{pin:?}");
+        assert!(counting(vec![stored("b", 2, 2, "damaged"), stored("c", 3, 3, "unpin")]).is_empty());
+    }
+}
