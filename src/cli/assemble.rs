@@ -143,9 +143,10 @@ pub(super) fn recipients(policy: &Policy) -> Result<Recipients, CliError> {
     }
 }
 
-/// How many readers or writers run at once.
+/// How many readers or writers run at once: one more than there are processors, since one always waits for what it read last to
+/// be stored.
 pub(super) fn parallelism(limits: &Limits) -> usize {
-    limits.parallelism.unwrap_or_else(processors)
+    limits.parallelism.unwrap_or_else(|| processors() + 1)
 }
 
 fn processors() -> usize {
@@ -154,7 +155,8 @@ fn processors() -> usize {
 
 /// Starts the threads for CPU work.
 pub(super) fn workers(limits: &Limits) -> Result<Arc<Workers>, CliError> {
-    Workers::start(parallelism(limits), limits.compression_level).map_err(|error| CliError::other("worker threads", error))
+    Workers::start(limits.parallelism.unwrap_or_else(processors), limits.compression_level)
+        .map_err(|error| CliError::other("worker threads", error))
 }
 
 /// Who we are.

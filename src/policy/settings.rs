@@ -72,7 +72,7 @@ impl Default for Retention {
 pub struct Limits {
     /// Bytes of memory for the data under way, whatever the size of the sources. Default 256 MiB, at least 64 MiB.
     pub memory_bytes: u64,
-    /// Readers and CPU workers at once; without it, as many as there are processors.
+    /// Readers and CPU workers at once; without it, as many workers as there are processors, and one reader more.
     pub parallelism: Option<usize>,
     /// zstd level, 1 to 19. Default 1.
     pub compression_level: i32,

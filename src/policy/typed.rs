@@ -280,7 +280,7 @@ pub struct TypedLimits {
     /// Memory for the data under way: a size with units. Default: "256MiB".
     #[schemars(example = &"256MiB")]
     pub memory: Option<String>,
-    /// Readers and workers at once. Default: as many as there are processors.
+    /// Readers and workers at once. Default: as many workers as there are processors, and one reader more.
     #[schemars(range(min = 1, max = 256), example = 4)]
     pub parallelism: Option<i64>,
     /// zstd level. Default: 1.

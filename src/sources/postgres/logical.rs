@@ -109,8 +109,7 @@ impl Capture for PostgresLogical {
         let mut facts = describe(&snapshot, &program, role_passwords).await?;
 
         let segments = tables::split(&snapshot.tables, self.options.segment_bytes, snapshot.version >= SPLITS_FROM);
-        // One more than there are processors: while a segment's last chunks are being finished, its session reads nothing.
-        let sessions = self.workers(&snapshot, context.parallelism + 1).await?;
+        let sessions = self.workers(&snapshot, context.parallelism).await?;
 
         write_json(outlet.sink, "catalog.json", "catalog", &catalogue).await?;
         context.observer.phase(&format!("{name}: large objects"), None);

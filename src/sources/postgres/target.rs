@@ -231,7 +231,7 @@ impl PostgresTarget {
                 .problem(Problem::new(names, "subscriptions were left out: only a superuser can make them; make them by hand"));
         }
         restore.run("pre-data").await?;
-        let sessions = load::sessions(build, context.parallelism + 1).await?;
+        let sessions = load::sessions(build, context.parallelism).await?;
         load::tables(&sessions, &contents.tables, context).await?;
         load::large_objects(&sessions, &contents.large_objects, context).await?;
         recover::set_sequences(&sessions[0], &contents.catalogue.sequences).await?;
