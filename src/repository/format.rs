@@ -12,6 +12,8 @@ pub const HEADER_BYTES: usize = 64;
 pub const REPOSITORY_FILE: &str = "repository.json";
 /// Prefix of wrapped keys.
 pub const KEYS: &str = "keys/";
+/// Prefix of recipient sets.
+pub const RECIPIENTS: &str = "recipients/";
 /// Prefix of packs.
 pub const PACKS: &str = "packs/";
 /// Prefix of indexes.
@@ -50,6 +52,8 @@ pub enum Kind {
     Point = 4,
     /// A drill's or a verification's record.
     Evidence = 5,
+    /// Who the recipients are.
+    RecipientSet = 8,
 }
 
 impl Kind {
@@ -61,6 +65,7 @@ impl Kind {
             3 => Self::Index,
             4 => Self::Point,
             5 => Self::Evidence,
+            8 => Self::RecipientSet,
             _ => return None,
         })
     }

@@ -73,7 +73,7 @@ impl Recovery {
         let (identities, recipients, said) = if encrypted {
             let (secret, public) = generate_identity(DateTime::UNIX_EPOCH);
             let text = SecretString::from(secret);
-            let recipients = Recipients::parse(std::slice::from_ref(&public), None).unwrap();
+            let recipients = Recipients::parse(std::slice::from_ref(&public), &[]).unwrap();
             (Identities::parse("test", &text).unwrap(), recipients, format!("[encryption]\nrecipients = [\"{public}\"]\n"))
         } else {
             (Identities::none(), Recipients::Nobody, String::new())
