@@ -22,6 +22,12 @@ const PASSPHRASE_FILE: &str = "FARSHORE_PASSPHRASE_FILE";
 const PASSPHRASE: &str = "FARSHORE_PASSPHRASE";
 /// Name of the systemd credential.
 const CREDENTIAL: &str = "identity-passphrase";
+/// Ctrl-C, Ctrl-D, Ctrl-H, Ctrl-U and the key above Return, as a terminal sends them.
+const INTERRUPT: u8 = 3;
+const END: u8 = 4;
+const BACKSPACE: u8 = 8;
+const KILL: u8 = 21;
+const DELETE: u8 = 127;
 /// Longest passphrase, bytes.
 const MAX_PASSPHRASE_BYTES: usize = 4096;
 
@@ -128,8 +134,9 @@ impl Unseen {
         let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
         let before = tcgetattr(&terminal)?;
         let mut silent = before.clone();
-        // Without signals from the keyboard: nothing must end us before the terminal is as it was. Ctrl-C arrives as a byte.
-        silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+        // Without signals from the keyboard: nothing must end us before the terminal is as it was. Each key arrives at once and
+        // as a byte, Ctrl-C, too.
+        silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG | LocalModes::ICANON);
         tcsetattr(&terminal, OptionalActions::Flush, &silent)?;
         Ok(Self { terminal, before })
     }
@@ -159,7 +166,9 @@ fn ask(place: &str, question: &str) -> Result<SecretString, CliError> {
     while line.len() < MAX_PASSPHRASE_BYTES && unseen.terminal.read(&mut byte).map_err(nowhere)? == 1 {
         match byte[0] {
             b'\n' | b'\r' => break,
-            3 => return Err(CliError::other(place, "no passphrase was given; nothing was done")),
+            INTERRUPT | END => return Err(CliError::other(place, "no passphrase was given; nothing was done")),
+            BACKSPACE | DELETE => while line.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {},
+            KILL => line.clear(),
             other => line.push(other),
         }
     }

@@ -14,6 +14,7 @@ mod files;
 mod golden;
 mod hostile;
 mod readme;
+mod rotation;
 mod stores;
 mod system;
 mod systemd;
