@@ -57,7 +57,7 @@ fn list_text(list: &KeyHolders, look: Look) -> String {
             if holder.agent { "no data".to_owned() } else { format!("{} of {} data keys", holder.data_keys, list.data_keys) };
         table.row(vec![
             printable(&holder.key),
-            holder.name.as_deref().map_or_else(|| if holder.agent { "(agent)" } else { "" }.to_owned(), |name| printable(name)),
+            holder.name.as_deref().map_or_else(|| if holder.agent { "(agent)" } else { "" }.to_owned(), printable),
             format!("{}{data}", if holder.catalogue { "catalogue, " } else { "" }),
             holder.added_at.map_or_else(String::new, timestamp),
             if holder.current { "" } else { "REMOVED" }.to_owned(),

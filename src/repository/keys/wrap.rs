@@ -1,6 +1,7 @@
 //! A wrap: one key, once, for one recipient set. How it is named, made and opened.
 
 use std::{
+    cmp::Reverse,
     fmt,
     io::{Read, Write},
 };
@@ -81,7 +82,7 @@ pub(super) async fn list_wraps(store: &SharedStore, prefix: &str, plain: bool) -
     let listed = list_store(store, prefix).await?;
     let mut wraps: Vec<_> =
         listed.iter().filter_map(|object| WrapName::parse(&object.key)).filter(|wrap| wrap.plain == plain).collect();
-    wraps.sort_by(|left, right| right.set.cmp(&left.set));
+    wraps.sort_by_key(|wrap| Reverse(wrap.set));
     Ok(wraps)
 }
 
