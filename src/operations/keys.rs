@@ -23,6 +23,18 @@ impl PointKeys {
     }
 }
 
+/// Fails unless the keys at hand open all data of a point: said before anything is written to a target, since a rotation that was
+/// stopped midway leaves keys that a newcomer cannot open yet.
+///
+/// # Errors
+/// [`RepositoryError::Key`], or damage, of the first key that stays closed; those of [`check_point_keys`].
+pub async fn open_point(repository: &Repository, reader: &Reader, point: &Point) -> Result<(), OperationError> {
+    match check_point_keys(repository, reader, point).await?.closed.into_iter().next() {
+        Some((_, error)) => Err(error.into()),
+        None => Ok(()),
+    }
+}
+
 /// Opens every data key that a point needs. Follows its lists to every chunk; reads no data.
 ///
 /// # Errors

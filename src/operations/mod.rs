@@ -21,7 +21,7 @@ pub use browse::{DiffLine, Listing, PointSummary, diff, list_entries, open_conte
 pub use drill::{DrillRequest, Drilled, drill};
 pub use error::OperationError;
 pub use history::{Record, records, select_point, verified_points};
-pub use keys::{PointKeys, check_point_keys};
+pub use keys::{PointKeys, check_point_keys, open_point};
 pub use phases::Phases;
 pub use restore::{RestoreRequest, RestoreStep, restore};
 pub use verify::{VerifyLevel, VerifyRequest, verify};

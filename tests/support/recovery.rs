@@ -13,7 +13,7 @@ use farshore::{
     clock::{FixedClock, SharedClock, SystemClock},
     operations::{
         BackupRequest, NamedSource, OperationError, Phases, PointSummary, RestoreRequest, VerifyLevel, VerifyRequest, backup,
-        point_summaries, restore, verify,
+        open_point, point_summaries, restore, verify,
     },
     policy::Policy,
     progress::Tally,
@@ -173,7 +173,7 @@ impl Recovery {
         let repository = self.open_with(identities, store, cache).await?;
         let point = repository.point(&repository.find_point(Some("p"), wanted).await?).await?;
         let reader = self.reader(&repository).await?;
-        reader.check_keys(&point).await?;
+        open_point(&repository, &reader, &point).await?;
         let target = MemoryStore::new("target");
         let request = RestoreRequest {
             repository: &repository,

@@ -24,7 +24,11 @@ use crate::{
     stores::SharedStore,
 };
 
-use super::{OperationError, Phases, RestoreRequest, history, keys::check_point_keys, restore::rebuild_all};
+use super::{
+    OperationError, Phases, RestoreRequest, history,
+    keys::{check_point_keys, open_point},
+    restore::rebuild_all,
+};
 
 /// Earlier drills that a report repeats.
 const TREND: usize = 30;
@@ -179,7 +183,7 @@ async fn run(
     progress.consistent_at = std::iter::once(point.consistent_at).chain(times).collect();
     let budget = Budget::new(policy.limits.memory_bytes);
     let reader = progress.phases.time("fetch catalogue", Reader::open(repository, Arc::clone(&request.workers), budget)).await?;
-    progress.phases.time("obtain keys", reader.check_keys(&point)).await?;
+    progress.phases.time("obtain keys", open_point(repository, &reader, &point)).await?;
     let targets = progress.phases.time("check target", scratch.targets(request, &point)).await?;
     progress.isolation = targets.isolation;
     let restore = RestoreRequest {
