@@ -217,7 +217,7 @@ impl Repository {
         observer.phase("wrap keys", None);
         let mut done = Done::default();
         let mut tried = BTreeSet::new();
-        for _ in 0..ROUNDS {
+        for round in 1..=ROUNDS {
             let lacking: Vec<_> = self
                 .wraps_by_key()
                 .await?
@@ -228,7 +228,15 @@ impl Repository {
                 break;
             }
             tried.extend(lacking.iter().map(|(key, _)| *key));
-            self.wrap_all(lacking, &work, &set, &mut done, observer).await?;
+            let gone = self.wrap_all(lacking, &work, &set, &mut done, observer).await?;
+            for (key, check) in gone {
+                // Another rotation of the same meaning may have wrapped it and taken the older wrap away: look again.
+                if round < ROUNDS {
+                    tried.remove(&key);
+                } else {
+                    done.unwrapped.push(check);
+                }
+            }
         }
         observer.phase("delete superseded wraps", None);
         self.delete_superseded(&work, &set, &mut done).await?;
@@ -253,7 +261,8 @@ impl Repository {
         ))
     }
 
-    /// Wraps each of these keys for the newest set. The catalogue key comes first, so that a new recipient can look at once.
+    /// Wraps each of these keys for the newest set, and returns those whose older wraps went away meanwhile. The catalogue key
+    /// comes first, so that a new recipient can look at once.
     async fn wrap_all(
         &self,
         lacking: Vec<((KeyKind, Id), Vec<WrapName>)>,
@@ -261,7 +270,8 @@ impl Repository {
         set: &RecipientSet,
         done: &mut Done,
         observer: &dyn Observer,
-    ) -> Result<()> {
+    ) -> Result<Vec<((KeyKind, Id), PackCheck)>> {
+        let mut gone = Vec::new();
         let (catalogue, data): (Vec<_>, Vec<_>) = lacking.into_iter().partition(|((kind, _), _)| *kind == KeyKind::Catalogue);
         for group in [catalogue, data] {
             let mut results = stream::iter(group)
@@ -280,13 +290,17 @@ impl Repository {
                     Ok(false) => {}
                     Err(error) if error.is_damage() || matches!(error, RepositoryError::Key { .. }) => {
                         let old = WrapName { set: super::SetName::FIRST, ..name };
-                        done.unwrapped.push(PackCheck { key: old.to_string(), detail: error.to_string() });
+                        let check = PackCheck { key: old.to_string(), detail: error.to_string() };
+                        match error {
+                            RepositoryError::Store(StoreError::NotFound { .. }) => gone.push(((old.kind, old.id), check)),
+                            _ => done.unwrapped.push(check),
+                        }
                     }
                     Err(error) => return Err(error),
                 }
             }
         }
-        Ok(())
+        Ok(gone)
     }
 
     /// Whether this call stored the wrap; not if another rotation did.

@@ -57,7 +57,9 @@ async fn two_rotations_that_mean_the_same_help_each_other() {
     let request = team.request(&[&team.bob, &team.cid]);
     let (one, other) =
         tokio::join!(team.rotate(&team.bob, staged.clone(), &request), team.rotate(&team.bob, staged.clone(), &request));
-    assert_eq!(one.unwrap().wrapped + other.unwrap().wrapped, 3);
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert_eq!(one.wrapped + other.wrapped, 3);
+    assert!(one.unwrapped.is_empty() && other.unwrapped.is_empty(), "{one:?} {other:?}");
     let store: SharedStore = staged.inner.clone();
     team.assert_opens_everything(&team.cid, &store, &contents, "together").await;
     assert!(team.restore(&team.ann, store, 0).await.is_err());
