@@ -271,6 +271,8 @@ mod tests {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(1);
         if wanted {
             switch.divert(sender);
+        } else {
+            drop(sender);
         }
         let mut tap = Tap::new(line, switch, false);
         let server = tokio::spawn(async move {
