@@ -84,6 +84,7 @@ pub(super) async fn store(policy: &StorePolicy, clock: &SharedClock) -> Result<S
                 secret_key: s3.secret_key.as_ref().map(secret).transpose()?,
                 session_token: s3.session_token.as_ref().map(secret).transpose()?,
                 profile: s3.profile.clone(),
+                first_versions: false,
             })
             .await?,
         ),

@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use farshore::stores::{
-    Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
+    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
 };
 use futures_util::{StreamExt, stream};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -26,6 +26,7 @@ pub enum Call {
     CompleteUpload,
     AbortUpload,
     Create,
+    Lock,
 }
 
 /// What goes wrong.
@@ -199,5 +200,24 @@ impl Store for FaultyStore {
 
     async fn create(&self) -> Result<(), StoreError> {
         self.faulty(Call::Create, self.inner.create()).await
+    }
+    async fn create_locking(&self) -> Result<(), StoreError> {
+        self.faulty(Call::Create, self.inner.create_locking()).await
+    }
+
+    async fn lock_support(&self) -> Result<LockSupport, StoreError> {
+        self.faulty(Call::Lock, self.inner.lock_support()).await
+    }
+
+    async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
+        self.faulty(Call::Lock, self.inner.lock_of(key)).await
+    }
+
+    async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
+        self.faulty(Call::Lock, self.inner.extend_lock(key, lock)).await
+    }
+
+    async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {
+        self.faulty(Call::Delete, self.inner.delete_versions(key)).await
     }
 }
