@@ -54,7 +54,6 @@ class Directory:
 class S3:
     def __init__(self, address):
         import boto3
-
         self.bucket, _, prefix = address.removeprefix("s3://").partition("/")
         self.prefix, self.client = prefix.rstrip("/") + "/" if prefix else "", boto3.client("s3")
 
@@ -82,9 +81,8 @@ class Repository:
         need(file["product"] == "farshore" and file["format"] == 1, "repository.json: no Farshore repository of format 1")
         need(file["encryption"] in ("aes-256-gcm", "none"), "repository.json: unknown encryption")
         need(not (identities and file["encryption"] == "none"), "repository.json: unencrypted, and an identity was given")
-        self.catalogue_id = bytes.fromhex(file["catalogue_key"])
+        self.catalogue_id, self.salt = bytes.fromhex(file["catalogue_key"]), bytes.fromhex(file["id"])
         self.catalogue = self.key("catalogue", file["catalogue_key"])
-        self.salt = bytes.fromhex(file["id"])
         rest = {name: value for name, value in file.items() if name != "seal"}
         text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
         seal_key = self.derive(self.salt, b"farshore 1 repository file")
@@ -94,12 +92,17 @@ class Repository:
         self.read_indexes()
 
     def key(self, kind, name):
-        plain = self.file["encryption"] == "none"
-        object_name = f"keys/{kind}-{name}." + ("json" if plain else "age")
-        body = self.store.get(object_name)
-        held = json.loads(body if plain else pyrage.decrypt(body, self.identities))
-        need(held["kind"] == kind and held["id"] == name, f"{object_name}: holds another key")
-        return bytes.fromhex(held["key"])
+        plain, failure = self.file["encryption"] == "none", "is missing"
+        names = [one for one in self.store.list("keys/") if one.startswith(f"keys/{kind}-{name}.")]
+        for object_name in sorted(names, key=lambda one: (one.count("."), one), reverse=True):  # the newest wrap first
+            try:
+                body = self.store.get(object_name)
+                held = json.loads(body if plain else pyrage.decrypt(body, self.identities))
+                need(held["kind"] == kind and held["id"] == name, "holds another key")
+                return bytes.fromhex(held["key"])
+            except (Damaged, ValueError, OSError, pyrage.DecryptError) as error:
+                failure = f"{object_name}: {error}"
+        raise Damaged(f"{kind} key {name}: {failure}")
 
     def derive(self, salt, info):
         return HKDF(SHA256(), 32, salt, info).derive(self.catalogue)
@@ -144,8 +147,7 @@ class Repository:
         for chunk, places in found.items():
             self.places.setdefault(chunk, []).extend(places)
 
-    def chunk(self, kind, chunk, length):
-        """A chunk's plain bytes, from the first of its copies that is sound."""
+    def chunk(self, kind, chunk, length):  # its plain bytes, from the first of its copies that is sound
         failure = Damaged(f"chunk {chunk.hex()}: is in no index")
         for place in self.places.get(chunk, []):
             try:
@@ -174,8 +176,7 @@ class Repository:
         need(blake3.blake3(plain, key=self.id_keys[kind]).digest() == chunk, f"{what}: its bytes are not what its id says")
         return plain
 
-    def refs(self, level, refs):
-        """The level-0 refs of a chunk list."""
+    def refs(self, level, refs):  # the level-0 refs of a chunk list
         need(level <= 3, "a chunk list has too many levels")
         while True:
             need(len(refs) % 36 == 0, "a chunk list ends within a ref")
@@ -281,8 +282,7 @@ def main():
     args = parser.parse_args()
     lines = [line.strip() for path in args.identity for line in Path(path).read_text().splitlines()]
     identities = [pyrage.x25519.Identity.from_str(line) for line in lines if line and not line.startswith("#")]
-    store = S3(args.repository) if args.repository.startswith("s3://") else Directory(args.repository)
-    repository = Repository(store, identities)
+    repository = Repository((S3 if args.repository.startswith("s3://") else Directory)(args.repository), identities)
     points = sorted(repository.points(), key=lambda point: point["consistent_at"])
     if args.command == "list":
         for point in points:

@@ -139,7 +139,7 @@ pub(super) fn recipients(policy: &Policy) -> Result<Recipients, CliError> {
     match &policy.encryption {
         Encryption::None => Ok(Recipients::Nobody),
         Encryption::Recipients(recipients) => {
-            Ok(Recipients::parse(&recipients.recipients, place::agent_identity(policy)?.public())?)
+            Ok(Recipients::parse(&recipients.recipients, &place::agent_identity(policy)?.public_keys())?)
         }
     }
 }

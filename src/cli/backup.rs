@@ -7,9 +7,9 @@ use super::{
     place::{self, PlaceArgs},
 };
 use crate::{
-    operations::{BackupRequest, backup, plan_backup},
+    operations::{BackupRequest, OperationError, backup, plan_backup},
     report::{BackupReport, ExitCode},
-    repository::Agent,
+    repository::{Agent, RepositoryError},
 };
 
 #[derive(Debug, clap::Args)]
@@ -63,12 +63,12 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
 
 async fn one(
     context: &Context,
-    policy: &str,
+    named_policy: &str,
     place_args: PlaceArgs,
     time_limit: Option<Duration>,
     dry_run: bool,
 ) -> Result<Option<BackupReport>, CliError> {
-    let place = place::find(Some(policy), &place_args).await?;
+    let place = place::find(Some(named_policy), &place_args).await?;
     let Some(policy) = &place.policy else { return Err(CliError::Usage("a POLICY is needed".to_owned())) };
     let repository = place.open(&context.cache_dir).await?;
     let agent = assemble::agent();
@@ -100,5 +100,16 @@ async fn one(
         })?;
         return Ok(None);
     }
-    Ok(Some(backup(request).await?))
+    Ok(Some(backup(request).await.map_err(|error| named(error, named_policy))?))
+}
+
+/// With the words that mend it, as they are to be typed.
+fn named(error: OperationError, word: &str) -> OperationError {
+    match error {
+        OperationError::Repository(RepositoryError::OtherRecipients { place, generation, missing, unnamed, .. }) => {
+            let policy = word.to_owned();
+            OperationError::Repository(RepositoryError::OtherRecipients { place, generation, policy, missing, unnamed })
+        }
+        other => other,
+    }
 }

@@ -55,7 +55,7 @@ fn of_repository(error: &RepositoryError) -> ExitCode {
         RepositoryError::UnknownFormat { .. } | RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. } => {
             ExitCode::Damaged
         }
-        RepositoryError::Key { .. } => ExitCode::Keys,
+        RepositoryError::Key { .. } | RepositoryError::OtherRecipients { .. } => ExitCode::Keys,
         RepositoryError::NoSuchPoint { .. } => ExitCode::Usage,
         RepositoryError::Store(_) => ExitCode::Site,
         RepositoryError::Refused { .. } | RepositoryError::Cache { .. } | RepositoryError::Earlier(_) => ExitCode::Other,

@@ -8,6 +8,7 @@ mod backup;
 mod browse;
 mod drill;
 mod failure;
+mod identity;
 mod init;
 mod key;
 mod pin;
@@ -92,7 +93,7 @@ enum Command {
     Verify(verify::Args),
     /// Restore into isolated targets, check, time, and keep the evidence.
     Drill(drill::Args),
-    /// Make and inspect keys.
+    /// Make, list and check keys, and change who the recipients are.
     Key(key::Args),
     /// Check policies, or print their schema.
     Policy(policy::Args),
@@ -157,7 +158,7 @@ pub async fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
         Command::Restore(args) => restore::run(&context, args).await,
         Command::Verify(args) => verify::run(&context, args).await,
         Command::Drill(args) => drill::run(&context, args).await,
-        Command::Key(args) => key::run(&context, args),
+        Command::Key(args) => key::run(&context, args).await,
         Command::Policy(args) => policy::run(&context, args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "farshore", &mut std::io::stdout());

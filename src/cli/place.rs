@@ -2,13 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
-
-use super::{CliError, assemble};
+use super::{CliError, assemble, identity};
 use crate::{
     clock::{SharedClock, SystemClock},
     policy::{Encryption, Policy, SitePolicy},
-    repository::{Expected, Identities, Repository, RepositoryError},
+    repository::{Expected, Identities, Repository},
     stores::{Location, SharedStore},
 };
 
@@ -22,7 +20,8 @@ pub(super) struct PlaceArgs {
     /// in it (./far), or s3://bucket/prefix.
     #[arg(long, value_name = "SITE")]
     pub(super) site: Option<String>,
-    /// A file with an age identity that opens the data (repeatable).
+    /// A file with an age identity that opens the data (repeatable). If it is wrapped with a passphrase, that is asked for on the
+    /// terminal, or read from the file that FARSHORE_PASSPHRASE_FILE names.
     #[arg(long, value_name = "FILE", env = "FARSHORE_IDENTITY_FILE", value_delimiter = ':')]
     pub(super) identity: Vec<PathBuf>,
 }
@@ -90,7 +89,7 @@ impl Place {
 /// Finds the place: reads the policy, resolves its secrets, reads the identities.
 pub(super) async fn find(policy: Option<&str>, args: &PlaceArgs) -> Result<Place, CliError> {
     let clock = SystemClock::shared();
-    let mut identities = identities(&args.identity)?;
+    let mut identities = identity::read(args.identity.clone()).await?;
     let Some(named) = policy else {
         let word = args.site.as_deref().unwrap_or_default();
         let location = Location::parse(word).map_err(|error| CliError::Usage(error.to_string()))?;
@@ -129,28 +128,6 @@ pub(super) fn load_policy(word: &str) -> Result<Policy, CliError> {
         )
     })?;
     Ok(Policy::parse(&text, &path)?)
-}
-
-fn identities(files: &[PathBuf]) -> Result<Identities, CliError> {
-    let mut all = Identities::none();
-    let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|directory| PathBuf::from(directory).join("identity"));
-    let from_systemd = credential.filter(|path| files.is_empty() && path.exists());
-    for path in files.iter().chain(&from_systemd) {
-        all = all.and(&identity_file(path)?);
-    }
-    Ok(all)
-}
-
-/// Reads an identity file.
-pub(super) fn identity_file(path: &Path) -> Result<Identities, CliError> {
-    let place = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| RepositoryError::Key {
-        place: place.clone(),
-        detail: format!(
-            "the identity cannot be read: {error}; name a file that `farshore key generate` made, with --identity FILE"
-        ),
-    })?;
-    Ok(Identities::parse(&place, &SecretString::from(text))?)
 }
 
 /// The agent's own identity: opens the catalogue and no data.

@@ -7,7 +7,7 @@ use super::{
     place::{self, PlaceArgs},
 };
 use crate::{
-    operations::{Phases, RestoreRequest, restore, select_point},
+    operations::{Phases, RestoreRequest, open_point, restore, select_point},
     policy::{Limits, Policy, SourceKind},
     report::{ExitCode, bytes, count},
     repository::{Budget, Point, Reader, Snapshot},
@@ -62,7 +62,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let workers = assemble::workers(&limits)?;
     let reader = phases.time("fetch catalogue", Reader::open(&repository, workers, Budget::new(limits.memory_bytes))).await?;
     // Said before anything is written to a target.
-    phases.time("obtain keys", reader.check_keys(&point)).await?;
+    phases.time("obtain keys", open_point(&repository, &reader, &point)).await?;
     let request = RestoreRequest {
         repository: &repository,
         reader,

@@ -189,6 +189,12 @@ async fn run(request: &BackupRequest<'_>) -> Result<BackupReport, OperationError
     }
     // To the microsecond, as PostgreSQL tells it and JSON keeps it.
     point.consistent_at = DateTime::from_timestamp_micros(point.consistent_at.timestamp_micros()).unwrap_or(point.consistent_at);
+    if writer.recipients_changed(request.repository).await? {
+        general.problem(Problem::new(
+            request.repository.store().describe(),
+            "the recipients were changed while this backup ran: its data key is wrapped to those of before. Run `farshore key rotate POLICY --identity FILE` with a reader's identity",
+        ));
+    }
     let name = writer.commit(request.repository, &point).await?;
     let written = writer.summary();
     Ok(BackupReport {

@@ -13,6 +13,7 @@ mod drill;
 mod error;
 mod exchange;
 mod history;
+mod keys;
 mod phases;
 mod pins;
 mod restore;
@@ -24,6 +25,7 @@ pub use browse::{DiffLine, Listing, PointSummary, diff, list_entries, open_conte
 pub use drill::{DrillRequest, Drilled, drill};
 pub use error::OperationError;
 pub use history::{Record, records, select_point, verified_points};
+pub use keys::{PointKeys, check_point_keys, open_point};
 pub use phases::Phases;
 pub use pins::{PinRequest, PinSummary, pin, pinned};
 pub use restore::{RestoreRequest, RestoreStep, restore};

@@ -104,7 +104,7 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
         let (indexes, damaged) = request.repository.check_indexes().await?;
         report.indexes_checked = indexes;
         walk.damaged(damaged);
-        walk.damaged(request.repository.check_data_keys().await?);
+        walk.damaged(request.repository.check_keys().await?);
     } else {
         walk.damaged(cache.seen().damaged.clone());
     }

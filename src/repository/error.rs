@@ -37,6 +37,23 @@ pub enum RepositoryError {
         /// What was tried, and the next step.
         detail: String,
     },
+    /// A policy names others than those for whom the keys are wrapped.
+    #[error(
+        "{place}: the policy names other recipients than the newest recipient set (generation {generation}): {}; if the policy is right, run `farshore key rotate {policy} --identity FILE` with a reader's identity, which wraps the keys anew; if not, mend [encryption] in the policy",
+        difference(missing, unnamed)
+    )]
+    OtherRecipients {
+        /// The site.
+        place: String,
+        /// Of the newest recipient set.
+        generation: u32,
+        /// How the operator calls the policy.
+        policy: String,
+        /// Whom the policy names and the set lacks.
+        missing: Vec<String>,
+        /// Whom the set has and the policy does not name.
+        unnamed: Vec<String>,
+    },
     /// Something read from the site is not what was written there.
     #[error(
         "{place}: damaged: {detail}; run `farshore verify --read-data` to find everything that is hurt, and restore from another point or site"
@@ -87,6 +104,12 @@ pub enum RepositoryError {
     /// Another task of the same run failed first; this is its error.
     #[error("{0}")]
     Earlier(std::sync::Arc<RepositoryError>),
+}
+
+fn difference(missing: &[String], unnamed: &[String]) -> String {
+    let side = |keys: &[String], words: &str| (!keys.is_empty()).then(|| format!("{words} {}", keys.join(", ")));
+    let sides = [side(missing, "the set lacks"), side(unnamed, "the policy lacks")];
+    sides.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// The error of reading an object that an index, a point or a list says is there.

@@ -12,6 +12,8 @@ pub const HEADER_BYTES: usize = 64;
 pub const REPOSITORY_FILE: &str = "repository.json";
 /// Prefix of wrapped keys.
 pub const KEYS: &str = "keys/";
+/// Prefix of recipient sets.
+pub const RECIPIENTS: &str = "recipients/";
 /// Prefix of packs.
 pub const PACKS: &str = "packs/";
 /// Prefix of indexes.
@@ -56,6 +58,8 @@ pub enum Kind {
     Evidence = 5,
     /// That a point is to be kept, or no longer.
     Pin = 6,
+    /// Who the recipients are.
+    RecipientSet = 8,
 }
 
 impl Kind {
@@ -68,6 +72,7 @@ impl Kind {
             4 => Self::Point,
             5 => Self::Evidence,
             6 => Self::Pin,
+            8 => Self::RecipientSet,
             _ => return None,
         })
     }

@@ -44,7 +44,10 @@ pub use entry::EntryRecord;
 pub use error::RepositoryError;
 pub use evidence::EvidenceName;
 pub use format::Id;
-pub use keys::{Identities, Recipients, generate_identity, random, sha256};
+pub use keys::{
+    Holder, Identities, KeyHolders, RecipientSet, Recipients, RotationPlan, RotationRequest, RotationSummary, SetMember, SetName,
+    generate_identity, is_passphrase_wrapped, open_identities, parse_public_key, random, sha256, wrap_identity,
+};
 pub use memory::Budget;
 pub use pins::{PinAction, PinRecord, StoredPin};
 pub use point::{Agent, Measures, Point, PointName, Snapshot};
@@ -80,10 +83,14 @@ pub struct RepositoryFile {
     pub catalogue_key: String,
     /// What `init` found out: `exclusive` (if-absent writes have one winner) or `last-writer-wins`.
     pub writes: String,
-    /// The public keys (`age1…`, sorted) that the catalogue key is wrapped to, and every data key must be. Absent in an
-    /// unencrypted repository.
+    /// The public keys (`age1…`, sorted) that the catalogue key is wrapped to, and every data key must be until a recipient set
+    /// says otherwise. Absent in an unencrypted repository.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recipients: Vec<String>,
+    /// Public keys (`age1…`) of the agents that the catalogue key is wrapped to. Absent in an unencrypted repository, and in those
+    /// made before it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agents: Option<Vec<String>>,
     /// Keyed hash of everything else in it (also of what later versions add), hexadecimal.
     pub seal: String,
 }
@@ -189,6 +196,7 @@ impl Repository {
             catalogue_key: hex::encode(catalogue.id),
             writes: found.writes.clone(),
             recipients: recipients.public_keys(),
+            agents: (!matches!(recipients, Recipients::Nobody)).then(|| recipients.agents()),
             seal: String::new(),
         };
         let unsealed = serde_json::to_value(&file).expect("strings and a number always serialise");

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     progress::{Anomaly, Problem},
-    stores::{GetOptions, ObjectStat, PutOptions, read_all},
+    stores::{GetOptions, ObjectStat, PutOptions, SharedStore, read_all},
 };
 
 /// Who wrote a point.
@@ -174,14 +174,19 @@ impl PointName {
 
 /// Lists a prefix to its end.
 pub async fn list_all(repository: &Repository, prefix: &str) -> Result<Vec<ObjectStat>> {
+    list_store(&repository.store, prefix).await
+}
+
+/// Lists a prefix to its end, before the repository is open.
+pub async fn list_store(store: &SharedStore, prefix: &str) -> Result<Vec<ObjectStat>> {
     let mut all: Vec<ObjectStat> = Vec::new();
     loop {
         let after = all.last().map(|object| object.key.clone());
-        let page = repository.store.list(prefix, after.as_deref(), 1000).await?;
+        let page = store.list(prefix, after.as_deref(), 1000).await?;
         // A site that gives the same page again and again must not keep us for ever.
         if page.objects.first().is_some_and(|object| after.is_some_and(|after| object.key <= after)) {
             return Err(RepositoryError::Damaged {
-                place: format!("{}/{prefix}", repository.store.describe()),
+                place: format!("{}/{prefix}", store.describe()),
                 detail: "the site lists the same objects again and again".to_owned(),
             });
         }

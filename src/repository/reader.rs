@@ -14,7 +14,7 @@ use futures_util::{
 use tokio::sync::oneshot;
 
 use super::{
-    Budget, ChunkCache, ChunkList, ChunkRef, Class, EntryRecord, Point, Repository, RepositoryError, Snapshot, Workers,
+    Budget, ChunkCache, ChunkList, ChunkRef, Class, EntryRecord, Repository, RepositoryError, Snapshot, Workers,
     cache::{Location, PackRecord},
     chunk::{Encoding, MAX_CUT_BYTES, MAX_LEVEL, MAX_LIST_BYTES, open_chunk},
     entry::parse_chunk,
@@ -299,25 +299,6 @@ impl Reader {
                 Ok((entry.places.len() as u64, plain_bytes))
             })
             .await
-    }
-
-    /// Fails unless the keys at hand open the data of this point: said before anything is written to a target.
-    ///
-    /// # Errors
-    /// [`RepositoryError::Key`]; the store's, and damage found on the way.
-    pub async fn check_keys(&self, point: &Point) -> Result<()> {
-        for snapshot in &point.snapshots {
-            let mut entries = self.entries(snapshot);
-            while let Some(record) = entries.try_next().await? {
-                let Some(content) = record.content.filter(|content| !content.is_empty()) else { continue };
-                if let Some(chunk) = self.flatten(&content).await?.first() {
-                    let record = self.shared.cache.pack(self.shared.locate(chunk)?.pack)?;
-                    self.shared.opener(&record).await?;
-                    break;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The local index.

@@ -1,4 +1,4 @@
-//! The repository as a whole: the local index against the site's, packs against indexes, every key opened.
+//! The repository as a whole: the local index against the site's, packs against indexes.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -6,21 +6,22 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
+use serde::Serialize;
 
 use super::{
-    ChunkCache, Class, Repository, RepositoryError,
+    ChunkCache, Class, Repository,
     cache::{PackRecord, Seen},
     error::Result,
     format::{INDEXES, Id, KEYS, MAX_INDEX_BYTES, PACKS, name_sha256, pack_key},
     index::decode_index,
-    keys::{data_key_id, data_key_object, fetch_data_key},
+    keys::{data_key_id, data_key_object},
     pack::PackEntry,
     point::list_all,
     workers::off_thread,
 };
 use crate::stores::{GetOptions, read_all};
 
-/// Indexes or keys fetched at once.
+/// Indexes fetched at once.
 const FETCHES: usize = 8;
 
 /// Opens the local index and adds what the site has and it has not. An index that is damaged is left out and remembered: it
@@ -102,7 +103,7 @@ async fn read_index(repository: &Repository, name: &[u8; 32], key: &str) -> Resu
 }
 
 /// What is wrong with an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PackCheck {
     /// Key of the object.
     pub key: String,
@@ -172,31 +173,16 @@ impl Repository {
             .buffer_unordered(FETCHES);
         Ok((total, failures(checks).await?))
     }
-
-    /// Opens every data key at the site, also those of runs that stored nothing; returns those that cannot be opened with the
-    /// identities at hand: damaged, or wrapped to others.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn check_data_keys(&self) -> Result<Vec<PackCheck>> {
-        let plain = self.is_unencrypted();
-        let listed = list_all(self, KEYS).await?;
-        let ids: Vec<_> = listed.into_iter().filter_map(|object| Some((data_key_id(&object.key, plain)?, object.key))).collect();
-        let checks = stream::iter(ids)
-            .map(|(id, key)| async move { (fetch_data_key(&self.store, &id, plain, &self.identities).await.map(|_| ()), key) })
-            .buffer_unordered(FETCHES);
-        failures(checks).await
-    }
 }
 
-/// Of the objects checked, those that are damaged or cannot be opened.
+/// Of the objects checked, those that are damaged.
 async fn failures(checks: impl stream::Stream<Item = (Result<()>, String)>) -> Result<Vec<PackCheck>> {
     let mut found = Vec::new();
     let mut checks = std::pin::pin!(checks);
     while let Some((outcome, key)) = checks.next().await {
         match outcome {
             Ok(()) => {}
-            Err(error) if error.is_damage() || matches!(error, RepositoryError::Key { .. }) => {
+            Err(error) if error.is_damage() => {
                 found.push(PackCheck { key, detail: error.to_string() });
             }
             Err(error) => return Err(error),

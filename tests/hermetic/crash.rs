@@ -1,24 +1,17 @@
 //! A backup that stops anywhere, and one whose site fails at any call: every point that is listed is whole, and the next backup
 //! succeeds.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use farshore::{
-    clock::SystemClock,
-    stores::{
-        Download, GetOptions, MemoryStore, ObjectAttributes, ObjectStat, Page, PutOptions, Retry, RetryPolicy, SharedStore, Store,
-        StoreError, UploadedPart,
-    },
+use farshore::stores::{
+    Download, GetOptions, MemoryStore, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
 };
 
 use crate::support::{
     faulty_store::{Call, Fault, FaultyStore},
-    recovery::{Objects, Recovery, noise, objects, store_of},
+    recovery::{Objects, Recovery, noise, objects, patient, store_of},
 };
 
 /// Remembers what was written, in order.
@@ -116,12 +109,6 @@ async fn a_backup_that_stops_after_any_write_leaves_every_listed_point_whole() {
         assert_eq!(all.keys().filter(|key| key.starts_with("points/")).count(), 1 + usize::from(stop == written.len()));
         assert_sound(&recovery, &all, &then, &format!("after {stop} of {} writes", written.len())).await;
     }
-}
-
-fn patient(store: SharedStore) -> SharedStore {
-    let pauses = Duration::from_millis(1);
-    let policy = RetryPolicy { first_pause: pauses, longest_pause: pauses, ..RetryPolicy::default() };
-    Retry::over(store, policy, SystemClock::shared())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,6 +15,7 @@ mod golden;
 mod hostile;
 mod readme;
 mod retention;
+mod rotation;
 mod stores;
 mod system;
 mod systemd;

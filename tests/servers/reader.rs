@@ -137,6 +137,32 @@ fn the_python_reader_restores_an_unencrypted_repository_byte_for_byte() {
 }
 
 #[test]
+fn the_python_reader_restores_a_rotated_repository_with_the_identity_that_came_later() {
+    let made = make(true);
+    let reader = made.farshore(&["key", "public", "identity"]).trim().to_owned();
+    let newcomer = made.farshore(&["key", "generate", "--output", "newcomer"]).trim().to_owned();
+    made.farshore(&["key", "add-recipient", "./policy.toml", &newcomer, "--identity", "identity"]);
+    let policy = fs::read_to_string(made.path("policy.toml")).unwrap();
+    fs::write(made.path("policy.toml"), policy.replace(&reader, &newcomer)).unwrap();
+    made.farshore(&["key", "rotate", "./policy.toml", "--identity", "newcomer"]);
+    fs::write(made.path("files/after"), b"only in the third point").unwrap();
+    made.farshore(&["backup", "./policy.toml"]);
+    let site = made.path("site").display().to_string();
+    let out = made.path("shut-out");
+    let refused = made.reader(&site).args(["restore", "latest"]).arg(&out).output().unwrap();
+    assert!(!refused.status.success() && !out.exists(), "who was removed reads nothing");
+    fs::rename(made.path("newcomer"), made.path("identity")).unwrap();
+    let listed = run(made.reader(&site).arg("list"));
+    assert_eq!(listed.lines().count(), 3, "{listed}");
+    let out = made.path("out");
+    run(made.reader(&site).args(["restore", "latest"]).arg(&out));
+    assert_same(&made, &out);
+    let first = made.path("first");
+    run(made.reader(&site).args(["restore", listed.split(' ').next().unwrap()]).arg(&first));
+    assert!(files(&first).keys().any(|path| path.ends_with("large")));
+}
+
+#[test]
 fn the_python_reader_refuses_a_flipped_bit_in_any_kind_of_object_that_a_restore_reads() {
     let made = make(true);
     let site = made.path("site");

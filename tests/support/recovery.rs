@@ -10,17 +10,17 @@ use std::{
 use bytes::Bytes;
 use chrono::DateTime;
 use farshore::{
-    clock::{FixedClock, SharedClock},
+    clock::{FixedClock, SharedClock, SystemClock},
     operations::{
         BackupRequest, NamedSource, OperationError, Phases, PointSummary, RestoreRequest, VerifyLevel, VerifyRequest, backup,
-        point_summaries, restore, verify,
+        open_point, point_summaries, restore, verify,
     },
     policy::Policy,
     progress::Tally,
     report::{BackupReport, VerifyReport},
     repository::{Agent, Budget, Expected, Identities, Reader, Recipients, Repository, Workers, generate_identity},
     sources::bucket::{BucketOptions, BucketSource, BucketTarget},
-    stores::{GetOptions, MemoryStore, PutOptions, SharedStore, Store, read_all},
+    stores::{GetOptions, MemoryStore, PutOptions, Retry, RetryPolicy, SharedStore, Store, read_all},
 };
 use secrecy::SecretString;
 
@@ -58,6 +58,13 @@ pub async fn store_of(objects: &Objects) -> Arc<MemoryStore> {
     store
 }
 
+/// The store with retries that do not wait long.
+pub fn patient(store: SharedStore) -> SharedStore {
+    let pauses = Duration::from_millis(1);
+    let policy = RetryPolicy { first_pause: pauses, longest_pause: pauses, ..RetryPolicy::default() };
+    Retry::over(store, policy, SystemClock::shared())
+}
+
 /// So many bytes that do not compress, always the same for the same seed.
 pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
     use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -73,7 +80,7 @@ impl Recovery {
         let (identities, recipients, said) = if encrypted {
             let (secret, public) = generate_identity(DateTime::UNIX_EPOCH);
             let text = SecretString::from(secret);
-            let recipients = Recipients::parse(std::slice::from_ref(&public), None).unwrap();
+            let recipients = Recipients::parse(std::slice::from_ref(&public), &[]).unwrap();
             (Identities::parse("test", &text).unwrap(), recipients, format!("[encryption]\nrecipients = [\"{public}\"]\n"))
         } else {
             (Identities::none(), Recipients::Nobody, String::new())
@@ -113,7 +120,11 @@ impl Recovery {
     }
 
     pub async fn open(&self, store: SharedStore, cache: &Path) -> Result<Repository, OperationError> {
-        Ok(Repository::open(store, self.shared_clock(), &self.identities, self.expected, cache).await?)
+        self.open_with(&self.identities, store, cache).await
+    }
+
+    pub async fn open_with(&self, identities: &Identities, store: SharedStore, cache: &Path) -> Result<Repository, OperationError> {
+        Ok(Repository::open(store, self.shared_clock(), identities, self.expected, cache).await?)
     }
 
     pub async fn reader(&self, repository: &Repository) -> Result<Reader, OperationError> {
@@ -148,10 +159,21 @@ impl Recovery {
 
     /// What a point gives back.
     pub async fn restore(&self, store: SharedStore, cache: &Path, wanted: &str) -> Result<Objects, OperationError> {
-        let repository = self.open(store, cache).await?;
+        self.restore_with(&self.identities, store, cache, wanted).await
+    }
+
+    /// What a point gives back to the holder of these identities alone.
+    pub async fn restore_with(
+        &self,
+        identities: &Identities,
+        store: SharedStore,
+        cache: &Path,
+        wanted: &str,
+    ) -> Result<Objects, OperationError> {
+        let repository = self.open_with(identities, store, cache).await?;
         let point = repository.point(&repository.find_point(Some("p"), wanted).await?).await?;
         let reader = self.reader(&repository).await?;
-        reader.check_keys(&point).await?;
+        open_point(&repository, &reader, &point).await?;
         let target = MemoryStore::new("target");
         let request = RestoreRequest {
             repository: &repository,
@@ -170,8 +192,17 @@ impl Recovery {
 
     /// Reads everything.
     pub async fn verify(&self, store: SharedStore, cache: &Path) -> Result<VerifyReport, OperationError> {
+        self.verify_with(&self.identities, store, cache).await
+    }
+
+    pub async fn verify_with(
+        &self,
+        identities: &Identities,
+        store: SharedStore,
+        cache: &Path,
+    ) -> Result<VerifyReport, OperationError> {
         self.clock.advance(Duration::from_secs(60));
-        let repository = self.open(store, cache).await?;
+        let repository = self.open_with(identities, store, cache).await?;
         verify(VerifyRequest {
             repository: &repository,
             reader: self.reader(&repository).await?,

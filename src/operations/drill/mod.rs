@@ -16,15 +16,19 @@ use crate::{
     policy::{Encryption, Policy},
     progress::{Observer, SharedObserver, Tally},
     report::{
-        Agent, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, Isolation, RestoredSource, RpoFigures, RtoFigures, TrendEntry,
-        Verdict, rto_seconds,
+        Agent, Check, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, Isolation, RestoredSource, RpoFigures, RtoFigures,
+        TrendEntry, Verdict, rto_seconds,
     },
     repository::{Budget, Expected, Identities, Point, Reader, Repository, Workers},
     sources::postgres::PostgresConfig,
     stores::SharedStore,
 };
 
-use super::{OperationError, Phases, RestoreRequest, history, restore::rebuild_all};
+use super::{
+    OperationError, Phases, RestoreRequest, history,
+    keys::{check_point_keys, open_point},
+    restore::rebuild_all,
+};
 
 /// Earlier drills that a report repeats.
 const TREND: usize = 30;
@@ -79,7 +83,7 @@ struct Progress {
     consistent_at: Vec<chrono::DateTime<chrono::Utc>>,
     isolation: Vec<Isolation>,
     sources: Vec<RestoredSource>,
-    checks: Vec<crate::report::Check>,
+    checks: Vec<Check>,
     served: bool,
 }
 
@@ -179,7 +183,7 @@ async fn run(
     progress.consistent_at = std::iter::once(point.consistent_at).chain(times).collect();
     let budget = Budget::new(policy.limits.memory_bytes);
     let reader = progress.phases.time("fetch catalogue", Reader::open(repository, Arc::clone(&request.workers), budget)).await?;
-    progress.phases.time("obtain keys", reader.check_keys(&point)).await?;
+    progress.phases.time("obtain keys", open_point(repository, &reader, &point)).await?;
     let targets = progress.phases.time("check target", scratch.targets(request, &point)).await?;
     progress.isolation = targets.isolation;
     let restore = RestoreRequest {
@@ -198,7 +202,38 @@ async fn run(
     let checks = application::check(policy, &targets.databases, &targets.stores);
     progress.checks = progress.phases.time("application check", checks).await;
     progress.served = true;
+    // Nobody waits for it, so it is in no phase.
+    progress.checks.push(keys_open_the_newest_point(request, repository, &restore.reader, &point).await?);
     Ok(())
+}
+
+/// Losing a key is the worst loss: whatever point was drilled, the newest one must open with the identity at hand.
+async fn keys_open_the_newest_point(
+    request: &DrillRequest<'_>,
+    repository: &Repository,
+    reader: &Reader,
+    drilled: &Point,
+) -> Result<Check, OperationError> {
+    let names = repository.point_names(Some(&request.policy.name)).await?;
+    let newest = names.last().map_or(drilled.id.as_str(), |name| name.id.as_str());
+    let title = format!("keys open the newest point, {newest}");
+    let opened = async {
+        match names.last().filter(|name| name.id != drilled.id) {
+            None => check_point_keys(repository, reader, drilled).await,
+            Some(name) => check_point_keys(repository, reader, &repository.point(name).await?).await,
+        }
+    };
+    Ok(match opened.await {
+        Ok(keys) => {
+            let actual = match keys.closed.first() {
+                None => keys.describe(),
+                Some((_, error)) => format!("{}: {error}", keys.describe()),
+            };
+            Check::equal(title, format!("{0} of {0} data keys open", keys.data_keys), actual)
+        }
+        Err(OperationError::Repository(error)) if error.is_damage() => Check::equal(title, "every data key opens", error),
+        Err(error) => return Err(error),
+    })
 }
 
 async fn select(

@@ -31,7 +31,7 @@ use super::{
     Budget, ChunkCache, ChunkId, Class, PackCheck, Point, PointName, Reader, Recipients, Repository, RepositoryError, Workers,
     error::Result,
     format::{Header, Id, Kind},
-    keys::{Catalogue, create_data_key, random},
+    keys::{Catalogue, SetName, create_data_key, random},
     memory::UPLOADS,
     pack::{PackBuilder, PackEntry},
     point,
@@ -77,6 +77,8 @@ pub(super) struct Shared {
     cache: Arc<ChunkCache>,
     run: Id,
     data_key: Id,
+    /// For whom the data key is wrapped.
+    recipient_set: SetName,
     data_sealing: SealingKey,
     catalogue_sealing: SealingKey,
     cutter: content::Cutter,
@@ -182,7 +184,8 @@ impl Writer {
     /// that the index names looked up at the site, so that no chunk of a lost pack is adopted.
     ///
     /// # Errors
-    /// The store's, [`RepositoryError::Key`], [`RepositoryError::Cache`], [`RepositoryError::Damaged`].
+    /// The store's, [`RepositoryError::OtherRecipients`], [`RepositoryError::Key`], [`RepositoryError::Cache`],
+    /// [`RepositoryError::Damaged`].
     pub async fn begin(repository: &Repository, recipients: &Recipients, workers: Arc<Workers>, budget: Budget) -> Result<Self> {
         let unencrypted = matches!(recipients, Recipients::Nobody);
         if unencrypted != repository.is_unencrypted() {
@@ -194,19 +197,9 @@ impl Writer {
                 ),
             });
         }
-        let settled = &repository.file.recipients;
-        if !settled.is_empty() && *settled != recipients.public_keys() {
-            // Whoever is new could open neither the catalogue nor the chunks that are there already.
-            return Err(RepositoryError::Key {
-                place: repository.store.describe(),
-                detail: format!(
-                    "the policy names other recipients than the repository was made for, which are {}; this version cannot add or remove any: name those again, or choose another prefix and run `farshore init`",
-                    settled.join(", ")
-                ),
-            });
-        }
+        let recipient_set = repository.settled_set(recipients).await?;
         let cache = repository.chunks().await?;
-        let (data_key, data_sealing) = create_data_key(&repository.store, recipients).await?;
+        let (data_key, data_sealing) = create_data_key(&repository.store, recipients, recipient_set).await?;
         let run: Id = random();
         let shared = Shared {
             store: repository.store.clone(),
@@ -217,6 +210,7 @@ impl Writer {
             cache,
             run,
             data_key,
+            recipient_set,
             data_sealing,
             catalogue_sealing: repository.catalogue.sealing_key(&run),
             cutter: content::Cutter::new(repository.catalogue.cut_seed),
@@ -230,6 +224,14 @@ impl Writer {
             counters: Counters::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Whether the recipients are others by now than those whom this run wrapped its data key to: a rotation ran meanwhile.
+    ///
+    /// # Errors
+    /// The store's, [`RepositoryError::Damaged`].
+    pub async fn recipients_changed(&self, repository: &Repository) -> Result<bool> {
+        Ok(!repository.is_unencrypted() && repository.newest_recipients().await?.name != self.shared.recipient_set)
     }
 
     /// Packs that indexes name and the site has lost; the next bytes that are the same mend them.

@@ -48,14 +48,16 @@ fn strangers_and_nobody_are_refused() {
 }
 
 #[test]
-fn a_backup_to_other_recipients_than_the_repository_was_made_for_is_refused() {
+fn a_backup_to_other_recipients_than_the_keys_are_wrapped_for_is_refused_with_the_command_that_mends_it() {
     let agent = backed_up();
     let newcomer = agent.generate_key("newcomer.txt");
     let text = fs::read_to_string(agent.path("policy.toml")).unwrap();
     let (head, tail) = text.split_once("recipients = [").unwrap();
     fs::write(agent.path("policy.toml"), format!("{head}recipients = [\"{newcomer}\", {tail}")).unwrap();
     let before = agent.stored("");
-    agent.run(["backup", "policy.toml"]).fails(7, &["other recipients", "farshore init"]);
+    agent
+        .run(["backup", "policy.toml"])
+        .fails(7, &["other recipients", &newcomer, "farshore key rotate policy.toml --identity FILE"]);
     assert_eq!(agent.stored(""), before, "nothing was written");
     fs::write(agent.path("policy.toml"), text).unwrap();
     agent.run(["backup", "policy.toml"]).succeeds();
