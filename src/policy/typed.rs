@@ -153,7 +153,7 @@ pub struct TypedLock {
     pub mode: Option<TypedLockMode>,
     /// Days from a backup on during which nothing that a restore of it needs can be deleted; at least `keep_within`.
     #[schemars(required, range(min = 1, max = 36_500), example = &30)]
-    pub days: Option<u32>,
+    pub days: Option<i64>,
 }
 
 /// Who can lift a lock before its time.

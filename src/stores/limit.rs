@@ -8,7 +8,8 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
+    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
+    UploadedPart,
 };
 
 /// Lets at most so many requests through at once; the others wait in order. A get counts until its body has been read or dropped,
@@ -113,6 +114,11 @@ impl Store for Limit {
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         let _permit = self.permit().await;
         self.inner.lock_of(key).await
+    }
+
+    async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {
+        let _permit = self.permit().await;
+        self.inner.set_lock(key, lock).await
     }
 
     async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {

@@ -157,7 +157,8 @@ impl Store for MemoryStore {
 
     async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
         check_key(&self.describe(), key, "get")?;
-        let Object { body, stat, mut attributes, .. } = self.state().objects.get(key).cloned().ok_or_else(|| self.not_found(key))?;
+        let Object { body, stat, mut attributes, .. } =
+            self.state().objects.get(key).cloned().ok_or_else(|| self.not_found(key))?;
         if options.if_match.is_some_and(|etag| etag != stat.etag) {
             return Err(StoreError::Changed { place: self.place(key) });
         }
@@ -264,6 +265,14 @@ impl Store for MemoryStore {
         let state = self.state();
         let first = state.earlier.get(key).and_then(|earlier| earlier.first()).or_else(|| state.objects.get(key));
         Ok(self.held(first.ok_or_else(|| self.not_found(key))?.lock))
+    }
+
+    async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {
+        if self.lock_of(key).await?.is_some_and(|present| !lock.covers(&present)) {
+            let detail = "a lock is neither shortened nor weakened".to_owned();
+            return Err(StoreError::Denied { place: self.place(key), action: "lock", detail });
+        }
+        self.extend_lock(key, lock).await.map(|_| ())
     }
 
     async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {

@@ -39,7 +39,7 @@ pub use location::{Location, LocationError};
 pub use lock::{Lock, LockMode, LockSupport};
 pub use memory::MemoryStore;
 pub use retry::{Retry, RetryPolicy};
-pub use s3::{S3Config, S3Store};
+pub use s3::{S3Config, S3Role, S3Store, s3_permissions};
 
 /// What travels with an object beside its bytes. Everything is optional; an empty value is left out of requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,6 +200,12 @@ pub trait Store: Debug + Send + Sync {
     /// What locks the version of an object that was stored first; `None` for a lock that ended as for none at all.
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         self.stat(key).await.map(|_| None)
+    }
+
+    /// Gives the version of an object that was stored first exactly this lock. The store itself refuses what would shorten or
+    /// weaken one; [`Store::extend_lock`] is what does not ask for that.
+    async fn set_lock(&self, _key: &str, _lock: Lock) -> Result<(), StoreError> {
+        Err(no_locks(self.describe()))
     }
 
     /// Locks the version of an object that was stored first at least so firmly and so long, and returns what holds it then. Never shortens, and

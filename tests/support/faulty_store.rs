@@ -8,7 +8,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use farshore::stores::{
-    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
+    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
+    UploadedPart,
 };
 use futures_util::{StreamExt, stream};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -60,6 +61,7 @@ struct State {
     queued: HashMap<Call, VecDeque<Fault>>,
     calls: HashMap<Call, u64>,
     drawn: Option<(StdRng, f64)>,
+    forgets_locks: bool,
 }
 
 impl FaultyStore {
@@ -77,6 +79,11 @@ impl FaultyStore {
     /// The next calls of this kind fail so, one after the other.
     pub fn queue(&self, call: Call, faults: impl IntoIterator<Item = Fault>) {
         self.state.lock().unwrap().queued.entry(call).or_default().extend(faults);
+    }
+
+    /// From now on puts answer as if they locked, and do not.
+    pub fn forget_locks(&self) {
+        self.state.lock().unwrap().forgets_locks = true;
     }
 
     /// How many calls of this kind were made.
@@ -150,6 +157,8 @@ impl Store for FaultyStore {
     }
 
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
+        let lock = options.lock.filter(|_| !self.state.lock().unwrap().forgets_locks);
+        let options = PutOptions { lock, ..options };
         self.faulty(Call::Put, self.inner.put(key, body, options)).await
     }
 
@@ -211,6 +220,10 @@ impl Store for FaultyStore {
 
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         self.faulty(Call::Lock, self.inner.lock_of(key)).await
+    }
+
+    async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {
+        self.faulty(Call::Lock, self.inner.set_lock(key, lock)).await
     }
 
     async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {

@@ -104,6 +104,13 @@ pub async fn a_lock_is_extended_and_never_shortened_or_weakened(fresh: &Fresh) {
     assert_eq!(store.extend_lock("k", longer).await.unwrap(), longer);
     assert_eq!(store.extend_lock("k", lock(LockMode::Governance, 1)).await.unwrap(), longer);
     assert_eq!(store.lock_of("k").await.unwrap(), Some(longer));
+    // The store itself refuses, whoever asks in earnest.
+    for mode in [LockMode::Governance, LockMode::Compliance] {
+        let key = format!("refused-{mode}");
+        put(store, &key, "x", Some(lock(mode, 2))).await;
+        store.set_lock(&key, lock(mode, 1)).await.unwrap_err();
+        assert_eq!(store.lock_of(&key).await.unwrap(), Some(lock(mode, 2)));
+    }
 
     let firm = lock(LockMode::Compliance, 2);
     put(store, "c", "x", Some(firm)).await;

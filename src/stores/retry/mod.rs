@@ -31,7 +31,8 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
 use super::{
-    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
+    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
+    UploadedPart,
     bounds::{object_place, resolve_range, sha256},
 };
 use crate::clock::SharedClock;
@@ -324,6 +325,16 @@ impl Store for Retry {
         let mut attempts = self.attempts();
         loop {
             match self.noting(self.inner.lock_of(key)).await {
+                Err(error) => attempts.again(error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.noting(self.inner.set_lock(key, lock)).await {
                 Err(error) => attempts.again(error).await?,
                 done => return done,
             }

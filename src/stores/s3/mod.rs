@@ -1,5 +1,6 @@
 //! A store over an S3 bucket, or any server that speaks its protocol: `config.rs` says how it is reached, `read.rs`, `write.rs` and
-//! `versions.rs` what is asked, `values.rs` how values travel, `error.rs` what the answers mean.
+//! `versions.rs` what is asked, `values.rs` how values travel, `error.rs` what the answers mean,
+//! `permissions.rs` what an identity must be allowed.
 //!
 //! Promises beside those of the room:
 //! * Every upload carries the SHA-256 of its bytes in a signed header, so that the server verifies it; the body is not signed as
@@ -16,6 +17,7 @@
 
 mod config;
 mod error;
+mod permissions;
 mod read;
 mod values;
 mod versions;
@@ -44,6 +46,7 @@ use super::{
 use crate::clock::{SharedClock, SystemClock};
 
 pub use config::S3Config;
+pub use permissions::{S3Role, s3_permissions};
 
 /// A store over an S3 bucket.
 pub struct S3Store {
@@ -215,6 +218,12 @@ impl Store for S3Store {
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         check_key(&self.place, key, "read the lock of")?;
         self.read_lock(key).await
+    }
+
+    async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {
+        check_key(&self.place, key, "lock")?;
+        let version = self.first_version(key).await?;
+        self.put_retention(key, &version, lock).await
     }
 
     async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {

@@ -214,15 +214,19 @@ impl S3Store {
             return Ok(present);
         }
         let wanted = present.map_or(lock, |present| present.joined(&lock));
-        let mode = match wanted.mode {
+        self.put_retention(key, &version, wanted).await?;
+        Ok(wanted)
+    }
+
+    pub(super) async fn put_retention(&self, key: &str, version: &str, lock: Lock) -> Result<(), StoreError> {
+        let mode = match lock.mode {
             LockMode::Governance => ObjectLockRetentionMode::Governance,
             LockMode::Compliance => ObjectLockRetentionMode::Compliance,
         };
-        let retention = ObjectLockRetention::builder().mode(mode).retain_until_date(seconds(wanted.until)).build();
-        let put = self.client.put_object_retention().bucket(&self.bucket).key(self.whole(key)).version_id(&version);
+        let retention = ObjectLockRetention::builder().mode(mode).retain_until_date(seconds(lock.until)).build();
+        let put = self.client.put_object_retention().bucket(&self.bucket).key(self.whole(key)).version_id(version);
         let put = put.checksum_algorithm(ChecksumAlgorithm::Sha256).retention(retention);
-        put.send().await.map_err(|error| self.error(key, "extend the lock of", &error))?;
-        Ok(wanted)
+        put.send().await.map(|_| ()).map_err(|error| self.error(key, "extend the lock of", &error))
     }
 
     pub(super) async fn ask_lock_support(&self) -> Result<LockSupport, StoreError> {

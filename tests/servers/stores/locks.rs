@@ -37,10 +37,11 @@ async fn a_bucket_without_object_lock_says_so_and_refuses_locks() {
     store.create().await.unwrap();
     let support = store.lock_support().await.unwrap();
     assert!(!support.object_lock && !support.versioned, "{support:?}");
-    let lock = Some(Lock { mode: LockMode::Governance, until: Utc::now() + TimeDelta::hours(1) });
-    store.put("k", Bytes::from_static(b"x"), PutOptions { lock, ..PutOptions::default() }).await.unwrap_err();
+    let lock = Lock { mode: LockMode::Governance, until: Utc::now() + TimeDelta::hours(1) };
+    let options = PutOptions { lock: Some(lock), ..PutOptions::default() };
+    store.put("k", Bytes::from_static(b"x"), options).await.unwrap_err();
     store.put("free", Bytes::from_static(b"x"), PutOptions::default()).await.unwrap();
-    assert!(matches!(store.extend_lock("free", lock.unwrap()).await.unwrap_err(), StoreError::Unsupported { .. }));
+    assert!(matches!(store.extend_lock("free", lock).await.unwrap_err(), StoreError::Unsupported { .. }));
     store.delete_versions("free").await.unwrap();
     assert!(matches!(store.stat("free").await.unwrap_err(), StoreError::NotFound { .. }));
 }
