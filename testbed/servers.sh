@@ -51,6 +51,7 @@ PYTHON
 }
 
 # Starts SeaweedFS in the new directory $1. Sets seaweedfs_pid, s3_endpoint, s3_access_key, s3_secret_key.
+# The identities writer and pruner have the same secret, and neither may administer or lift locks.
 start_seaweedfs() {
     local directory="$1" free_kib s3_grpc master master_grpc volume volume_grpc filer_grpc
     free_kib=$(df --output=avail "$(dirname "$directory")" | tail -n 1)
@@ -64,8 +65,13 @@ start_seaweedfs() {
     mkdir -m 700 "$directory"
     mkdir "$directory/data"
     cat >"$directory/s3.json" <<JSON
-{"identities": [{"name": "admin", "credentials": [{"accessKey": "$s3_access_key", "secretKey": "$s3_secret_key"}],
-  "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}
+{"identities": [
+  {"name": "admin", "credentials": [{"accessKey": "$s3_access_key", "secretKey": "$s3_secret_key"}],
+   "actions": ["Admin", "Read", "Write", "List", "Tagging"]},
+  {"name": "writer", "credentials": [{"accessKey": "farshore-writer", "secretKey": "$s3_secret_key"}],
+   "actions": ["Read", "Write", "List", "GetObjectRetention", "PutObjectRetention"]},
+  {"name": "pruner", "credentials": [{"accessKey": "farshore-pruner", "secretKey": "$s3_secret_key"}],
+   "actions": ["Read", "Write", "List", "GetObjectRetention", "PutObjectRetention"]}]}
 JSON
     setpriv --pdeathsig KILL "$seaweedfs_home/weed" server -dir="$directory/data" -ip=127.0.0.1 -ip.bind=127.0.0.1 \
         -master.port="$master" -master.port.grpc="$master_grpc" -master.volumeSizeLimitMB=256 -master.telemetry=false \

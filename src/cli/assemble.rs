@@ -8,9 +8,12 @@ use super::{CliError, place};
 use crate::{
     clock::SharedClock,
     operations::NamedSource,
-    policy::{Encryption, Limits, PlainOrSecret, Policy, PostgresPolicy, SecretReference, SourceKind, StorePolicy},
+    policy::{
+        Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy, PostgresPolicy, SecretReference, SourceKind,
+        StorePolicy,
+    },
     report::Agent,
-    repository::{Recipients, Workers},
+    repository::{LockTerm, Recipients, Workers},
     sources::{
         Capture,
         bucket::{BucketOptions, BucketSource},
@@ -18,7 +21,7 @@ use crate::{
         files::{FilesOptions, FilesSource},
         postgres::{LogicalOptions, PostgresConfig, PostgresLogical},
     },
-    stores::{FilesystemStore, Limit, Retry, RetryPolicy, S3Config, S3Store, SharedStore},
+    stores::{FilesystemStore, Limit, LockMode, Retry, RetryPolicy, S3Config, S3Store, SharedStore, StoreError},
 };
 
 /// Requests in flight to one store at once.
@@ -69,9 +72,12 @@ pub(super) fn wrap(store: SharedStore, clock: &SharedClock) -> SharedStore {
     Retry::over(Limit::over(store, REQUESTS), RetryPolicy::default(), clock.clone())
 }
 
-/// Opens the store that a policy names.
-pub(super) async fn store(policy: &StorePolicy, clock: &SharedClock) -> Result<SharedStore, CliError> {
+/// Opens the store that a policy names; with `first_versions` to read what it stored first of each object.
+pub(super) async fn store(policy: &StorePolicy, first_versions: bool, clock: &SharedClock) -> Result<SharedStore, CliError> {
     let bare: SharedStore = match policy {
+        StorePolicy::Filesystem(_) if first_versions => {
+            return Err(StoreError::Unsupported { place: policy.place(), what: "reading earlier versions" }.into());
+        }
         StorePolicy::Filesystem(filesystem) => FilesystemStore::new(filesystem.path.clone()),
         StorePolicy::S3(s3) => Arc::new(
             S3Store::connect(S3Config {
@@ -84,11 +90,21 @@ pub(super) async fn store(policy: &StorePolicy, clock: &SharedClock) -> Result<S
                 secret_key: s3.secret_key.as_ref().map(secret).transpose()?,
                 session_token: s3.session_token.as_ref().map(secret).transpose()?,
                 profile: s3.profile.clone(),
+                first_versions,
             })
             .await?,
         ),
     };
     Ok(wrap(bare, clock))
+}
+
+/// How firmly and how long a site keeps what is stored, as its repository wants it said.
+pub(super) fn lock_term(policy: LockPolicy) -> LockTerm {
+    let mode = match policy.mode {
+        LockModePolicy::Governance => LockMode::Governance,
+        LockModePolicy::Compliance => LockMode::Compliance,
+    };
+    LockTerm { mode, days: policy.days }
 }
 
 /// A directory as a store.
@@ -110,7 +126,9 @@ pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<
                 let options = LogicalOptions { bin_directory: database.bin_directory.clone(), ..LogicalOptions::default() };
                 Arc::new(PostgresLogical::new(postgres(&source.name, database)?, options))
             }
-            SourceKind::Bucket(bucket) => Arc::new(BucketSource::new(store(&bucket.store, clock).await?, BucketOptions::default())),
+            SourceKind::Bucket(bucket) => {
+                Arc::new(BucketSource::new(store(&bucket.store, false, clock).await?, BucketOptions::default()))
+            }
             SourceKind::Files(files) => Arc::new(FilesSource::new(FilesOptions {
                 paths: files.paths.clone(),
                 include: files.include.clone(),

@@ -38,7 +38,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     };
     let (mut reports, mut code, mut failure): (Vec<BackupReport>, _, _) = (Vec::new(), ExitCode::Success, None);
     for site in sites {
-        let place_args = PlaceArgs { site: Some(site.clone()), identity: args.identity.clone() };
+        let place_args = PlaceArgs { site: Some(site.clone()), identity: args.identity.clone(), first_versions: false };
         // One site that is down must not keep the others without their point.
         match one(context, &args.policy, place_args, args.time_limit, args.dry_run).await {
             Ok(None) => {}

@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
-use super::{CliError, Context, assemble, place};
+use super::{CliError, Context, assemble, permissions, place};
 use crate::{
     clock::SystemClock,
+    policy::LockModePolicy,
     report::ExitCode,
     repository::{Initialised, Repository},
 };
@@ -31,6 +32,8 @@ struct InitReport {
     #[serde(flatten)]
     made: Option<Initialised>,
     warnings: Vec<String>,
+    /// What each identity must be allowed there; nothing for a directory.
+    permissions: Vec<permissions::Permissions>,
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
@@ -43,7 +46,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     };
     let mut reports = Vec::new();
     for site in sites {
-        let store = assemble::store(&site.store, &clock).await?;
+        let store = assemble::store(&site.store, false, &clock).await?;
         let mut warnings = Vec::new();
         if let crate::policy::Encryption::Recipients(who) = &policy.encryption {
             if who.recipients.len() < 2 {
@@ -58,15 +61,34 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         } else {
             warnings.push("encryption = \"none\": everybody who can read the site can read the data".to_owned());
         }
+        let lock = site.lock.map(assemble::lock_term);
+        match &site.lock {
+            Some(lock) if lock.mode == LockModePolicy::Compliance => warnings.push(format!(
+                "lock: nobody, not even the owner of the account, can delete what a backup stored before {} days have passed",
+                lock.days
+            )),
+            Some(_) => {}
+            None => warnings.push(
+                "no lock: whoever may delete at the site can delete every point; say lock = { mode = \"compliance\", days = … } for a bucket with Object Lock".to_owned(),
+            ),
+        }
         let made = if args.dry_run {
             None
         } else {
-            if args.create {
-                store.create().await?;
+            match args.create {
+                true if lock.is_some() => store.create_locking().await?,
+                true => store.create().await?,
+                false => {}
             }
-            Some(Repository::init(&store, &clock, &recipients).await?)
+            Some(Repository::init_locked(&store, &clock, &recipients, lock).await?)
         };
-        reports.push(InitReport { site: site.name.clone(), place: store.describe(), made, warnings });
+        reports.push(InitReport {
+            site: site.name.clone(),
+            place: store.describe(),
+            made,
+            warnings,
+            permissions: permissions::of(site),
+        });
     }
     context.print(&reports, |look| reports.iter().map(|report| text(report, look)).collect())?;
     Ok(ExitCode::Success)
@@ -80,6 +102,10 @@ fn text(report: &InitReport, look: crate::report::Look) -> String {
     let findings = report.made.iter().flat_map(|made| &made.findings);
     for line in findings.chain(&report.warnings) {
         text.push_str(&format!("  {line}\n"));
+    }
+    if !report.permissions.is_empty() {
+        text.push_str("  what each identity must be allowed, and nothing beyond (`farshore permissions` prints it again):\n\n");
+        text.push_str(&permissions::text(&report.permissions));
     }
     text
 }

@@ -11,6 +11,7 @@ mod failure;
 mod identity;
 mod init;
 mod key;
+mod permissions;
 mod pin;
 mod place;
 mod points;
@@ -95,6 +96,8 @@ enum Command {
     Drill(drill::Args),
     /// Make, list and check keys, and change who the recipients are.
     Key(key::Args),
+    /// Print what each identity (writer, reader, pruner) must be allowed at a policy's sites.
+    Permissions(permissions::Args),
     /// Check policies, or print their schema.
     Policy(policy::Args),
     /// Print a completion script for a shell.
@@ -159,6 +162,7 @@ pub async fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
         Command::Verify(args) => verify::run(&context, args).await,
         Command::Drill(args) => drill::run(&context, args).await,
         Command::Key(args) => key::run(&context, args).await,
+        Command::Permissions(args) => permissions::run(&context, args),
         Command::Policy(args) => policy::run(&context, args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "farshore", &mut std::io::stdout());

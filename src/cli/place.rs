@@ -6,7 +6,7 @@ use super::{CliError, assemble, identity};
 use crate::{
     clock::{SharedClock, SystemClock},
     policy::{Encryption, Policy, SitePolicy},
-    repository::{Expected, Identities, Repository},
+    repository::{Expected, Identities, LockTerm, Repository},
     stores::{Location, SharedStore},
 };
 
@@ -24,6 +24,10 @@ pub(super) struct PlaceArgs {
     /// terminal, or read from the file that FARSHORE_PASSPHRASE_FILE names.
     #[arg(long, value_name = "FILE", env = "FARSHORE_IDENTITY_FILE", value_delimiter = ':')]
     pub(super) identity: Vec<PathBuf>,
+    /// Read of each object the version that the site stored first, whatever was written or marked as deleted over it since (S3,
+    /// versioned bucket).
+    #[arg(long)]
+    pub(super) first_versions: bool,
 }
 
 /// A command's policy and POINT-like words, told apart.
@@ -59,6 +63,8 @@ fn is_address(word: &str) -> bool {
 /// An open place.
 pub(super) struct Place {
     pub(super) policy: Option<Policy>,
+    /// How the site's policy has locked what is written.
+    pub(super) lock: Option<LockTerm>,
     pub(super) store: SharedStore,
     pub(super) identities: Identities,
     pub(super) clock: SharedClock,
@@ -67,7 +73,11 @@ pub(super) struct Place {
 impl Place {
     pub(super) async fn open(&self, cache: &Path) -> Result<Repository, CliError> {
         let (store, clock) = (self.store.clone(), self.clock.clone());
-        Ok(Repository::open(store, clock, &self.identities, self.expected(), cache).await?)
+        let repository = Repository::open(store, clock, &self.identities, self.expected(), cache).await?;
+        Ok(match self.lock {
+            Some(term) => repository.with_lock(term),
+            None => repository,
+        })
     }
 
     /// What is known of the repository from others than its site: the policy decides; without one, whether there is an identity.
@@ -93,17 +103,19 @@ pub(super) async fn find(policy: Option<&str>, args: &PlaceArgs) -> Result<Place
     let Some(named) = policy else {
         let word = args.site.as_deref().unwrap_or_default();
         let location = Location::parse(word).map_err(|error| CliError::Usage(error.to_string()))?;
-        let store = assemble::wrap(location.open().await?, &clock);
-        return Ok(Place { policy: None, store, identities, clock });
+        let bare = if args.first_versions { location.open_first_versions().await? } else { location.open().await? };
+        let store = assemble::wrap(bare, &clock);
+        return Ok(Place { policy: None, lock: None, store, identities, clock });
     };
     let policy = load_policy(named)?;
     let site = choose_site(&policy, args.site.as_deref())?;
-    let store = assemble::store(&site.store, &clock).await?;
+    let store = assemble::store(&site.store, args.first_versions, &clock).await?;
     // Whoever brings an identity of his own need not have the agent's: a drill runs where the agent is not.
     if identities.is_empty() {
         identities = agent_identity(&policy)?;
     }
-    Ok(Place { policy: Some(policy), store, identities, clock })
+    let lock = site.lock.map(assemble::lock_term);
+    Ok(Place { policy: Some(policy), lock, store, identities, clock })
 }
 
 /// The site of a policy that a word names; its first without one.

@@ -1,9 +1,9 @@
 //! What only shows when the pieces of a policy are held against each other: names, references, places within places.
 
-use std::{collections::BTreeMap, path::Path as FilePath};
+use std::{collections::BTreeMap, path::Path as FilePath, time::Duration};
 
 use super::{
-    SourceKind, SourcePolicy, StorePolicy,
+    Retention, SitePolicy, SourceKind, SourcePolicy, StorePolicy,
     document::{Document, Findings, Path},
     structure::similar,
 };
@@ -94,6 +94,30 @@ pub fn separate_places(sources: &[(Path, SourcePolicy)], sites: &[(Path, StorePo
                 }
                 SourceKind::Bucket(_) | SourceKind::Postgres(_) | SourceKind::Command(_) => {}
             }
+        }
+    }
+}
+
+/// A lock only where the store has such a thing, and not shorter than points are kept: the last days of a point would be the
+/// ones in which it can be deleted.
+pub fn locks(sites: &[(Path, SitePolicy)], retention: &Retention, findings: &mut Findings<'_>) {
+    for (path, site) in sites {
+        let Some(lock) = site.lock else { continue };
+        let path = path.key("lock");
+        if matches!(site.store, StorePolicy::Filesystem(_)) {
+            findings.add(
+                &path,
+                "a directory cannot be locked: whoever owns a file can delete it; use a bucket with Object Lock (kind = \"s3\"), or leave it out",
+            );
+        }
+        if Duration::from_secs(u64::from(lock.days) * 24 * 3600) < retention.keep_within {
+            findings.add(
+                &path.key("days"),
+                format!(
+                    "is shorter than retention.keep_within ({}): points that are to be kept could be deleted; make it as long",
+                    humantime::format_duration(retention.keep_within)
+                ),
+            );
         }
     }
 }

@@ -12,11 +12,12 @@ use std::{
 use bytesize::ByteSize;
 
 use super::{
-    DrillPolicy, Encryption, FilesystemPolicy, Limits, Objectives, PlainOrSecret, Recipients, Retention, S3Policy, SecretReference,
-    StorePolicy, connection,
+    DrillPolicy, Encryption, FilesystemPolicy, Limits, LockModePolicy, LockPolicy, Objectives, PlainOrSecret, Recipients,
+    Retention, S3Policy, SecretReference, StorePolicy, connection,
     document::{Findings, Path},
     typed::{
-        TypedDrill, TypedEncryption, TypedLimits, TypedObjectives, TypedPlainOrSecret, TypedRetention, TypedSecret, TypedStore,
+        TypedDrill, TypedEncryption, TypedLimits, TypedLock, TypedLockMode, TypedObjectives, TypedPlainOrSecret, TypedRetention,
+        TypedSecret, TypedStore,
     },
 };
 
@@ -201,6 +202,15 @@ pub fn objectives(typed: TypedObjectives, path: &Path, findings: &mut Findings<'
         rpo: duration(typed.rpo, "26h", &path.key("rpo"), findings),
         rto: duration(typed.rto, "1h", &path.key("rto"), findings),
     }
+}
+
+/// `lock` of a `[[site]]`; `None` for one of which a part is missing or wrong, which the schema reported.
+pub fn lock(typed: TypedLock) -> Option<LockPolicy> {
+    let mode = match typed.mode? {
+        TypedLockMode::Governance => LockModePolicy::Governance,
+        TypedLockMode::Compliance => LockModePolicy::Compliance,
+    };
+    Some(LockPolicy { mode, days: u32::try_from(typed.days?).ok()? })
 }
 
 /// `[retention]`.

@@ -60,14 +60,15 @@ fn meant(typed: TypedPolicy, text: &str, document: &Document<'_>, findings: &mut
     let sites = sites(typed.site, findings);
     let stores: Vec<_> = sites.iter().map(|(path, site)| (path.clone(), site.store.clone())).collect();
     consistency::separate_places(&located, &stores, findings);
+    let retention =
+        typed.retention.map_or_else(Retention::default, |typed| meaning::retention(typed, &root.key("retention"), findings));
+    consistency::locks(&sites, &retention, findings);
     let sources: Vec<SourcePolicy> = located.into_iter().map(|(_, source)| source).collect();
     let cross_checks = cross_checks(typed.cross_check, &sources, document, findings);
     let drill = drill(typed.drill, &sources, document, findings);
     let encryption = typed.encryption.map(|typed| meaning::encryption(typed, &root.key("encryption"), findings));
     let objectives =
         typed.objectives.map_or_else(Objectives::default, |typed| meaning::objectives(typed, &root.key("objectives"), findings));
-    let retention =
-        typed.retention.map_or_else(Retention::default, |typed| meaning::retention(typed, &root.key("retention"), findings));
     let limits = typed.limits.map_or_else(Limits::default, |typed| meaning::limits(typed, &root.key("limits"), findings));
     Some(Policy {
         name,
@@ -102,8 +103,9 @@ fn sites(typed: Option<Vec<Option<TypedSite>>>, findings: &mut Findings<'_>) -> 
         let Some(typed) = typed else { continue };
         let path = Path::root().key("site").index(index);
         let name = meaning::name(typed.name, &path.key("name"), findings);
+        let lock = typed.lock.and_then(meaning::lock);
         if let Some(store) = meaning::store(typed.store, &path.key("store"), findings) {
-            sites.push((path, SitePolicy { name, store }));
+            sites.push((path, SitePolicy { name, store, lock }));
         }
     }
     sites

@@ -11,6 +11,27 @@ pub struct SitePolicy {
     pub name: String,
     /// Where its repository lies.
     pub store: StorePolicy,
+    /// How firmly and how long the site itself keeps what a backup stores; `None`: not at all.
+    pub lock: Option<LockPolicy>,
+}
+
+/// `lock` of a `[[site]]`: Object Lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockPolicy {
+    /// Who can lift a lock before its time.
+    pub mode: LockModePolicy,
+    /// Every recovery point, and all that a restore of it needs, is locked at least so many days from its backup on. At least
+    /// as long as `keep_within`.
+    pub days: u32,
+}
+
+/// Who can lift a lock before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockModePolicy {
+    /// Identities with a right of their own for that.
+    Governance,
+    /// Nobody.
+    Compliance,
 }
 
 /// A place that holds objects: at a site, or a bucket that is protected.

@@ -139,6 +139,32 @@ pub struct TypedSite {
     /// Where its repository lies.
     #[schemars(required)]
     pub store: Option<TypedStore>,
+    /// Object Lock: the site refuses to delete what a backup stored, whoever asks. S3 only; the bucket must have it enabled.
+    pub lock: Option<TypedLock>,
+}
+
+/// How firmly and how long the site keeps what a backup stored.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Lock")]
+pub struct TypedLock {
+    /// `governance`: identities with a right of their own can lift it. `compliance`: nobody can.
+    #[schemars(required)]
+    pub mode: Option<TypedLockMode>,
+    /// Days from a backup on during which nothing that a restore of it needs can be deleted; at least `keep_within`.
+    #[schemars(required, range(min = 1, max = 36_500), example = &30)]
+    pub days: Option<i64>,
+}
+
+/// Who can lift a lock before its time.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "LockMode")]
+pub enum TypedLockMode {
+    /// Identities with a right of their own for that.
+    Governance,
+    /// Nobody.
+    Compliance,
 }
 
 /// A place that holds objects.

@@ -11,6 +11,7 @@ use std::{
     sync::{Arc, RwLock},
 };
 
+use chrono::DateTime;
 use redb::{
     Database, Durability, MultimapTableDefinition, ReadOnlyMultimapTable, ReadOnlyTable, ReadableDatabase, ReadableTable,
     TableDefinition,
@@ -23,6 +24,7 @@ use super::{
     format::Id,
     pack::{PackEntry, Place},
 };
+use crate::stores::{Lock, LockMode};
 
 /// Memory that redb may use for pages, bytes.
 const PAGE_CACHE_BYTES: usize = 16 << 20;
@@ -37,6 +39,10 @@ const CHUNKS: TableDefinition<'static, &[u8; 32], ChunkRow> = TableDefinition::n
 const OTHERS: MultimapTableDefinition<'static, &[u8; 32], ChunkRow> = MultimapTableDefinition::new("others");
 const PACKS: TableDefinition<'static, u32, PackRow> = TableDefinition::new("packs");
 const INDEXES: TableDefinition<'static, &[u8; 32], ()> = TableDefinition::new("indexes");
+/// index → number of its first pack, and how many follow.
+const RANGES: TableDefinition<'static, &[u8; 32], (u32, u32)> = TableDefinition::new("ranges");
+/// Key of an object → until when it is locked (seconds since 1970), and whether nobody can lift that.
+const LOCKS: TableDefinition<'static, &str, (i64, bool)> = TableDefinition::new("locks");
 
 /// Where a chunk is, with all that is needed to read it.
 #[derive(Debug, Clone)]
@@ -130,6 +136,8 @@ impl ChunkCache {
         write.open_multimap_table(OTHERS)?;
         write.open_table(PACKS)?;
         write.open_table(INDEXES)?;
+        write.open_table(RANGES)?;
+        write.open_table(LOCKS)?;
         write.commit()?;
         let tables = RwLock::new(Arc::new(read(&database)?));
         Ok(Self { database, tables, seen: RwLock::default(), path: path.to_owned(), _private: private })
@@ -162,10 +170,12 @@ impl ChunkCache {
             write.delete_multimap_table(OTHERS)?;
             write.delete_table(PACKS)?;
             write.delete_table(INDEXES)?;
+            write.delete_table(RANGES)?;
             write.open_table(CHUNKS)?;
             write.open_multimap_table(OTHERS)?;
             write.open_table(PACKS)?;
             write.open_table(INDEXES)?;
+            write.open_table(RANGES)?;
             write.commit()?;
             self.refresh()
         };
@@ -192,6 +202,8 @@ impl ChunkCache {
                 let mut other_rows = write.open_multimap_table(OTHERS)?;
                 let mut pack_rows = write.open_table(PACKS)?;
                 let first = pack_rows.last()?.map_or(0, |(last, _)| last.value() + 1);
+                // An index names far fewer packs than a u32 counts.
+                write.open_table(RANGES)?.insert(index, (first, packs.len() as u32))?;
                 for (number, pack) in (first..).zip(packs) {
                     let class = u8::from(pack.class == Class::Catalogue) + 1;
                     let directory = pack.directory_hash();
@@ -218,6 +230,67 @@ impl ChunkCache {
     pub fn persist(&self) -> Result<()> {
         let persist = || -> Result<_, redb::Error> { Ok(self.database.begin_write()?.commit()?) };
         persist().map_err(self.failed())
+    }
+
+    /// The indexes that name any of these packs; also those of which an earlier version of this program did not keep which ones.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`].
+    pub fn indexes_of(&self, packs: &HashSet<u32>) -> Result<Vec<[u8; 32]>> {
+        let all = self.indexes()?;
+        let choose = || -> Result<_, redb::Error> {
+            let ranges = self.database.begin_read()?.open_table(RANGES)?;
+            let mut chosen = Vec::new();
+            for index in all {
+                let named = match ranges.get(&index)? {
+                    None => true,
+                    Some(range) => {
+                        let (first, count) = range.value();
+                        (first..first.saturating_add(count)).any(|number| packs.contains(&number))
+                    }
+                };
+                if named {
+                    chosen.push(index);
+                }
+            }
+            Ok(chosen)
+        };
+        choose().map_err(self.failed())
+    }
+
+    /// Remembers how objects are locked. Blocking.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`].
+    pub fn note_locks<'a>(&self, locks: impl Iterator<Item = (&'a str, &'a Lock)>) -> Result<()> {
+        let note = || -> Result<_, redb::Error> {
+            let mut write = self.database.begin_write()?;
+            write.set_durability(Durability::None)?;
+            {
+                let mut rows = write.open_table(LOCKS)?;
+                for (key, lock) in locks {
+                    rows.insert(key, (lock.until.timestamp(), lock.mode == LockMode::Compliance))?;
+                }
+            }
+            Ok(write.commit()?)
+        };
+        note().map_err(self.failed())
+    }
+
+    /// How an object was locked when that was last known. (It may hold longer by now, never shorter.)
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`].
+    pub fn lock(&self, key: &str) -> Result<Option<Lock>> {
+        let look = || -> Result<_, redb::Error> {
+            let rows = self.database.begin_read()?.open_table(LOCKS)?;
+            Ok(rows.get(key)?.map(|row| row.value()))
+        };
+        let row = look().map_err(self.failed())?;
+        Ok(row.and_then(|(until, firm)| {
+            let mode = if firm { LockMode::Compliance } else { LockMode::Governance };
+            Some(Lock { mode, until: DateTime::from_timestamp(until, 0)? })
+        }))
     }
 
     fn tables(&self) -> Arc<Tables> {

@@ -6,7 +6,9 @@ use crate::stores::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum RepositoryError {
     /// There is no repository under this prefix.
-    #[error("{place}: there is no Farshore repository here; check the site in the policy, or make one with `farshore init`")]
+    #[error(
+        "{place}: there is no Farshore repository here; check the site in the policy, or make one with `farshore init`; if there was one, somebody may have marked it as deleted: a versioned bucket shows it with --first-versions"
+    )]
     NoRepository {
         /// The site.
         place: String,

@@ -18,6 +18,7 @@ mod evidence;
 mod format;
 mod index;
 mod keys;
+mod lock;
 mod memory;
 mod pack;
 mod pins;
@@ -48,6 +49,7 @@ pub use keys::{
     Holder, Identities, KeyHolders, RecipientSet, Recipients, RotationPlan, RotationRequest, RotationSummary, SetMember, SetName,
     generate_identity, is_passphrase_wrapped, open_identities, parse_public_key, random, sha256, wrap_identity,
 };
+pub use lock::LockTerm;
 pub use memory::Budget;
 pub use pins::{PinAction, PinRecord, StoredPin};
 pub use point::{Agent, Measures, Point, PointName, Snapshot};
@@ -91,6 +93,10 @@ pub struct RepositoryFile {
     /// made before it was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agents: Option<Vec<String>>,
+    /// What `init` found out where the policy asked for locks: the mode (`governance` or `compliance`) that the site kept when it was
+    /// tried out. Absent where nobody asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locks: Option<String>,
     /// Keyed hash of everything else in it (also of what later versions add), hexadecimal.
     pub seal: String,
 }
@@ -121,6 +127,8 @@ pub struct Repository {
     catalogue: Arc<Catalogue>,
     identities: Identities,
     cache_directory: PathBuf,
+    /// The same store as `store`, where what is written is locked.
+    locking: Option<Arc<lock::Locking>>,
     /// The local index while somebody uses it: a second opening of the same file would have to do with a private copy.
     cache: Mutex<Weak<ChunkCache>>,
 }
@@ -179,12 +187,36 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError::AlreadyThere`], the store's, [`RepositoryError::Key`].
     pub async fn init(store: &SharedStore, clock: &SharedClock, recipients: &Recipients) -> Result<Initialised> {
+        Self::init_locked(store, clock, recipients, None).await
+    }
+
+    /// As [`Self::init`], and with a term everything is locked from the beginning, after probing that locks are really kept.
+    ///
+    /// # Errors
+    /// As [`Self::init`]; [`RepositoryError::Refused`] for a site that cannot do what the term asks for.
+    pub async fn init_locked(
+        store: &SharedStore,
+        clock: &SharedClock,
+        recipients: &Recipients,
+        term: Option<LockTerm>,
+    ) -> Result<Initialised> {
         // Listed, not looked up: a HEAD cannot tell a missing bucket from a missing object, and there are servers that make a
         // missing bucket on the first write.
         if !store.list(REPOSITORY_FILE, None, 1).await?.objects.is_empty() {
             return Err(RepositoryError::AlreadyThere { place: store.describe() });
         }
-        let found = probe::probe(store).await?;
+        let mut found = probe::probe(store, term.is_some()).await?;
+        if let Some(term) = term {
+            found.findings.extend(probe::probe_locks(store, term.mode).await?);
+        }
+        let locked: SharedStore;
+        let store = match term {
+            None => store,
+            Some(term) => {
+                locked = lock::Locking::over(store.clone(), term, clock.clone());
+                &locked
+            }
+        };
         let id: Id = random();
         let catalogue = Catalogue::create(store, &id, recipients).await?;
         let file = RepositoryFile {
@@ -197,6 +229,7 @@ impl Repository {
             writes: found.writes.clone(),
             recipients: recipients.public_keys(),
             agents: (!matches!(recipients, Recipients::Nobody)).then(|| recipients.agents()),
+            locks: term.map(|term| term.mode.to_string()),
             seal: String::new(),
         };
         let unsealed = serde_json::to_value(&file).expect("strings and a number always serialise");
@@ -247,7 +280,16 @@ impl Repository {
         // Named by id and key: a site that lies about either never meets the cache of another repository.
         let cache_directory = cache_root.join(format!("{}-{}", hex::encode(id), hex::encode(&key[..4])));
         let catalogue = Arc::new(catalogue);
-        Ok(Self { store, clock, file, catalogue, identities: identities.clone(), cache_directory, cache: Mutex::default() })
+        Ok(Self {
+            store,
+            clock,
+            file,
+            catalogue,
+            identities: identities.clone(),
+            cache_directory,
+            locking: None,
+            cache: Mutex::default(),
+        })
     }
 
     /// What `repository.json` says.

@@ -1,13 +1,15 @@
 //! What a store really does, found out by trying: some servers answer 200 to a conditional write and do not honour it.
 
 use bytes::Bytes;
+use chrono::TimeDelta;
 use futures_util::future::join_all;
 
 use super::{
+    RepositoryError,
     error::Result,
     keys::{random, sha256},
 };
-use crate::stores::{GetOptions, PutOptions, SharedStore, StoreError, read_all};
+use crate::stores::{GetOptions, Lock, LockMode, PutOptions, SharedStore, StoreError, read_all};
 
 /// What `repository.json` says of if-absent writes that have exactly one winner.
 pub const EXCLUSIVE: &str = "exclusive";
@@ -26,15 +28,18 @@ pub struct Probed {
     pub findings: Vec<String>,
 }
 
-/// Two conditional writes one after the other, then a race of eight, then a wrong checksum; cleans up after itself.
-pub async fn probe(store: &SharedStore) -> Result<Probed> {
+/// Two conditional writes one after the other, then a race of eight, then a wrong checksum; cleans up after itself, with
+/// `versions` also in a bucket's memory.
+pub async fn probe(store: &SharedStore, versions: bool) -> Result<Probed> {
     let tag = hex::encode(random::<8>());
     let (sequence, race, checksum) =
         (format!("probe/{tag}-sequence"), format!("probe/{tag}-race"), format!("probe/{tag}-checksum"));
     let outcome = try_out(store, &sequence, &race, &checksum).await;
     for key in [&sequence, &race, &checksum] {
         // A writer without the right to delete leaves three tiny objects behind; that is no reason to fail.
-        if let Err(error) = store.delete(key).await {
+        // On a versioned bucket a plain deletion would only hide them.
+        let deleted = if versions { store.delete_versions(key).await } else { store.delete(key).await };
+        if let Err(error) = deleted {
             tracing::warn!(%error, "a probe object could not be removed");
         }
     }
@@ -63,10 +68,61 @@ async fn try_out(store: &SharedStore, sequence: &str, race: &str, checksum: &str
         (true, many) => format!("if-absent writes: honoured one after the other, but {many} of {RACERS} racers won; the weaker guarantee `{LAST_WRITER_WINS}` is used"),
         (false, _) => format!("if-absent writes: answered and NOT honoured; the weaker guarantee `{LAST_WRITER_WINS}` is used"),
     });
-    let options = PutOptions { sha256: Some([0; 32]), ..PutOptions::default() };
+    // If-absent, as a writer may be allowed nothing else: a missing right must not pass for a verified checksum.
+    let options = PutOptions { if_absent: true, sha256: Some([0; 32]), ..PutOptions::default() };
     findings.push(match store.put(checksum, Bytes::from_static(b"checksum"), options).await {
         Err(_) => "upload checksums: verified by the server".to_owned(),
         Ok(_) => "upload checksums: NOT verified by the server; run `farshore verify --read-data` regularly".to_owned(),
     });
     Ok(Probed { writes: if exclusive { EXCLUSIVE } else { LAST_WRITER_WINS }.to_owned(), findings })
+}
+
+/// For how long the probe's own object is locked: longer than a slow site takes for a few requests.
+const PROBE_LOCK: TimeDelta = TimeDelta::minutes(10);
+
+/// Puts a locked object, reads the lock back, and tries to shorten it and to delete the object. The object stays, locked for ten
+/// minutes.
+///
+/// # Errors
+/// [`RepositoryError::Refused`] for a site that does not lock, with the next step; the store's.
+pub async fn probe_locks(store: &SharedStore, mode: LockMode) -> Result<Vec<String>> {
+    let cannot = |detail: &str| RepositoryError::Refused {
+        subject: store.describe(),
+        detail: format!(
+            "the policy asks for a {mode} lock, and {detail}. Let `farshore init --create` make a new bucket with Object Lock, or enable versioning and Object Lock on this one with the provider's own tools, then run `farshore init` again; or take `lock` out of the policy and accept that whoever may delete can delete everything"
+        ),
+    };
+    match store.lock_support().await {
+        Ok(support) if !support.versioned => return Err(cannot("the bucket is not versioned")),
+        Ok(support) if !support.object_lock => return Err(cannot("the bucket has no Object Lock")),
+        // What counts is what is tried out below; not every identity may ask.
+        Ok(_) | Err(StoreError::Denied { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let key = format!("probe/{}-lock", hex::encode(random::<8>()));
+    let clock_key = format!("{key}-clock");
+    let if_absent = |lock| PutOptions { if_absent: true, lock, ..PutOptions::default() };
+    // By the site's clock: this machine's may differ, and a lock must end in the site's future.
+    let now = store.put(&clock_key, Bytes::from_static(b"clock"), if_absent(None)).await?.modified;
+    if let Err(error) = store.delete_versions(&clock_key).await {
+        tracing::warn!(%error, "a probe object could not be removed");
+    }
+    let lock = Lock { mode, until: now + PROBE_LOCK };
+    store.put(&key, Bytes::from_static(b"lock"), if_absent(Some(lock))).await?;
+    if !store.lock_of(&key).await?.is_some_and(|kept| kept.covers(&lock)) {
+        return Err(cannot("the site answers as if it locked objects, and does not"));
+    }
+    let shorter = Lock { mode, until: now + PROBE_LOCK / 2 };
+    let shortened = store.set_lock(&key, shorter).await.is_ok();
+    if shortened || !store.lock_of(&key).await?.is_some_and(|kept| kept.covers(&lock)) {
+        return Err(cannot("the site lets locks be shortened"));
+    }
+    match store.delete_versions(&key).await {
+        Ok(()) => Err(cannot("the site deletes what is locked")),
+        Err(StoreError::Locked { .. } | StoreError::Denied { .. }) => Ok(vec![format!(
+            "locks ({mode}): kept; deleting and shortening are refused. {key} stays, locked until {}",
+            lock.until.format("%H:%M:%SZ")
+        )]),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -1,5 +1,7 @@
 //! What can go wrong at a store, named by what the caller can do.
 
+use chrono::{DateTime, Utc};
+
 /// An error of a store. `place` is the object or bucket it happened at, as an operator would write it down.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -52,6 +54,14 @@ pub enum StoreError {
         action: &'static str,
         /// The server's own words.
         detail: String,
+    },
+    /// A lock keeps it: it can be deleted later, and by nobody now.
+    #[error("{place}: locked until {}; it can be deleted after that", until.format("%Y-%m-%d %H:%M:%SZ"))]
+    Locked {
+        /// Where.
+        place: String,
+        /// When the lock ends, by the site's clock.
+        until: DateTime<Utc>,
     },
     /// No room is left.
     #[error("{place}: no space left ({detail}); free some or enlarge the target, then run the command again")]
@@ -117,6 +127,7 @@ impl StoreError {
             | Self::InvalidRange { .. }
             | Self::Unauthenticated { .. }
             | Self::Denied { .. }
+            | Self::Locked { .. }
             | Self::Full { .. }
             | Self::Unsupported { .. }
             | Self::Other { .. } => false,

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart};
+use super::{
+    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
+    UploadedPart,
+};
 
 /// Lets at most so many requests through at once; the others wait in order. A get counts until its body has been read or dropped,
 /// because until then it holds a connection and memory: whoever holds bodies and waits for more must hold fewer than the limit.
@@ -96,5 +99,35 @@ impl Store for Limit {
     async fn create(&self) -> Result<(), StoreError> {
         let _permit = self.permit().await;
         self.inner.create().await
+    }
+
+    async fn create_locking(&self) -> Result<(), StoreError> {
+        let _permit = self.permit().await;
+        self.inner.create_locking().await
+    }
+
+    async fn lock_support(&self) -> Result<LockSupport, StoreError> {
+        let _permit = self.permit().await;
+        self.inner.lock_support().await
+    }
+
+    async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
+        let _permit = self.permit().await;
+        self.inner.lock_of(key).await
+    }
+
+    async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {
+        let _permit = self.permit().await;
+        self.inner.set_lock(key, lock).await
+    }
+
+    async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
+        let _permit = self.permit().await;
+        self.inner.extend_lock(key, lock).await
+    }
+
+    async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {
+        let _permit = self.permit().await;
+        self.inner.delete_versions(key).await
     }
 }

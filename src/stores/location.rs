@@ -77,7 +77,22 @@ impl Location {
     /// # Errors
     /// Those of [`S3Store::connect`]; [`StoreError::Unsupported`] for Azure, which this version cannot open.
     pub async fn open(&self) -> Result<SharedStore, StoreError> {
+        self.open_reading(false).await
+    }
+
+    /// As [`Self::open`], to read the version of each object that was stored first ([`S3Config::first_versions`]).
+    ///
+    /// # Errors
+    /// As [`Self::open`]; [`StoreError::Unsupported`] for a directory.
+    pub async fn open_first_versions(&self) -> Result<SharedStore, StoreError> {
+        self.open_reading(true).await
+    }
+
+    async fn open_reading(&self, first_versions: bool) -> Result<SharedStore, StoreError> {
         match self {
+            Self::Directory(_) if first_versions => {
+                Err(StoreError::Unsupported { place: self.to_string(), what: "reading earlier versions" })
+            }
             Self::Directory(path) => Ok(FilesystemStore::new(path.clone())),
             Self::S3 { bucket, prefix } => {
                 let named = |variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
@@ -85,6 +100,7 @@ impl Location {
                     bucket: bucket.clone(),
                     prefix: prefix.clone(),
                     path_style: named("AWS_ENDPOINT_URL") || named("AWS_ENDPOINT_URL_S3"),
+                    first_versions,
                     ..S3Config::default()
                 };
                 Ok(Arc::new(S3Store::connect(config).await?))

@@ -1,4 +1,4 @@
-//! A store in memory: the model of the contract, for tests.
+//! A store in memory: the model of the contract, for tests; with [`MemoryStore::locking`] also of a versioned bucket with locks.
 
 use std::{
     collections::BTreeMap,
@@ -12,8 +12,9 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use super::{
-    Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
+    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
     bounds::{check_body, check_key, object_place, resolve_range, sha256},
+    no_locks,
 };
 use crate::clock::{SharedClock, SystemClock};
 
@@ -24,12 +25,16 @@ const PIECE_BYTES: usize = 256 << 10;
 pub struct MemoryStore {
     name: String,
     clock: SharedClock,
+    /// Whether it plays a versioned bucket with Object Lock.
+    locking: bool,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Object>,
+    /// Where it is versioned: what was overwritten, or hidden by a delete marker; the oldest first.
+    earlier: BTreeMap<String, Vec<Object>>,
     uploads: BTreeMap<String, Upload>,
     /// Counts writes: every etag and upload id is another.
     writes: u64,
@@ -40,6 +45,7 @@ struct Object {
     body: Bytes,
     stat: ObjectStat,
     attributes: ObjectAttributes,
+    lock: Option<Lock>,
 }
 
 struct Upload {
@@ -56,7 +62,22 @@ impl MemoryStore {
 
     /// An empty store whose objects are stamped with the time of `clock`, which plays the site's clock.
     pub fn with_clock(name: &str, clock: SharedClock) -> Arc<Self> {
-        Arc::new(Self { name: name.to_owned(), clock, state: Mutex::default() })
+        Arc::new(Self { name: name.to_owned(), clock, locking: false, state: Mutex::default() })
+    }
+
+    /// An empty store that plays a versioned bucket with Object Lock, on the time of `clock`.
+    pub fn locking(name: &str, clock: SharedClock) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), clock, locking: true, state: Mutex::default() })
+    }
+
+    /// The version of each object that was stored first, as another store: what a reader of versions sees that overwriting and
+    /// delete markers do not touch.
+    pub fn first_versions(&self) -> Arc<Self> {
+        let state = self.state();
+        let mut objects = state.objects.clone();
+        objects.extend(state.earlier.iter().filter_map(|(key, versions)| Some((key.clone(), versions.first()?.clone()))));
+        let state = Mutex::new(State { objects, writes: state.writes, ..State::default() });
+        Arc::new(Self { name: self.name.clone(), clock: self.clock.clone(), locking: self.locking, state })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -78,8 +99,12 @@ impl MemoryStore {
         key: &str,
         body: Bytes,
         attributes: ObjectAttributes,
+        lock: Option<Lock>,
         if_absent: bool,
     ) -> Result<ObjectStat, StoreError> {
+        if lock.is_some() && !self.locking {
+            return Err(no_locks(self.describe()));
+        }
         if if_absent && state.objects.contains_key(key) {
             return Err(StoreError::AlreadyExists { place: self.place(key) });
         }
@@ -89,14 +114,26 @@ impl MemoryStore {
             size: body.len() as u64,
             modified: self.clock.now(),
             etag: format!("{:016x}", state.writes),
-            version: None,
+            version: self.locking.then(|| state.writes.to_string()),
             sha256: Some(sha256(&body)),
             storage_class: attributes.storage_class.clone(),
         };
         // A copy, as every other store makes one: the caller's bytes may hold a share of a memory limit until they are dropped.
         let body = Bytes::copy_from_slice(&body);
-        state.objects.insert(key.to_owned(), Object { body, stat: stat.clone(), attributes });
+        self.hide(state, key);
+        state.objects.insert(key.to_owned(), Object { body, stat: stat.clone(), attributes, lock });
         Ok(stat)
+    }
+
+    /// Takes an object away; where it is versioned, it stays among the earlier ones.
+    fn hide(&self, state: &mut State, key: &str) {
+        if let Some(object) = state.objects.remove(key).filter(|_| self.locking) {
+            state.earlier.entry(key.to_owned()).or_default().push(object);
+        }
+    }
+
+    fn held(&self, lock: Option<Lock>) -> Option<Lock> {
+        lock.filter(|lock| lock.until > self.clock.now())
     }
 }
 
@@ -115,12 +152,13 @@ impl Store for MemoryStore {
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
         check_key(&self.describe(), key, "put")?;
         check_body(&self.describe(), key, &body, options.sha256)?;
-        self.store(&mut self.state(), key, body, options.attributes, options.if_absent)
+        self.store(&mut self.state(), key, body, options.attributes, options.lock, options.if_absent)
     }
 
     async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
         check_key(&self.describe(), key, "get")?;
-        let Object { body, stat, mut attributes } = self.state().objects.get(key).cloned().ok_or_else(|| self.not_found(key))?;
+        let Object { body, stat, mut attributes, .. } =
+            self.state().objects.get(key).cloned().ok_or_else(|| self.not_found(key))?;
         if options.if_match.is_some_and(|etag| etag != stat.etag) {
             return Err(StoreError::Changed { place: self.place(key) });
         }
@@ -159,7 +197,7 @@ impl Store for MemoryStore {
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         check_key(&self.describe(), key, "delete")?;
-        self.state().objects.remove(key);
+        self.hide(&mut self.state(), key);
         Ok(())
     }
 
@@ -202,7 +240,7 @@ impl Store for MemoryStore {
             joined.extend_from_slice(body);
         }
         let attributes = found.attributes.clone();
-        let stat = self.store(&mut state, key, joined.into(), attributes, if_absent)?;
+        let stat = self.store(&mut state, key, joined.into(), attributes, None, if_absent)?;
         state.uploads.remove(upload);
         Ok(stat)
     }
@@ -213,6 +251,55 @@ impl Store for MemoryStore {
     }
 
     async fn create(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn create_locking(&self) -> Result<(), StoreError> {
+        if self.locking { Ok(()) } else { Err(no_locks(self.describe())) }
+    }
+
+    async fn lock_support(&self) -> Result<LockSupport, StoreError> {
+        Ok(LockSupport { versioned: self.locking, object_lock: self.locking })
+    }
+
+    async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
+        let state = self.state();
+        let first = state.earlier.get(key).and_then(|earlier| earlier.first()).or_else(|| state.objects.get(key));
+        Ok(self.held(first.ok_or_else(|| self.not_found(key))?.lock))
+    }
+
+    async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {
+        if self.lock_of(key).await?.is_some_and(|present| !lock.covers(&present)) {
+            let detail = "a lock is neither shortened nor weakened".to_owned();
+            return Err(StoreError::Denied { place: self.place(key), action: "lock", detail });
+        }
+        self.extend_lock(key, lock).await.map(|_| ())
+    }
+
+    async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
+        if !self.locking {
+            return Err(no_locks(self.describe()));
+        }
+        let mut state = self.state();
+        let State { objects, earlier, .. } = &mut *state;
+        let first = earlier.get_mut(key).and_then(|earlier| earlier.first_mut()).or_else(|| objects.get_mut(key));
+        let object = first.ok_or_else(|| self.not_found(key))?;
+        let wanted = match self.held(object.lock) {
+            Some(present) => present.joined(&lock),
+            None => lock,
+        };
+        object.lock = Some(wanted);
+        Ok(wanted)
+    }
+
+    async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {
+        check_key(&self.describe(), key, "delete")?;
+        let mut state = self.state();
+        let versions = state.objects.get(key).into_iter().chain(state.earlier.get(key).into_iter().flatten());
+        if let Some(lock) = versions.filter_map(|object| self.held(object.lock)).max_by_key(|lock| lock.until) {
+            return Err(StoreError::Locked { place: self.place(key), until: lock.until });
+        }
+        state.objects.remove(key);
+        state.earlier.remove(key);
         Ok(())
     }
 }

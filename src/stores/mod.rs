@@ -6,17 +6,20 @@
 //! * A put is atomic: readers see all of it or nothing. With [`PutOptions::if_absent`] exactly one of several racers wins and
 //!   the others get [`StoreError::AlreadyExists`] — where the store honours it, which `repository::probe` finds out.
 //! * Listing pages are sorted by key bytes and start strictly after the key given.
-//! * Deleting what is not there succeeds.
+//! * Deleting what is not there succeeds. On a versioned bucket [`Store::delete`] hides, and [`Store::delete_versions`] removes.
+//! * A lock, once answered for, is neither shortened nor weakened by any call of this trait; what it holds is not deleted:
+//!   [`StoreError::Locked`], which passes with time, is told from [`StoreError::Denied`], which does not.
 //! * Errors say what the caller can do ([`StoreError::is_transient`]); retry is decided in one place, the `retry` wrapper; the
 //!   SDKs' own retries are off.
 //!
-//! Leaves out on purpose: locks, renames, directories.
+//! Leaves out on purpose: mutual exclusion, renames, directories.
 
 mod bounds;
 mod error;
 mod filesystem;
 mod limit;
 mod location;
+mod lock;
 mod memory;
 mod retry;
 mod s3;
@@ -33,9 +36,10 @@ pub use error::StoreError;
 pub use filesystem::FilesystemStore;
 pub use limit::Limit;
 pub use location::{Location, LocationError};
+pub use lock::{Lock, LockMode, LockSupport};
 pub use memory::MemoryStore;
 pub use retry::{Retry, RetryPolicy};
-pub use s3::{S3Config, S3Store};
+pub use s3::{S3Config, S3Role, S3Store, s3_permissions};
 
 /// What travels with an object beside its bytes. Everything is optional; an empty value is left out of requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +120,9 @@ pub struct PutOptions {
     pub sha256: Option<[u8; 32]>,
     /// Headers, metadata, tags.
     pub attributes: ObjectAttributes,
+    /// Locked from the moment it exists. A store that cannot lock refuses with [`StoreError::Unsupported`]; a server that
+    /// cannot may answer 200 and do nothing, which `repository::probe` finds out.
+    pub lock: Option<Lock>,
 }
 
 /// One page of a listing.
@@ -179,6 +186,44 @@ pub trait Store: Debug + Send + Sync {
 
     /// Makes the bucket, container or directory if it is missing (`init --create`).
     async fn create(&self) -> Result<(), StoreError>;
+
+    /// Like [`Store::create`], and so that objects can be locked. A bucket that is there is left as it is.
+    async fn create_locking(&self) -> Result<(), StoreError> {
+        Err(no_locks(self.describe()))
+    }
+
+    /// Whether objects can be locked here.
+    async fn lock_support(&self) -> Result<LockSupport, StoreError> {
+        Ok(LockSupport { versioned: false, object_lock: false })
+    }
+
+    /// What locks the version of an object that was stored first; `None` for a lock that ended as for none at all.
+    async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
+        self.stat(key).await.map(|_| None)
+    }
+
+    /// Gives the version of an object that was stored first exactly this lock. The store itself refuses what would shorten or
+    /// weaken one; [`Store::extend_lock`] is what does not ask for that.
+    async fn set_lock(&self, _key: &str, _lock: Lock) -> Result<(), StoreError> {
+        Err(no_locks(self.describe()))
+    }
+
+    /// Locks the version of an object that was stored first at least so firmly and so long, and returns what holds it then. Never shortens, and
+    /// never weakens. Denied with [`StoreError::Denied`], impossible with [`StoreError::Unsupported`].
+    async fn extend_lock(&self, _key: &str, _lock: Lock) -> Result<Lock, StoreError> {
+        Err(no_locks(self.describe()))
+    }
+
+    /// Removes every version of an object and every delete marker over them, so that its bytes are gone; [`StoreError::Locked`]
+    /// if a lock holds one of them. Without versions: [`Store::delete`].
+    async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {
+        self.delete(key).await
+    }
+}
+
+/// Why a store that has no locks refuses.
+fn no_locks(place: String) -> StoreError {
+    StoreError::Unsupported { place, what: "locking objects" }
 }
 
 /// A store that can be shared.

@@ -13,6 +13,7 @@ mod fault_proxy;
 mod files;
 mod golden;
 mod hostile;
+mod locks;
 mod readme;
 mod retention;
 mod rotation;

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use farshore::policy::{
-    CommandPolicy, Encryption, FilesystemPolicy, PlainOrSecret, Policy, PostgresMethod, Retention, SecretReference, SourceKind,
-    StorePolicy, schema,
+    CommandPolicy, Encryption, FilesystemPolicy, LockModePolicy, LockPolicy, PlainOrSecret, Policy, PostgresMethod, Retention,
+    SecretReference, SourceKind, StorePolicy, schema,
 };
 use proptest::prelude::{prop, prop_assert, proptest};
 
@@ -124,6 +124,18 @@ fn what_is_left_out_has_the_documented_defaults() {
 }
 
 #[test]
+fn a_lock_is_understood_and_a_directory_cannot_have_one() {
+    let lock = "name = \"far\"\nlock = { mode = \"governance\", days = 14 }\n";
+    let policy = Policy::parse(&with("name = \"far\"\n", lock), "p.toml").unwrap();
+    assert_eq!(policy.sites[0].lock, Some(LockPolicy { mode: LockModePolicy::Governance, days: 14 }));
+    let directory = with("name = \"far\"\n", lock);
+    let store = directory.lines().find(|line| line.contains("bucket = \"far\"")).unwrap();
+    let found = problems(&directory.replace(store, "store = { kind = \"filesystem\", path = \"/far\" }"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("site[far].lock: a directory cannot be locked"), "{found:?}");
+}
+
+#[test]
 fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
     // What is replaced in the good policy, by what, and the one problem that this makes.
     let table: &[(&str, &str, &str)] = &[
@@ -149,6 +161,16 @@ fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
             "keep_within = \"14d\"",
             "keep_verified = 0",
             "5:31: retention.keep_verified: is out of range; should be a whole number from 1 to 100000",
+        ),
+        (
+            "name = \"far\"\n",
+            "name = \"far\"\nlock = { mode = \"compliance\", days = 13 }\n",
+            "26:38: site[far].lock.days: is shorter than retention.keep_within (14days): points that are to be kept could be deleted; make it as long",
+        ),
+        (
+            "name = \"far\"\n",
+            "name = \"far\"\nlock = { mode = \"compliance\" }\n",
+            "26:8: site[far].lock.days: missing; should be a whole number from 1 to 36500",
         ),
         ("\"14d\"", "14", "5:29: retention.keep_within: is a number; should be a text such as \"30d\""),
         (

@@ -6,6 +6,7 @@ mod support;
 
 mod bucket;
 mod etcd;
+mod locked_site;
 mod postgres;
 mod postgres_awkward;
 mod postgres_capture;

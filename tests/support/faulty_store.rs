@@ -8,7 +8,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use farshore::stores::{
-    Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
+    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
+    UploadedPart,
 };
 use futures_util::{StreamExt, stream};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -26,6 +27,7 @@ pub enum Call {
     CompleteUpload,
     AbortUpload,
     Create,
+    Lock,
 }
 
 /// What goes wrong.
@@ -59,6 +61,7 @@ struct State {
     queued: HashMap<Call, VecDeque<Fault>>,
     calls: HashMap<Call, u64>,
     drawn: Option<(StdRng, f64)>,
+    forgets_locks: bool,
 }
 
 impl FaultyStore {
@@ -76,6 +79,11 @@ impl FaultyStore {
     /// The next calls of this kind fail so, one after the other.
     pub fn queue(&self, call: Call, faults: impl IntoIterator<Item = Fault>) {
         self.state.lock().unwrap().queued.entry(call).or_default().extend(faults);
+    }
+
+    /// From now on puts answer as if they locked, and do not.
+    pub fn forget_locks(&self) {
+        self.state.lock().unwrap().forgets_locks = true;
     }
 
     /// How many calls of this kind were made.
@@ -149,6 +157,8 @@ impl Store for FaultyStore {
     }
 
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
+        let lock = options.lock.filter(|_| !self.state.lock().unwrap().forgets_locks);
+        let options = PutOptions { lock, ..options };
         self.faulty(Call::Put, self.inner.put(key, body, options)).await
     }
 
@@ -199,5 +209,28 @@ impl Store for FaultyStore {
 
     async fn create(&self) -> Result<(), StoreError> {
         self.faulty(Call::Create, self.inner.create()).await
+    }
+    async fn create_locking(&self) -> Result<(), StoreError> {
+        self.faulty(Call::Create, self.inner.create_locking()).await
+    }
+
+    async fn lock_support(&self) -> Result<LockSupport, StoreError> {
+        self.faulty(Call::Lock, self.inner.lock_support()).await
+    }
+
+    async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
+        self.faulty(Call::Lock, self.inner.lock_of(key)).await
+    }
+
+    async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {
+        self.faulty(Call::Lock, self.inner.set_lock(key, lock)).await
+    }
+
+    async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
+        self.faulty(Call::Lock, self.inner.extend_lock(key, lock)).await
+    }
+
+    async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {
+        self.faulty(Call::Delete, self.inner.delete_versions(key)).await
     }
 }

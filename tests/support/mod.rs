@@ -8,6 +8,7 @@ pub mod database_exchange;
 pub mod exchange;
 pub mod fault_proxy;
 pub mod faulty_store;
+pub mod lock_contract;
 pub mod recovery;
 pub mod store_contract;
 

@@ -18,7 +18,7 @@ use farshore::{
     policy::Policy,
     progress::Tally,
     report::{BackupReport, VerifyReport},
-    repository::{Agent, Budget, Expected, Identities, Reader, Recipients, Repository, Workers, generate_identity},
+    repository::{Agent, Budget, Expected, Identities, LockTerm, Reader, Recipients, Repository, Workers, generate_identity},
     sources::bucket::{BucketOptions, BucketSource, BucketTarget},
     stores::{GetOptions, MemoryStore, PutOptions, Retry, RetryPolicy, SharedStore, Store, read_all},
 };
@@ -34,6 +34,8 @@ pub struct Recovery {
     pub identities: Identities,
     pub recipients: Recipients,
     pub expected: Expected,
+    /// How the policy has the site lock what is stored.
+    pub lock: Option<LockTerm>,
     workers: Arc<Workers>,
     policy: Policy,
     directory: tempfile::TempDir,
@@ -96,6 +98,7 @@ impl Recovery {
             identities,
             recipients,
             expected: if encrypted { Expected::Encrypted } else { Expected::Unencrypted },
+            lock: None,
             workers: Workers::start(2, 1).unwrap(),
             policy: Policy::parse(&text, "test").unwrap(),
             directory: tempfile::tempdir().unwrap(),
@@ -116,7 +119,7 @@ impl Recovery {
     }
 
     pub async fn init(&self, store: &SharedStore) {
-        Repository::init(store, &self.shared_clock(), &self.recipients).await.unwrap();
+        Repository::init_locked(store, &self.shared_clock(), &self.recipients, self.lock).await.unwrap();
     }
 
     pub async fn open(&self, store: SharedStore, cache: &Path) -> Result<Repository, OperationError> {
@@ -124,7 +127,11 @@ impl Recovery {
     }
 
     pub async fn open_with(&self, identities: &Identities, store: SharedStore, cache: &Path) -> Result<Repository, OperationError> {
-        Ok(Repository::open(store, self.shared_clock(), identities, self.expected, cache).await?)
+        let repository = Repository::open(store, self.shared_clock(), identities, self.expected, cache).await?;
+        Ok(match self.lock {
+            Some(term) => repository.with_lock(term),
+            None => repository,
+        })
     }
 
     pub async fn reader(&self, repository: &Repository) -> Result<Reader, OperationError> {

@@ -153,7 +153,7 @@ async fn one_site(
     site: &str,
     named: &[String],
 ) -> Result<ChangeReport, CliError> {
-    let place_args = PlaceArgs { site: Some(site.to_owned()), identity: args.place.identity.clone() };
+    let place_args = PlaceArgs { site: Some(site.to_owned()), identity: args.place.identity.clone(), first_versions: false };
     let place = place::find(Some(&args.policy), &place_args).await?;
     let repository = place.open(&context.cache_dir).await?;
     let plan = repository.plan_rotation(request).await?;

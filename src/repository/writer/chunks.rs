@@ -26,7 +26,11 @@ impl Shared {
     /// Whether a stored index names the chunk, and its pack is at the site.
     pub(super) fn has(&self, id: &ChunkId) -> Result<bool> {
         let Some(location) = self.cache.find(id)? else { return Ok(false) };
-        Ok(!self.cache.seen().missing.contains(&location.pack))
+        let there = !self.cache.seen().missing.contains(&location.pack);
+        if there {
+            self.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(location.pack);
+        }
+        Ok(there)
     }
 
     /// Whether the repository has the chunk; if not, the caller must store it: nobody else of this run will.

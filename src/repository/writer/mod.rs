@@ -32,6 +32,7 @@ use super::{
     error::Result,
     format::{Header, Id, Kind},
     keys::{Catalogue, SetName, create_data_key, random},
+    lock::Relied,
     memory::UPLOADS,
     pack::{PackBuilder, PackEntry},
     point,
@@ -87,6 +88,8 @@ pub(super) struct Shared {
     builders: Mutex<HashMap<Class, PackBuilder>>,
     uploads: Arc<Semaphore>,
     tasks: TaskTracker,
+    /// Numbers of the packs of earlier runs in which chunks were found.
+    found: Mutex<HashSet<u32>>,
     /// Packs that the site confirmed and no stored index names yet.
     confirmed: Mutex<Vec<PackEntry>>,
     failure: OnceLock<Arc<RepositoryError>>,
@@ -218,6 +221,7 @@ impl Writer {
             builders: Mutex::default(),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             tasks: TaskTracker::new(),
+            found: Mutex::default(),
             confirmed: Mutex::default(),
             failure: OnceLock::new(),
             failed: CancellationToken::new(),
@@ -307,6 +311,13 @@ impl Writer {
     pub async fn commit(&self, repository: &Repository, point: &Point) -> Result<PointName> {
         self.flush().await?;
         self.shared.all_stored()?;
+        let relied = Relied {
+            packs: std::mem::take(&mut *self.shared.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner())),
+            data_key: self.shared.data_key,
+            recipient_set: self.shared.recipient_set,
+        };
+        let extended = repository.cover(&self.shared.cache, relied).await?;
+        tracing::debug!(extended, "locks were extended");
         let name = point::commit(repository, &self.shared.run, &self.shared.catalogue_sealing, point).await?;
         let cache = Arc::clone(&self.shared.cache);
         // Only the next run's speed hangs on it.

@@ -64,6 +64,7 @@ fn concerns_one_object(error: &StoreError) -> bool {
         | StoreError::Changed { .. }
         | StoreError::InvalidRange { .. }
         | StoreError::Denied { .. }
+        | StoreError::Locked { .. }
         | StoreError::Corrupt { .. }
         | StoreError::Unsupported { .. }
         | StoreError::Other { .. } => true,

@@ -178,7 +178,7 @@ impl Transfer<'_> {
 
     async fn put(&self, wanted: &Wanted, body: Bytes) -> Result<(), SourceError> {
         let length = body.len() as u64;
-        let options = PutOptions { if_absent: false, sha256: None, attributes: wanted.attributes.object.clone() };
+        let options = PutOptions { if_absent: false, sha256: None, attributes: wanted.attributes.object.clone(), lock: None };
         match self.store.put(&wanted.key, body, options).await {
             Ok(_) => {
                 self.context.observer.bytes(length);

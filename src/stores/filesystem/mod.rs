@@ -40,6 +40,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::{
     Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
     bounds::{check_body, check_key, object_place, resolve_range},
+    no_locks,
 };
 use crate::clock::{SharedClock, SystemClock};
 use directory::{Missing, descend, install, open_object, open_root, remove, stat_object};
@@ -245,7 +246,11 @@ impl Store for FilesystemStore {
 
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
         check_key(&self.0.place, key, "put")?;
-        let PutOptions { if_absent, sha256, attributes } = options;
+        let PutOptions { if_absent, sha256, attributes, lock } = options;
+        if lock.is_some() {
+            // Whoever owns a file may delete it: there is nothing that a lock could be made of.
+            return Err(no_locks(self.0.place.clone()));
+        }
         let owned = key.to_owned();
         let inner = self.0.clone();
         // The checksum is CPU work, so it too belongs on the blocking thread.

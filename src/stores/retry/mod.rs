@@ -31,7 +31,8 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
 use super::{
-    Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
+    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
+    UploadedPart,
     bounds::{object_place, resolve_range, sha256},
 };
 use crate::clock::SharedClock;
@@ -294,6 +295,66 @@ impl Store for Retry {
         let mut attempts = self.attempts();
         loop {
             match self.noting(self.inner.create()).await {
+                Err(error) => attempts.again(error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn create_locking(&self) -> Result<(), StoreError> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.noting(self.inner.create_locking()).await {
+                Err(error) => attempts.again(error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn lock_support(&self) -> Result<LockSupport, StoreError> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.noting(self.inner.lock_support()).await {
+                Err(error) => attempts.again(error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.noting(self.inner.lock_of(key)).await {
+                Err(error) => attempts.again(error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.noting(self.inner.set_lock(key, lock)).await {
+                Err(error) => attempts.again(error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.noting(self.inner.extend_lock(key, lock)).await {
+                Err(error) => attempts.again(error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.noting(self.inner.delete_versions(key)).await {
                 Err(error) => attempts.again(error).await?,
                 done => return done,
             }

@@ -52,6 +52,9 @@ pub struct S3Config {
     pub session_token: Option<SecretString>,
     /// The profile of the shared configuration files that the chain reads.
     pub profile: Option<String>,
+    /// Read of each object the version that was stored first, whatever was written or marked as deleted over it since. One more
+    /// request for each read; the identity needs the right to list versions.
+    pub first_versions: bool,
 }
 
 impl S3Config {

@@ -1,5 +1,6 @@
-//! A store over an S3 bucket, or any server that speaks its protocol: `config.rs` says how it is reached, `read.rs` and `write.rs`
-//! what is asked, `values.rs` how values travel, `error.rs` what the answers mean.
+//! A store over an S3 bucket, or any server that speaks its protocol: `config.rs` says how it is reached, `read.rs`, `write.rs` and
+//! `versions.rs` what is asked, `values.rs` how values travel, `error.rs` what the answers mean,
+//! `permissions.rs` what an identity must be allowed.
 //!
 //! Promises beside those of the room:
 //! * Every upload carries the SHA-256 of its bytes in a signed header, so that the server verifies it; the body is not signed as
@@ -10,12 +11,16 @@
 //!
 //! Assumes that prefixes are directories: with prefix `p`, keys live under `p/`. An object `p/` itself is none of the store's.
 //!
-//! Leaves out on purpose: retries (the `retry` wrapper decides), versions other than the newest.
+//! Reads the newest version of an object, or where [`S3Config::first_versions`] says so the one that was stored first.
+//!
+//! Leaves out on purpose: retries (the `retry` wrapper decides), any other version.
 
 mod config;
 mod error;
+mod permissions;
 mod read;
 mod values;
+mod versions;
 mod write;
 
 use std::{
@@ -35,12 +40,13 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
+    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
     bounds::{check_key, object_place},
 };
 use crate::clock::{SharedClock, SystemClock};
 
 pub use config::S3Config;
+pub use permissions::{S3Role, s3_permissions};
 
 /// A store over an S3 bucket.
 pub struct S3Store {
@@ -50,6 +56,8 @@ pub struct S3Store {
     prefix: String,
     region: String,
     place: String,
+    /// See [`S3Config::first_versions`].
+    first_versions: bool,
     clock: SharedClock,
 }
 
@@ -66,6 +74,7 @@ impl S3Store {
             region,
             place: config.place(),
             prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
+            first_versions: config.first_versions,
             bucket: config.bucket,
             clock: SystemClock::shared(),
         })
@@ -160,6 +169,9 @@ impl Store for S3Store {
     }
 
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        if self.first_versions {
+            return self.list_first_versions(prefix, start_after, limit).await;
+        }
         self.list_objects(prefix, start_after, limit).await
     }
 
@@ -192,6 +204,35 @@ impl Store for S3Store {
     }
 
     async fn create(&self) -> Result<(), StoreError> {
-        self.create_bucket().await
+        self.create_bucket(false).await
+    }
+
+    async fn create_locking(&self) -> Result<(), StoreError> {
+        self.create_bucket(true).await
+    }
+
+    async fn lock_support(&self) -> Result<LockSupport, StoreError> {
+        self.ask_lock_support().await
+    }
+
+    async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
+        check_key(&self.place, key, "read the lock of")?;
+        self.read_lock(key).await
+    }
+
+    async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {
+        check_key(&self.place, key, "lock")?;
+        let version = self.first_version(key).await?;
+        self.put_retention(key, &version, lock).await
+    }
+
+    async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
+        check_key(&self.place, key, "extend the lock of")?;
+        self.lengthen_lock(key, lock).await
+    }
+
+    async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {
+        check_key(&self.place, key, "delete")?;
+        self.delete_all_versions(key).await
     }
 }

@@ -20,7 +20,7 @@ use super::{
 /// A body that brings nothing for this long has stalled.
 const BODY_STALL: Duration = Duration::from_secs(60);
 /// S3 lists no more at once.
-const MAX_PAGE: usize = 1000;
+pub(super) const MAX_PAGE: usize = 1000;
 
 impl S3Store {
     pub(super) async fn get_object(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
@@ -34,6 +34,7 @@ impl S3Store {
             .get_object()
             .bucket(&self.bucket)
             .key(self.whole(key))
+            .set_version_id(self.wanted_version(key).await?)
             .set_range(range)
             .set_if_match(options.if_match.map(|etag| format!("\"{etag}\"")))
             .send()
@@ -55,6 +56,11 @@ impl S3Store {
         }
         let body = self.body(key, std::mem::take(&mut output.body), length);
         Ok(Download { stat, attributes, body })
+    }
+
+    /// The version that is to be read; `None` for the newest.
+    async fn wanted_version(&self, key: &str) -> Result<Option<String>, StoreError> {
+        if self.first_versions { self.first_version(key).await.map(Some) } else { Ok(None) }
     }
 
     /// The object's size, and how many bytes the body must have.
@@ -100,6 +106,7 @@ impl S3Store {
 
     pub(super) async fn head_object(&self, key: &str) -> Result<ObjectStat, StoreError> {
         let head = self.client.head_object().bucket(&self.bucket).key(self.whole(key)).checksum_mode(ChecksumMode::Enabled);
+        let head = head.set_version_id(self.wanted_version(key).await?);
         let output = match head.send().await {
             Ok(output) => output,
             Err(error) => {
@@ -172,7 +179,7 @@ impl S3Store {
     }
 
     /// Some servers sort directories by their names without the slash. A reader that relies on the order would miss objects.
-    fn unsorted(&self, prefix: &str, earlier: &str, later: &str) -> StoreError {
+    pub(super) fn unsorted(&self, prefix: &str, earlier: &str, later: &str) -> StoreError {
         let detail = format!(
             "the server's listing is not sorted by the bytes of its keys ({earlier:?} came before {later:?}), as S3's is; \
              use prefixes within which it is, or another server"
@@ -197,7 +204,7 @@ impl S3Store {
         })
     }
 
-    fn modified(&self, key: &str, time: Option<&SdkDateTime>) -> Result<DateTime<Utc>, StoreError> {
+    pub(super) fn modified(&self, key: &str, time: Option<&SdkDateTime>) -> Result<DateTime<Utc>, StoreError> {
         time.and_then(|time| DateTime::from_timestamp(time.secs(), time.subsec_nanos()))
             .ok_or_else(|| self.corrupt(key, "the answer names no time of modification"))
     }

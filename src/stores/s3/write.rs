@@ -18,6 +18,7 @@ use super::{
     config::{COMPLETE_TIMEOUT, limits, timeouts},
     read::plain_etag,
     values::{encode_sha256, encode_tags, encode_value},
+    versions::{header_mode, seconds},
 };
 use crate::stores::{MAX_SINGLE_PUT_BYTES, bounds::sha256};
 
@@ -35,7 +36,7 @@ impl S3Store {
             Some(sha256) => sha256,
             None => self.hash(key, &body).await?,
         };
-        let PutOptions { if_absent, attributes, .. } = options;
+        let PutOptions { if_absent, attributes, lock, .. } = options;
         let storage_class = attributes.storage_class.clone();
         let date = self.response_date();
         let mut request = self
@@ -47,6 +48,8 @@ impl S3Store {
             // Ceph keeps and verifies the checksum only if the algorithm is named as well.
             .checksum_algorithm(ChecksumAlgorithm::Sha256)
             .checksum_sha256(encode_sha256(&sha256))
+            .set_object_lock_mode(lock.map(|lock| header_mode(lock.mode)))
+            .set_object_lock_retain_until_date(lock.map(|lock| seconds(lock.until)))
             .set_tagging(encode_tags(&attributes.tags))
             .set_content_type(attributes.content_type)
             .set_cache_control(attributes.cache_control)
@@ -220,13 +223,15 @@ impl S3Store {
         }
     }
 
-    pub(super) async fn create_bucket(&self) -> Result<(), StoreError> {
+    pub(super) async fn create_bucket(&self, locking: bool) -> Result<(), StoreError> {
         match self.client.head_bucket().bucket(&self.bucket).send().await {
             Ok(_) => return Ok(()),
             Err(error) if missing(&error) => {}
             Err(error) => return Err(self.error("", "look at", &error)),
         }
-        let mut create = self.client.create_bucket().bucket(&self.bucket);
+        // With Object Lock a bucket is made versioned.
+        let mut create =
+            self.client.create_bucket().bucket(&self.bucket).set_object_lock_enabled_for_bucket(locking.then_some(true));
         if self.region != "us-east-1" {
             // us-east-1 is the one region that must not be named (S3's documentation of CreateBucket).
             let location = BucketLocationConstraint::from(self.region.as_str());

@@ -3,6 +3,7 @@
 
 mod filesystem;
 mod limit;
+mod locks;
 mod retry;
 mod s3;
 

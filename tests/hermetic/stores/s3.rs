@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use farshore::stores::{GetOptions, ObjectAttributes, PutOptions, S3Config, S3Store, Store, StoreError};
+use farshore::stores::{GetOptions, PutOptions, S3Config, S3Store, Store, StoreError};
 use futures_util::TryStreamExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -109,7 +109,7 @@ async fn a_server_that_never_answers_is_given_up() {
 async fn a_put_names_its_checksum_twice_and_its_time_is_the_servers() {
     let answer = "HTTP/1.1 200 OK\r\nDate: Sun, 01 Feb 2015 03:04:05 GMT\r\nETag: \"e\"\r\nContent-Length: 0\r\n\r\n";
     let (store, mut heads) = server(answer.to_owned(), true).await;
-    let options = PutOptions { if_absent: true, sha256: Some([0; 32]), attributes: ObjectAttributes::default() };
+    let options = PutOptions { if_absent: true, sha256: Some([0; 32]), ..PutOptions::default() };
     let stat = store.put("k", Bytes::from_static(b"x"), options).await.unwrap();
     assert_eq!(stat.modified.to_rfc3339(), "2015-02-01T03:04:05+00:00");
     let head = heads.recv().await.unwrap();

@@ -5,6 +5,7 @@ mod interrupted;
 mod keys;
 mod killed;
 mod passphrase;
+mod permissions;
 mod policy;
 mod recipients;
 mod retention;

@@ -1,4 +1,5 @@
 //! Stores against real servers.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says why by panicking")]
 
+mod locks;
 mod s3;

@@ -1,0 +1,60 @@
+//! `farshore permissions`.
+
+use serde::Serialize;
+
+use super::{CliError, Context, place};
+use crate::{
+    policy::{SitePolicy, StorePolicy},
+    report::ExitCode,
+    stores::{S3Role, s3_permissions},
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A policy file, or the name of one in /etc/farshore/policies.
+    policy: String,
+    /// Only this site of the policy.
+    #[arg(long, value_name = "NAME")]
+    site: Option<String>,
+}
+
+/// What one identity must be allowed at a site.
+#[derive(Debug, Serialize)]
+pub(super) struct Permissions {
+    site: String,
+    role: &'static str,
+    /// An IAM policy document.
+    document: serde_json::Value,
+}
+
+/// What each identity must be allowed at a site; nothing for a directory, where the file system decides.
+pub(super) fn of(site: &SitePolicy) -> Vec<Permissions> {
+    let StorePolicy::S3(s3) = &site.store else { return Vec::new() };
+    let document = |role| s3_permissions(role, &s3.bucket, &s3.prefix, site.lock.is_some());
+    S3Role::ALL.map(|role| Permissions { site: site.name.clone(), role: role.word(), document: document(role) }).into()
+}
+
+/// As text: a heading and the document, to be handed to the provider.
+pub(super) fn text(permissions: &[Permissions]) -> String {
+    let one = |permissions: &Permissions| {
+        format!("site {}, {} (IAM policy document):\n{:#}\n", permissions.site, permissions.role, permissions.document)
+    };
+    permissions.iter().map(one).collect()
+}
+
+pub(super) fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
+    let policy = place::load_policy(&args.policy)?;
+    let sites: Vec<&SitePolicy> = match &args.site {
+        Some(name) => vec![place::choose_site(&policy, Some(name))?],
+        None => policy.sites.iter().collect(),
+    };
+    let all: Vec<Permissions> = sites.iter().flat_map(|site| of(site)).collect();
+    if all.is_empty() {
+        return Err(CliError::Usage(
+            "no site of this policy is a bucket: at a directory the file system's owner and mode decide who may write and delete"
+                .to_owned(),
+        ));
+    }
+    context.print(&all, |_| text(&all))?;
+    Ok(ExitCode::Success)
+}

@@ -1,0 +1,169 @@
+//! What each identity must be allowed on S3, and nothing beyond: documents to hand to the provider.
+//!
+//! The actions and condition keys are those of AWS' "Actions, resources, and condition keys for Amazon S3"; compatible servers
+//! know a part of them. A test holds each document to exactly its actions.
+
+use serde_json::{Value, json};
+
+/// Whose rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum S3Role {
+    /// The agent: backups, pins, evidence. Can neither delete nor overwrite, nor shorten a lock.
+    Writer,
+    /// An operator: restores, drills, verifications. Writes evidence of them and nothing else.
+    Reader,
+    /// The machine that prunes. Deletes what no lock holds; cannot lift one.
+    Pruner,
+}
+
+impl S3Role {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Writer, Self::Reader, Self::Pruner];
+
+    /// As it is said in output.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Writer => "writer",
+            Self::Reader => "reader",
+            Self::Pruner => "pruner",
+        }
+    }
+}
+
+/// The IAM policy document for a role at a site: a bucket, the prefix of the repository (may be empty), and whether what is
+/// stored is locked.
+pub fn s3_permissions(role: S3Role, bucket: &str, prefix: &str, locked: bool) -> Value {
+    let bucket = format!("arn:aws:s3:::{bucket}");
+    let prefix = prefix.trim_matches('/');
+    let under = |part: &str| if prefix.is_empty() { format!("{bucket}/{part}*") } else { format!("{bucket}/{prefix}/{part}*") };
+    let versions = locked || role != S3Role::Writer;
+    let mut list = json!({
+        "Sid": "List",
+        "Effect": "Allow",
+        "Action": if versions { json!(["s3:ListBucket", "s3:ListBucketVersions"]) } else { json!(["s3:ListBucket"]) },
+        "Resource": bucket,
+    });
+    if !prefix.is_empty() {
+        list["Condition"] = json!({ "StringLike": { "s3:prefix": format!("{prefix}/*") } });
+    }
+    let read = if role == S3Role::Writer { json!(["s3:GetObject"]) } else { json!(["s3:GetObject", "s3:GetObjectVersion"]) };
+    let mut statements = vec![list, json!({ "Sid": "Read", "Effect": "Allow", "Action": read, "Resource": under("") })];
+    let written = under(if role == S3Role::Reader { "evidence/" } else { "" });
+    statements.push(json!({
+        "Sid": "WriteOnce",
+        "Effect": "Allow",
+        "Action": ["s3:PutObject"],
+        "Resource": written,
+        // Only with `If-None-Match`: nothing that is there is overwritten.
+        "Condition": { "Null": { "s3:if-none-match": "false" } },
+    }));
+    if locked {
+        statements.push(json!({
+            "Sid": "Lock",
+            "Effect": "Allow",
+            "Action": ["s3:GetObjectRetention", "s3:PutObjectRetention"],
+            "Resource": written,
+        }));
+    }
+    if role == S3Role::Pruner {
+        let delete = if locked { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
+        statements.push(json!({ "Sid": "Delete", "Effect": "Allow", "Action": [delete], "Resource": under("") }));
+    }
+    json!({ "Version": "2012-10-17", "Statement": statements })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{S3Role, s3_permissions};
+
+    fn actions(role: S3Role, locked: bool) -> BTreeSet<String> {
+        let document = s3_permissions(role, "b", "p", locked);
+        let statements = document["Statement"].as_array().unwrap();
+        assert!(statements.iter().all(|statement| statement["Effect"] == "Allow"));
+        statements
+            .iter()
+            .flat_map(|statement| statement["Action"].as_array().unwrap())
+            .map(|action| action.as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    fn set(actions: &[&str]) -> BTreeSet<String> {
+        actions.iter().map(|action| format!("s3:{action}")).collect()
+    }
+
+    #[test]
+    fn each_role_has_exactly_its_actions() {
+        let table: [(S3Role, bool, &[&str]); 6] = [
+            (S3Role::Writer, false, &["ListBucket", "GetObject", "PutObject"]),
+            (
+                S3Role::Writer,
+                true,
+                &["ListBucket", "ListBucketVersions", "GetObject", "PutObject", "GetObjectRetention", "PutObjectRetention"],
+            ),
+            (S3Role::Reader, false, &["ListBucket", "ListBucketVersions", "GetObject", "GetObjectVersion", "PutObject"]),
+            (
+                S3Role::Reader,
+                true,
+                &[
+                    "ListBucket",
+                    "ListBucketVersions",
+                    "GetObject",
+                    "GetObjectVersion",
+                    "PutObject",
+                    "GetObjectRetention",
+                    "PutObjectRetention",
+                ],
+            ),
+            (
+                S3Role::Pruner,
+                false,
+                &["ListBucket", "ListBucketVersions", "GetObject", "GetObjectVersion", "PutObject", "DeleteObject"],
+            ),
+            (
+                S3Role::Pruner,
+                true,
+                &[
+                    "ListBucket",
+                    "ListBucketVersions",
+                    "GetObject",
+                    "GetObjectVersion",
+                    "PutObject",
+                    "GetObjectRetention",
+                    "PutObjectRetention",
+                    "DeleteObjectVersion",
+                ],
+            ),
+        ];
+        for (role, locked, expected) in table {
+            assert_eq!(actions(role, locked), set(expected), "{role:?}, locked: {locked}");
+        }
+    }
+
+    #[test]
+    fn every_right_is_bound_to_bucket_and_prefix_and_every_write_to_what_is_absent() {
+        for (prefix, objects, evidence) in [
+            ("p/q", "arn:aws:s3:::b/p/q/*", "arn:aws:s3:::b/p/q/evidence/*"),
+            ("", "arn:aws:s3:::b/*", "arn:aws:s3:::b/evidence/*"),
+        ] {
+            for role in S3Role::ALL {
+                for statement in s3_permissions(role, "b", prefix, true)["Statement"].as_array().unwrap() {
+                    let (sid, resource) = (statement["Sid"].as_str().unwrap(), statement["Resource"].as_str().unwrap());
+                    let expected = match (sid, role) {
+                        ("List", _) => "arn:aws:s3:::b",
+                        ("WriteOnce" | "Lock", S3Role::Reader) => evidence,
+                        _ => objects,
+                    };
+                    assert_eq!(resource, expected, "{sid}");
+                    if sid == "WriteOnce" {
+                        assert_eq!(statement["Condition"]["Null"]["s3:if-none-match"], "false");
+                    }
+                    if sid == "List" && !prefix.is_empty() {
+                        assert_eq!(statement["Condition"]["StringLike"]["s3:prefix"], "p/q/*");
+                    }
+                }
+            }
+        }
+    }
+}

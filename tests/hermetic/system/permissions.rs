@@ -1,0 +1,45 @@
+//! `farshore permissions`: documents that can be handed to the provider as they are.
+
+use std::collections::BTreeSet;
+
+use crate::support::agent::Agent;
+
+fn sample() -> String {
+    format!("{}/policies/mattermost-aws.toml", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn a_locked_bucket_has_a_document_for_each_identity_and_none_may_lift_or_reconfigure() {
+    let agent = Agent::with_everything();
+    let printed = agent.run(["permissions", &sample(), "--json"]).succeeds().json();
+    let roles: Vec<_> = printed.as_array().unwrap().iter().map(|one| one["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["writer", "reader", "pruner"]);
+    for one in printed.as_array().unwrap() {
+        let document = &one["document"];
+        assert_eq!(document["Version"], "2012-10-17");
+        let mut actions = BTreeSet::new();
+        for statement in document["Statement"].as_array().unwrap() {
+            let resource = statement["Resource"].as_str().unwrap();
+            assert!(resource.starts_with("arn:aws:s3:::example-dr-us-east-1"), "{resource}");
+            actions.extend(statement["Action"].as_array().unwrap().iter().map(|action| action.as_str().unwrap().to_owned()));
+        }
+        let deletes = actions.iter().any(|action| action.starts_with("s3:Delete"));
+        assert_eq!(deletes, one["role"] == "pruner", "{actions:?}");
+        assert!(actions.contains("s3:PutObjectRetention"), "the sample's site is locked: {actions:?}");
+        for action in &actions {
+            let forbidden = ["Bypass", "*", "Lifecycle", "PutBucket", "Policy", "LegalHold", "Acl"];
+            assert!(!forbidden.iter().any(|word| action.contains(word)), "{action}");
+        }
+    }
+    let text = agent.run(["permissions", &sample()]).succeeds().stdout;
+    let document = text.split_once("writer (IAM policy document):\n").unwrap().1.split("\nsite ").next().unwrap();
+    let parsed: serde_json::Value = serde_json::from_str(document).unwrap();
+    assert_eq!(parsed, printed[0]["document"]);
+}
+
+#[test]
+fn a_directory_has_no_documents_and_says_who_decides() {
+    let agent = Agent::with_everything();
+    agent.run(["permissions", "policy.toml"]).fails(2, &["file system's owner and mode"]);
+    agent.run(["points", "policy.toml", "--first-versions"]).fails(6, &["reading earlier versions is not supported"]);
+}

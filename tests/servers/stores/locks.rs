@@ -1,0 +1,117 @@
+//! Locks on a real server: the contract, what its other identities may do, and what a thief cannot hide.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{TimeDelta, Utc};
+use farshore::stores::{GetOptions, Lock, LockMode, PutOptions, S3Config, S3Store, Store, StoreError, read_all};
+
+use crate::support::{server, store_contract::Fresh};
+
+fn config() -> S3Config {
+    S3Config {
+        // One for all: each bucket takes volumes of its own, of which the server has few.
+        bucket: "farshore-locks".to_owned(),
+        prefix: format!("run-{:032x}", rand::random::<u128>()),
+        endpoint: Some(server("FARSHORE_TEST_S3_ENDPOINT")),
+        path_style: true,
+        access_key: Some(server("FARSHORE_TEST_S3_ACCESS_KEY")),
+        secret_key: Some(server("FARSHORE_TEST_S3_SECRET_KEY").into()),
+        ..S3Config::default()
+    }
+}
+
+async fn fresh() -> Fresh {
+    let store = S3Store::connect(config()).await.unwrap();
+    store.create_locking().await.unwrap();
+    Fresh::new(Arc::new(store))
+}
+
+mod contract {
+    crate::lock_contract!(super::fresh);
+}
+
+#[tokio::test]
+async fn a_bucket_without_object_lock_says_so_and_refuses_locks() {
+    let store = S3Store::connect(S3Config { bucket: "farshore-contract".to_owned(), ..config() }).await.unwrap();
+    store.create().await.unwrap();
+    let support = store.lock_support().await.unwrap();
+    assert!(!support.object_lock && !support.versioned, "{support:?}");
+    let lock = Lock { mode: LockMode::Governance, until: Utc::now() + TimeDelta::hours(1) };
+    let options = PutOptions { lock: Some(lock), ..PutOptions::default() };
+    store.put("k", Bytes::from_static(b"x"), options).await.unwrap_err();
+    store.put("free", Bytes::from_static(b"x"), PutOptions::default()).await.unwrap();
+    assert!(matches!(store.extend_lock("free", lock).await.unwrap_err(), StoreError::Unsupported { .. }));
+    store.delete_versions("free").await.unwrap();
+    assert!(matches!(store.stat("free").await.unwrap_err(), StoreError::NotFound { .. }));
+}
+
+#[tokio::test]
+async fn first_versions_show_what_markers_and_overwriting_hide() {
+    let config = config();
+    let store = S3Store::connect(config.clone()).await.unwrap();
+    store.create_locking().await.unwrap();
+    let first = S3Store::connect(S3Config { first_versions: true, ..config }).await.unwrap();
+    let put = async |key: &str, body: &'static str| {
+        store.put(key, Bytes::from_static(body.as_bytes()), PutOptions::default()).await.unwrap();
+    };
+    for number in 0..7 {
+        put(&format!("k{number}"), "true").await;
+    }
+    put("k0", "false").await;
+    put("k1", "false and longer").await;
+    put("k1", "false again").await;
+    for number in 1..7 {
+        store.delete(&format!("k{number}")).await.unwrap();
+    }
+    put("k6", "after the marker").await;
+    for limit in [1, 3, 100] {
+        let mut keys: Vec<String> = Vec::new();
+        loop {
+            let page = first.list("", keys.last().map(String::as_str), limit).await.unwrap();
+            assert!(page.objects.iter().all(|object| object.size == 4), "{:?}", page.objects);
+            keys.extend(page.objects.into_iter().map(|object| object.key));
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(keys, (0..7).map(|number| format!("k{number}")).collect::<Vec<_>>());
+    }
+    for number in 0..7 {
+        let key = format!("k{number}");
+        assert_eq!(read_all(&first, &key, GetOptions::default(), 100).await.unwrap(), "true");
+        assert_eq!(first.stat(&key).await.unwrap().size, 4);
+    }
+    assert!(matches!(first.stat("k").await.unwrap_err(), StoreError::NotFound { .. }));
+}
+
+/// What a thief of these credentials can do to what is locked.
+async fn cannot_destroy(identity: &str) {
+    let config = config();
+    let admin = S3Store::connect(config.clone()).await.unwrap();
+    admin.create_locking().await.unwrap();
+    let thief = S3Config { access_key: Some(server(identity)), ..config };
+    let thief = S3Store::connect(thief).await.unwrap();
+    for mode in [LockMode::Governance, LockMode::Compliance] {
+        let key = format!("packs/{mode}");
+        let lock = Lock { mode, until: Utc::now() + TimeDelta::hours(1) };
+        let options = PutOptions { if_absent: true, lock: Some(lock), ..PutOptions::default() };
+        thief.put(&key, Bytes::from_static(b"pack"), options).await.unwrap();
+        let refused = thief.delete_versions(&key).await.unwrap_err();
+        // These credentials may delete; it is the lock that keeps it.
+        assert!(matches!(refused, StoreError::Locked { .. }), "{refused}");
+        thief.put("free", Bytes::from_static(b"x"), PutOptions::default()).await.unwrap();
+        thief.delete_versions("free").await.unwrap();
+        assert_eq!(read_all(&admin, &key, GetOptions::default(), 100).await.unwrap(), "pack");
+    }
+}
+
+#[tokio::test]
+async fn the_writers_credentials_do_not_delete_a_locked_version() {
+    cannot_destroy("FARSHORE_TEST_S3_WRITER_KEY").await;
+}
+
+#[tokio::test]
+async fn the_pruners_credentials_do_not_delete_a_locked_version() {
+    cannot_destroy("FARSHORE_TEST_S3_PRUNER_KEY").await;
+}
