@@ -18,3 +18,4 @@ mod retention;
 mod stores;
 mod system;
 mod systemd;
+mod verify;

@@ -10,6 +10,7 @@ pub mod fault_proxy;
 pub mod faulty_store;
 pub mod recovery;
 pub mod store_contract;
+pub mod watched_store;
 
 /// The value of an environment variable that `testbed/with-servers` sets.
 ///

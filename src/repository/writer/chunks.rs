@@ -23,10 +23,10 @@ impl Shared {
         });
     }
 
-    /// Whether a stored index names the chunk, and its pack is at the site.
+    /// Whether a stored index names the chunk, and its pack is at the site and not known to be damaged.
     pub(super) fn has(&self, id: &ChunkId) -> Result<bool> {
         let Some(location) = self.cache.find(id)? else { return Ok(false) };
-        Ok(!self.cache.seen().missing.contains(&location.pack))
+        Ok(self.cache.seen().is_adoptable(location.pack))
     }
 
     /// Whether the repository has the chunk; if not, the caller must store it: nobody else of this run will.
