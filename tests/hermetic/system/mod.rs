@@ -5,6 +5,7 @@ mod interrupted;
 mod keys;
 mod killed;
 mod policy;
+mod repair;
 mod retention;
 mod round_trip;
 mod targets;
