@@ -5,7 +5,7 @@
 //! points that need them. Who forges a mark needs the catalogue key, and makes a backup store more than it must; who takes one
 //! away makes a backup trust what it would have trusted without.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::{BTreeMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     PackCheck, Repository, RepositoryError,
-    cache::{ChunkCache, PackRecord, Seen},
+    cache::PackRecord,
     error::{Result, reading},
     format::{DAMAGED, Header, Kind, MAX_PIN_BYTES},
     index::{open_object, seal_object},
@@ -159,27 +159,11 @@ impl Repository {
         }
         Ok(mark)
     }
-
-    /// Looks at the marks again: what was found since the local index was opened counts from now on.
-    ///
-    /// # Errors
-    /// The store's, [`RepositoryError::Cache`].
-    pub async fn refresh_marks(&self, cache: &Arc<ChunkCache>) -> Result<Marks> {
-        let marks = self.marks().await?;
-        let quarantined = marks.quarantined(cache.packs()?.into_iter(), self.is_unencrypted());
-        let seen = cache.seen();
-        cache.set_seen(Seen { missing: seen.missing.clone(), quarantined, damaged: seen.damaged.clone() });
-        Ok(marks)
-    }
 }
 
 impl Marks {
     /// Numbers of the packs that they name.
-    pub(super) fn quarantined(
-        &self,
-        packs: impl Iterator<Item = (u32, PackRecord)>,
-        unencrypted: bool,
-    ) -> std::collections::HashSet<u32> {
+    pub(super) fn quarantined(&self, packs: impl Iterator<Item = (u32, PackRecord)>, unencrypted: bool) -> HashSet<u32> {
         packs.filter(|(_, record)| self.names(record, unencrypted)).map(|(number, _)| number).collect()
     }
 }
