@@ -16,6 +16,7 @@ mod pin;
 mod place;
 mod points;
 mod policy;
+mod repair;
 mod restore;
 mod terminal;
 mod verify;
@@ -92,6 +93,8 @@ enum Command {
     Restore(restore::Args),
     /// Check that everything is there, and (with --read-data) is what it was.
     Verify(verify::Args),
+    /// Make packs known again that no index names, and name every file that damage hurts.
+    Repair(repair::Args),
     /// Restore into isolated targets, check, time, and keep the evidence.
     Drill(drill::Args),
     /// Make, list and check keys, and change who the recipients are.
@@ -160,6 +163,7 @@ pub async fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
         Command::Unpin(args) => pin::unpin(&context, args).await,
         Command::Restore(args) => restore::run(&context, args).await,
         Command::Verify(args) => verify::run(&context, args).await,
+        Command::Repair(args) => repair::run(&context, args).await,
         Command::Drill(args) => drill::run(&context, args).await,
         Command::Key(args) => key::run(&context, args).await,
         Command::Permissions(args) => permissions::run(&context, args),

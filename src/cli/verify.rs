@@ -1,12 +1,14 @@
 //! `farshore verify`.
 
+use chrono::TimeDelta;
+
 use super::{
     CliError, Context, assemble,
     place::{self, PlaceArgs},
 };
 use crate::{
     operations::{VerifyLevel, VerifyRequest, verify},
-    policy::Limits,
+    policy::{Limits, Policy},
     report::ExitCode,
     repository::{Budget, Reader},
 };
@@ -17,15 +19,36 @@ pub(super) struct Args {
     policy: Option<String>,
     #[command(flatten)]
     place: PlaceArgs,
-    /// Read the packs, too, and authenticate every byte: all of them, or so many percent, chosen anew each time. Needs
-    /// --identity.
-    #[arg(long, value_name = "PERCENT", num_args = 0..=1, default_missing_value = "100", require_equals = true, value_parser = percent)]
-    read_data: Option<f64>,
+    /// Read packs, too, and authenticate every byte: all of them (one that was interrupted goes on); so many percent, chosen
+    /// anew each time; or 1/30: the thirtieth part whose turn it is, so that thirty such runs read everything. Needs --identity.
+    #[arg(long, value_name = "PERCENT|1/N", num_args = 0..=1, default_missing_value = "100", require_equals = true, value_parser = level)]
+    read_data: Option<VerifyLevel>,
 }
 
-fn percent(text: &str) -> Result<f64, String> {
-    let number: f64 = text.trim_end_matches('%').parse().map_err(|_| "expected a number from 0 to 100".to_owned())?;
-    if number > 0.0 && number <= 100.0 { Ok(number) } else { Err("expected more than 0 and at most 100".to_owned()) }
+/// Most parts of a rolling verification: with one part a night, each pack is read at least every second year.
+const MOST_PARTS: u32 = 1000;
+
+fn level(text: &str) -> Result<VerifyLevel, String> {
+    if let Some((one, parts)) = text.split_once('/') {
+        let parts = parts.parse().ok().filter(|parts| one == "1" && (1..=MOST_PARTS).contains(parts));
+        let parts: u32 = parts
+            .ok_or_else(|| format!("expected 1/N, with N from 1 to {MOST_PARTS}; which part it is follows from earlier runs"))?;
+        return Ok(if parts == 1 { VerifyLevel::ReadData(100.0) } else { VerifyLevel::ReadPart(parts) });
+    }
+    let number: f64 = text.trim_end_matches('%').parse().map_err(|_| "expected a number from 0 to 100, or 1/N".to_owned())?;
+    if number > 0.0 && number <= 100.0 {
+        Ok(VerifyLevel::ReadData(number))
+    } else {
+        Err("expected more than 0 and at most 100".to_owned())
+    }
+}
+
+/// How long a reading counts towards a point's being verified: half as long again as points are kept, so that a nightly thirtieth
+/// may miss some nights; at least 45 days.
+fn window(policy: Option<&Policy>) -> TimeDelta {
+    let least = TimeDelta::days(45);
+    let kept = policy.and_then(|policy| TimeDelta::from_std(policy.retention.keep_within).ok());
+    kept.and_then(|kept| kept.checked_add(&(kept / 2))).map_or(least, |window| window.max(least))
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
@@ -39,7 +62,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         reader: Reader::open(&repository, assemble::workers(&limits)?, Budget::new(limits.memory_bytes)).await?,
         // Packs are shared by all policies of a repository: its points are looked at together.
         policy: None,
-        level: args.read_data.map_or(VerifyLevel::Structure, VerifyLevel::ReadData),
+        level: args.read_data.unwrap_or(VerifyLevel::Structure),
+        window: window(place.policy.as_ref()),
         observer: context.terminal.observer(),
         clock: place.clock.clone(),
     })

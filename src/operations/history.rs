@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{OperationError, anomaly::Shape};
 use crate::{
-    report::{DrillReport, EvidenceLink, Verdict, VerifyReport},
+    report::{DrillReport, EvidenceLink, ReadPart, Verdict, VerifyReport},
     repository::{EvidenceName, PointName, Repository, RepositoryError},
 };
 
@@ -30,18 +30,34 @@ pub struct Record {
     pub sound: BTreeSet<String>,
     /// Points that it shows to be hurt.
     pub hurt: BTreeSet<String>,
+    /// What it read, if it is a verification's.
+    pub reading: Option<Reading>,
     /// The drill, if it is one's.
     pub drill: Option<DrillReport>,
     /// The record before it.
     pub previous: Option<EvidenceLink>,
 }
 
-/// The record of a verification that read everything.
+/// What a verification read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Which part of all packs.
+    pub part: ReadPart,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// Points all of whose packs in that part were read and are sound, and whose list of entries is.
+    pub points: BTreeSet<String>,
+}
+
+/// The record of a verification that read everything, or one part of everything.
 #[derive(Debug, Serialize, Deserialize)]
 struct Verification {
     at: DateTime<Utc>,
-    /// Points whose every chunk was authenticated.
+    /// Points whose every pack was read: by this verification, or by it and earlier ones together.
     points: BTreeSet<String>,
+    /// Of a part only: points all of whose packs in that part were read and are sound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    part_points: Option<BTreeSet<String>>,
     previous: Option<EvidenceLink>,
     report: VerifyReport,
 }
@@ -50,16 +66,19 @@ fn parse(link: EvidenceLink, plain: &[u8]) -> Result<Record, serde_json::Error> 
     let value: Value = serde_json::from_slice(plain)?;
     if value.get("kind").and_then(Value::as_str) == Some("verification") {
         let verification: Verification = serde_json::from_value(value)?;
+        let part = verification.report.part.unwrap_or(ReadPart { number: 1, of: 1 });
+        let started_at = verification.report.started_at;
         let hurt = verification.report.damage.into_iter().flat_map(|damage| damage.points).collect();
-        let Verification { at, points, previous, .. } = verification;
-        return Ok(Record { link, at, sound: points, hurt, drill: None, previous });
+        let Verification { at, points, part_points, previous, .. } = verification;
+        let reading = Reading { part, started_at, points: part_points.unwrap_or_else(|| points.clone()) };
+        return Ok(Record { link, at, sound: points, hurt, reading: Some(reading), drill: None, previous });
     }
     let drill: DrillReport = serde_json::from_value(value)?;
     let passed = drill.verdict == Verdict::Passed;
     let sound = drill.point.iter().filter(|_| passed).map(|point| point.id.clone()).collect();
     // A drill that failed may have failed for want of time, or of room in its target: that says nothing about the point.
     let hurt = BTreeSet::new();
-    Ok(Record { link, at: drill.finished_at, sound, hurt, previous: drill.previous.clone(), drill: Some(drill) })
+    Ok(Record { link, at: drill.finished_at, sound, hurt, reading: None, previous: drill.previous.clone(), drill: Some(drill) })
 }
 
 /// All records, oldest first; those that cannot be read are named instead, each with the reason.
@@ -92,15 +111,12 @@ async fn record(repository: &Repository, name: EvidenceName) -> Result<Result<Re
 }
 
 /// What is wrong with the evidence: records that cannot be read, and links of the chain that lead nowhere or to another record.
-///
-/// # Errors
-/// The store's.
-pub(super) async fn flaws(repository: &Repository) -> Result<Vec<(String, String)>, OperationError> {
-    let (records, mut flaws) = records(repository).await?;
+pub(super) fn flaws(records: &[Record], unreadable: &[(String, String)]) -> Vec<(String, String)> {
+    let mut flaws = unreadable.to_vec();
     let hashes: BTreeMap<&str, &str> =
         records.iter().map(|record| (record.link.key.as_str(), record.link.sha256.as_str())).collect();
     let unreadable: BTreeSet<String> = flaws.iter().map(|(key, _)| key.clone()).collect();
-    for record in &records {
+    for record in records {
         let Some(previous) = &record.previous else { continue };
         match hashes.get(previous.key.as_str()) {
             Some(hash) if *hash == previous.sha256 => {}
@@ -109,7 +125,7 @@ pub(super) async fn flaws(repository: &Repository) -> Result<Vec<(String, String
             None => flaws.push((previous.key.clone(), format!("is missing; {} was written after it", record.link.key))),
         }
     }
-    Ok(flaws)
+    flaws
 }
 
 /// When each point was last found sound, by id; without those that a later record (they come oldest first) found hurt.
@@ -175,15 +191,17 @@ pub(super) async fn keep_drill(repository: &Repository, report: &DrillReport) ->
     keep(repository, "drill", report).await
 }
 
-/// Stores that `points` were found sound; returns the key of the record.
+/// Stores what a verification read: `points` were read completely, by it and earlier ones; `part_points` as in [`Reading`], where it
+/// read a part. Returns the key of the record.
 pub(super) async fn keep_verification(
     repository: &Repository,
     at: DateTime<Utc>,
     points: BTreeSet<String>,
+    part_points: Option<BTreeSet<String>>,
     report: &VerifyReport,
 ) -> Result<String, OperationError> {
     let previous = newest_link(repository).await?;
-    keep(repository, "verification", &Verification { at, points, previous, report: report.clone() }).await
+    keep(repository, "verification", &Verification { at, points, part_points, previous, report: report.clone() }).await
 }
 
 /// The newest record, for the next to be chained to.

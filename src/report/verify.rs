@@ -18,6 +18,9 @@ pub struct VerifyReport {
     pub seconds: f64,
     /// How much of the packs was read and authenticated, in percent; 0 if only their presence and size were checked.
     pub read_data_percent: f64,
+    /// Which part of the packs was read, where it was one of several equal ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<ReadPart>,
     /// Recovery points whose entries were followed to their chunks.
     pub points_checked: u64,
     /// Index objects read.
@@ -26,16 +29,45 @@ pub struct VerifyReport {
     pub packs_checked: u64,
     /// Packs read in full.
     pub packs_read: u64,
+    /// Packs of them that an earlier attempt, which was interrupted, had read.
+    #[serde(default)]
+    pub packs_resumed: u64,
     /// Bytes of packs read.
     pub bytes_read: u64,
     /// Chunks opened and held against their ids.
     pub chunks_checked: u64,
-    /// Packs that no point needs: left by a crash, or doomed.
+    /// Packs that no point needs: left by a crash, by points that are gone, or by damage that was mended. No damage: prune removes
+    /// them.
     pub packs_unreferenced: u64,
+    /// Bytes of them.
+    #[serde(default)]
+    pub bytes_unreferenced: u64,
+    /// Data keys that no pack needs; the same.
+    #[serde(default)]
+    pub keys_unreferenced: u64,
+    /// Packs that the site stored later than a point that needs them (somebody put them there again), and whose checksum, as
+    /// the site keeps it, was compared.
+    #[serde(default)]
+    pub checksums_compared: u64,
+    /// The same for packs of which the site keeps no checksum: only reading them tells.
+    #[serde(default)]
+    pub checksums_unknown: u64,
     /// What is damaged or missing.
     pub damage: Vec<Damage>,
+    /// Objects that are damaged or missing and that no point needs any more: the same bytes were stored anew.
+    #[serde(default)]
+    pub mended: Vec<Damage>,
     /// What is odd and harms nothing yet.
     pub problems: Vec<Problem>,
+}
+
+/// One of several equal parts of all packs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadPart {
+    /// Which, from 1.
+    pub number: u32,
+    /// Of how many.
+    pub of: u32,
 }
 
 /// Something in a repository that is damaged or missing.
@@ -73,21 +105,45 @@ impl VerifyReport {
         let _ = writeln!(text, "{mark} {}: {verdict}", printable(&self.site));
         let _ = writeln!(
             text,
-            "  {} points, {} indexes, {} packs there; {} packs read ({}), {} chunks opened; {} packs that no point needs",
+            "  {} points, {} indexes, {} packs there; {} packs read ({}), {} chunks opened",
             count(self.points_checked),
             count(self.indexes_checked),
             count(self.packs_checked),
             count(self.packs_read),
             bytes(self.bytes_read),
             count(self.chunks_checked),
-            count(self.packs_unreferenced),
         );
-        let read = if self.read_data_percent > 0.0 {
+        let read = if let Some(ReadPart { number, of }) = self.part {
+            format!("part {number} of {of} of the data was read")
+        } else if self.read_data_percent > 0.0 {
             format!("{}% of the data was read", self.read_data_percent)
         } else {
             "the data itself was not read; --read-data does that".to_owned()
         };
         let _ = writeln!(text, "  took {}; {read}", seconds(self.seconds));
+        if self.packs_resumed > 0 {
+            let _ = writeln!(text, "  {} packs had been read before it was interrupted", count(self.packs_resumed));
+        }
+        if self.packs_unreferenced + self.keys_unreferenced > 0 {
+            let (packs, keys) = (count(self.packs_unreferenced), count(self.keys_unreferenced));
+            let left = bytes(self.bytes_unreferenced);
+            let _ = writeln!(text, "  left over, and no damage: {packs} packs ({left}) and {keys} data keys that nothing needs");
+        }
+        if self.checksums_unknown > 0 {
+            let packs = count(self.checksums_unknown);
+            let _ = writeln!(
+                text,
+                "  {packs} packs were stored again after a point that needs them, and the site keeps no checksum: --read-data reads them"
+            );
+        }
+        for mended in &self.mended {
+            let _ = writeln!(
+                text,
+                "  mended: {}: {}; no point needs it any more",
+                printable(&mended.object),
+                printable(&mended.detail)
+            );
+        }
         for damage in &self.damage {
             let _ = writeln!(text, "\n  {} {}: {}", look.failed(), printable(&damage.object), printable(&damage.detail));
             if !damage.points.is_empty() {
@@ -112,6 +168,13 @@ mod tests {
             started_at: DateTime::from_timestamp(1_795_400_000, 0).unwrap(),
             seconds: 3.0,
             read_data_percent: 0.0,
+            part: None,
+            packs_resumed: 0,
+            bytes_unreferenced: 0,
+            keys_unreferenced: 0,
+            checksums_compared: 0,
+            checksums_unknown: 0,
+            mended: vec![],
             points_checked: 30,
             indexes_checked: 31,
             packs_checked: 1200,
@@ -128,8 +191,9 @@ mod tests {
     fn a_verification_that_did_not_read_the_data_says_so() {
         assert_eq!(
             report().text(Look::Unicode),
-            "✓ /far: no damage found\n  30 points, 31 indexes, 1,200 packs there; 0 packs read (0 B), 0 chunks opened; 2 packs that no point needs\n  \
-             took 3.0 s; the data itself was not read; --read-data does that\n"
+            "✓ /far: no damage found\n  30 points, 31 indexes, 1,200 packs there; 0 packs read (0 B), 0 chunks opened\n  \
+             took 3.0 s; the data itself was not read; --read-data does that\n  \
+             left over, and no damage: 2 packs (0 B) and 0 data keys that nothing needs\n"
         );
         assert_eq!(report().exit_code(), ExitCode::Success);
     }

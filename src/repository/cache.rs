@@ -54,7 +54,7 @@ pub struct Location {
 }
 
 /// A pack, as the cache knows it (without its chunks).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PackRecord {
     /// Its name.
     pub sha256: [u8; 32],
@@ -81,8 +81,22 @@ struct Tables {
 pub struct Seen {
     /// Packs that indexes name and the site has not, or in another size.
     pub missing: HashSet<u32>,
-    /// Indexes that cannot be used, each with the reason.
+    /// Packs that are marked as damaged, or whose data key is: what can be read of them is read, and nothing new may rely on them.
+    pub quarantined: HashSet<u32>,
+    /// Indexes and marks that cannot be used, each with the reason.
     pub damaged: Vec<PackCheck>,
+}
+
+impl Seen {
+    /// The less the better: whole, quarantined, missing.
+    fn rank(&self, pack: u32) -> u8 {
+        if self.missing.contains(&pack) { 2 } else { u8::from(self.quarantined.contains(&pack)) }
+    }
+
+    /// Whether something new may rely on a pack.
+    pub fn is_adoptable(&self, pack: u32) -> bool {
+        self.rank(pack) == 0
+    }
 }
 
 /// The local index of one repository.
@@ -312,10 +326,11 @@ impl ChunkCache {
         let mut seen = self.seen.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut missing = seen.missing.clone();
         missing.insert(pack);
-        *seen = Arc::new(Seen { missing, damaged: seen.damaged.clone() });
+        *seen = Arc::new(Seen { missing, quarantined: seen.quarantined.clone(), damaged: seen.damaged.clone() });
     }
 
-    /// Where a chunk lies, if any index knows it; rather in a pack that the site has than in one that it lost.
+    /// Where a chunk lies, if any index knows it; rather in a whole pack than in one that is quarantined, and rather in that than in
+    /// one that the site lost.
     ///
     /// # Errors
     /// [`RepositoryError::Cache`].
@@ -324,10 +339,10 @@ impl ChunkCache {
             let (tables, seen) = (self.tables(), self.seen());
             let Some(row) = tables.chunks.get(&id.0)? else { return Ok(None) };
             let mut row = row.value();
-            if seen.missing.contains(&row.0) {
+            if seen.rank(row.0) > 0 {
                 for other in tables.others.get(&id.0)? {
                     let other = other?.value();
-                    if !seen.missing.contains(&other.0) {
+                    if seen.rank(other.0) < seen.rank(row.0) {
                         row = other;
                     }
                 }
@@ -335,6 +350,22 @@ impl ChunkCache {
             let (pack, offset, sealed_bytes, plain_bytes, encoding) = row;
             let encoding = Encoding::from_number(encoding).unwrap_or(Encoding::Plain);
             Ok(Some(Location { place: Place { id: *id, offset, sealed_bytes, plain_bytes, encoding }, pack }))
+        };
+        find().map_err(self.failed())
+    }
+
+    /// Every place where a chunk lies, whatever is known of its pack.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`].
+    pub fn copies(&self, id: &ChunkId) -> Result<Vec<u32>> {
+        let find = || -> Result<_, redb::Error> {
+            let tables = self.tables();
+            let mut packs: Vec<u32> = tables.chunks.get(&id.0)?.map(|row| row.value().0).into_iter().collect();
+            for other in tables.others.get(&id.0)? {
+                packs.push(other?.value().0);
+            }
+            Ok(packs)
         };
         find().map_err(self.failed())
     }

@@ -24,7 +24,9 @@ pub const POINTS: &str = "points/";
 pub const EVIDENCE: &str = "evidence/";
 /// Prefix of pins.
 pub const PINS: &str = "pins/";
-/// Largest pin, bytes: a few fields and a reason.
+/// Prefix of marks: which objects are known to be damaged.
+pub const DAMAGED: &str = "damaged/";
+/// Largest pin or mark, bytes: a few fields and a reason.
 pub const MAX_PIN_BYTES: u64 = 1 << 20;
 /// Largest index object, bytes: what a reader is ready to hold.
 pub const MAX_INDEX_BYTES: u64 = 256 << 20;
@@ -60,6 +62,8 @@ pub enum Kind {
     Pin = 6,
     /// Who the recipients are.
     RecipientSet = 8,
+    /// That an object is known to be damaged, or no longer.
+    Mark = 9,
 }
 
 impl Kind {
@@ -73,6 +77,7 @@ impl Kind {
             5 => Self::Evidence,
             6 => Self::Pin,
             8 => Self::RecipientSet,
+            9 => Self::Mark,
             _ => return None,
         })
     }

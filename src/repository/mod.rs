@@ -18,13 +18,16 @@ mod evidence;
 mod format;
 mod index;
 mod keys;
+mod local_state;
 mod lock;
+mod marks;
 mod memory;
 mod pack;
 mod pins;
 mod point;
 mod probe;
 mod reader;
+mod rebuild;
 mod seal;
 mod structure;
 mod workers;
@@ -39,22 +42,24 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-pub use cache::ChunkCache;
+pub use cache::{ChunkCache, PackRecord};
 pub use chunk::{ChunkId, ChunkList, ChunkRef, Class, REF_BYTES, parse_refs};
 pub use entry::EntryRecord;
 pub use error::RepositoryError;
 pub use evidence::EvidenceName;
-pub use format::Id;
+pub use format::{Id, pack_key};
 pub use keys::{
     Holder, Identities, KeyHolders, RecipientSet, Recipients, RotationPlan, RotationRequest, RotationSummary, SetMember, SetName,
-    generate_identity, is_passphrase_wrapped, open_identities, parse_public_key, random, sha256, wrap_identity,
+    data_key_object, generate_identity, is_passphrase_wrapped, open_identities, parse_public_key, random, sha256, wrap_identity,
 };
 pub use lock::LockTerm;
+pub use marks::{Mark, MarkState, Marks};
 pub use memory::Budget;
 pub use pins::{PinAction, PinRecord, StoredPin};
 pub use point::{Agent, Measures, Point, PointName, Snapshot};
 pub use reader::{Piece, Reader};
-pub use structure::{PackCheck, StructureReport};
+pub use rebuild::Rebuilt;
+pub use structure::{KeyCheck, PackCheck, StructureReport};
 pub use workers::Workers;
 pub use writer::{ContentStream, Cutting, EntryStream, WriteSummary, Writer};
 

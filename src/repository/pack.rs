@@ -172,6 +172,73 @@ impl PackBuilder {
     }
 }
 
+/// The trailer of a pack: how long its directory is.
+#[derive(Debug, Clone, Copy)]
+pub struct Tail {
+    sealed_bytes: usize,
+    records: usize,
+    /// Where the directory begins in the pack.
+    start: u64,
+}
+
+impl Tail {
+    /// Reads the trailer at the end of `tail`, which is the end of a pack of `size` bytes.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Damaged`] naming `place`.
+    pub fn parse(place: &str, tail: &[u8], size: u64) -> Result<Self> {
+        let damaged = |detail: &str| RepositoryError::Damaged { place: place.to_owned(), detail: detail.to_owned() };
+        let trailer_at = size.checked_sub(TRAILER_BYTES as u64).filter(|at| *at >= HEADER_BYTES as u64);
+        let (trailer_at, trailer) = trailer_at.zip(tail.last_chunk::<TRAILER_BYTES>()).ok_or_else(|| damaged("too short"))?;
+        if trailer[8..] != TRAILER_MAGIC {
+            return Err(damaged("does not end as a pack"));
+        }
+        let number = |at: usize| u32::from_le_bytes(trailer[at..at + 4].try_into().expect("four bytes")) as usize;
+        let start = trailer_at.checked_sub(number(0) as u64).filter(|at| *at >= HEADER_BYTES as u64);
+        let start = start.ok_or_else(|| damaged("has an impossible directory"))?;
+        Ok(Self { sealed_bytes: number(0), records: number(4), start })
+    }
+
+    /// Bytes of directory and trailer.
+    pub fn directory_bytes(&self) -> u64 {
+        (self.sealed_bytes + TRAILER_BYTES) as u64
+    }
+}
+
+/// Opens a pack's directory. `header` begins with the pack's first bytes; `tail` is its end, at least directory and trailer.
+///
+/// # Errors
+/// [`RepositoryError::Damaged`] naming `place`, for anything that does not match.
+pub fn open_directory(
+    place: &str,
+    name: &[u8; 32],
+    size: u32,
+    header: &[u8],
+    tail: &[u8],
+    catalogue: &Catalogue,
+) -> Result<PackEntry> {
+    let damaged = |detail: &str| RepositoryError::Damaged { place: place.to_owned(), detail: detail.to_owned() };
+    let found = Header::decode(place, header, &[Kind::DataPack, Kind::CataloguePack])?;
+    let Tail { sealed_bytes, records, start } = Tail::parse(place, tail, size.into())?;
+    let sealed = tail.len().checked_sub(TRAILER_BYTES + sealed_bytes).map(|from| &tail[from..from + sealed_bytes]);
+    let sealed = sealed.ok_or_else(|| damaged("ends within its directory"))?;
+    let mut plain = Vec::new();
+    catalogue
+        .opening_key(&found.run)
+        .open(&header[..HEADER_BYTES], sealed, &mut plain)
+        .map_err(|error| damaged(&format!("its directory: {error}")))?;
+    if plain.len() != records * RECORD_BYTES {
+        return Err(damaged("its directory has not the length that the trailer says"));
+    }
+    let places: Option<Vec<Place>> = plain.chunks_exact(RECORD_BYTES).map(Place::decode).collect();
+    let places = places.ok_or_else(|| damaged("its directory has an impossible record"))?;
+    if !places.iter().all(|place| place.is_within(start)) {
+        return Err(damaged("its directory points outside of it"));
+    }
+    let class = if found.kind == Kind::DataPack { Class::Data } else { Class::Catalogue };
+    Ok(PackEntry { sha256: *name, size, class, run: found.run, data_key: found.data_key, places })
+}
+
 /// Reads header and directory of a whole pack, after comparing its bytes with its name.
 ///
 /// # Errors
@@ -181,34 +248,6 @@ pub fn read_pack(place: &str, expected: &[u8; 32], bytes: &[u8], catalogue: &Cat
     if sha256(bytes) != *expected {
         return Err(damaged("the SHA-256 of its bytes is not its name"));
     }
-    let header = Header::decode(place, bytes, &[Kind::DataPack, Kind::CataloguePack])?;
-    let trailer_at = bytes.len().checked_sub(TRAILER_BYTES).filter(|at| *at >= HEADER_BYTES).ok_or_else(|| damaged("too short"))?;
-    let trailer = &bytes[trailer_at..];
-    if trailer[8..] != TRAILER_MAGIC {
-        return Err(damaged("does not end as a pack"));
-    }
-    let number = |at: usize| u32::from_le_bytes(trailer[at..at + 4].try_into().expect("four bytes")) as usize;
-    let directory_at =
-        trailer_at.checked_sub(number(0)).filter(|at| *at >= HEADER_BYTES).ok_or_else(|| damaged("has an impossible directory"))?;
-    let mut plain = Vec::new();
-    catalogue
-        .opening_key(&header.run)
-        .open(&bytes[..HEADER_BYTES], &bytes[directory_at..trailer_at], &mut plain)
-        .map_err(|error| damaged(&format!("its directory: {error}")))?;
-    if plain.len() != number(4) * RECORD_BYTES {
-        return Err(damaged("its directory has not the length that the trailer says"));
-    }
-    let places: Option<Vec<Place>> = plain.chunks_exact(RECORD_BYTES).map(Place::decode).collect();
-    let places = places.ok_or_else(|| damaged("its directory has an impossible record"))?;
-    if !places.iter().all(|place| place.is_within(directory_at as u64)) {
-        return Err(damaged("its directory points outside of it"));
-    }
-    Ok(PackEntry {
-        sha256: *expected,
-        size: u32::try_from(bytes.len()).map_err(|_| damaged("longer than 4 GiB"))?,
-        class: if header.kind == Kind::DataPack { Class::Data } else { Class::Catalogue },
-        run: header.run,
-        data_key: header.data_key,
-        places,
-    })
+    let size = u32::try_from(bytes.len()).map_err(|_| damaged("longer than 4 GiB"))?;
+    open_directory(place, expected, size, bytes, bytes, catalogue)
 }

@@ -4,7 +4,10 @@
 //! request, many requests in flight. Every chunk's tag is verified, and then its keyed hash: a stolen writer could store a
 //! false chunk under a true id.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures_util::{
@@ -14,7 +17,7 @@ use futures_util::{
 use tokio::sync::oneshot;
 
 use super::{
-    Budget, ChunkCache, ChunkList, ChunkRef, Class, EntryRecord, Repository, RepositoryError, Snapshot, Workers,
+    Budget, ChunkCache, ChunkId, ChunkList, ChunkRef, Class, EntryRecord, Repository, RepositoryError, Snapshot, Workers,
     cache::{Location, PackRecord},
     chunk::{Encoding, MAX_CUT_BYTES, MAX_LEVEL, MAX_LIST_BYTES, open_chunk},
     entry::parse_chunk,
@@ -22,7 +25,7 @@ use super::{
     format::{MAX_CHUNK_BYTES, pack_key},
     keys::{Catalogue, DataKeys},
     memory::{Lane, Share},
-    pack::Place,
+    pack::{Place, open_directory},
     seal::OpeningKey,
     workers::Desk,
 };
@@ -297,6 +300,51 @@ impl Reader {
                 worker.budget.reuse(bytes);
                 worker.budget.reuse(plain);
                 Ok((entry.places.len() as u64, plain_bytes))
+            })
+            .await
+    }
+
+    /// Reads a pack that is known to be damaged, and tells which of the chunks that its own directory names cannot be used; `None`
+    /// if not even the directory can, or there is no pack.
+    ///
+    /// # Errors
+    /// The store's; [`RepositoryError::Key`].
+    pub async fn unusable_chunks(&self, record: &PackRecord) -> Result<Option<HashSet<ChunkId>>> {
+        let shared = &self.shared;
+        let _share = shared.budget.share(record.size as usize + MAX_CHUNK_BYTES).await;
+        let key = pack_key(&record.sha256);
+        let place = format!("{}/{key}", shared.store.describe());
+        let mut bytes = shared.budget.buffer(record.size as usize);
+        let read = read_into(shared.store.as_ref(), &key, GetOptions::default(), u64::from(record.size), &mut bytes);
+        match read.await.map_err(reading) {
+            Ok(()) => {}
+            Err(error) if error.is_damage() => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let opener = match shared.opener(record).await {
+            Ok(opener) => opener,
+            Err(error) if error.is_damage() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (worker, record) = (Arc::clone(shared), record.clone());
+        shared
+            .on_worker(&place.clone(), move |desk| {
+                let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                let Ok(entry) = open_directory(&place, &record.sha256, size, &bytes, &bytes, &worker.catalogue) else {
+                    return Ok(None);
+                };
+                let mut unusable = HashSet::new();
+                let mut plain = worker.budget.buffer(MAX_CUT_BYTES);
+                for chunk in &entry.places {
+                    let start = chunk.offset as usize;
+                    let sealed = &bytes[start..start + chunk.sealed_bytes as usize];
+                    if worker.open(desk, &opener, record.class, chunk, sealed, &mut plain, &place).is_err() {
+                        unusable.insert(chunk.id);
+                    }
+                }
+                worker.budget.reuse(bytes);
+                worker.budget.reuse(plain);
+                Ok(Some(unusable))
             })
             .await
     }

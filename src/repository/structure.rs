@@ -1,10 +1,11 @@
 //! The repository as a whole: the local index against the site's, packs against indexes.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
@@ -12,7 +13,7 @@ use super::{
     ChunkCache, Class, Repository,
     cache::{PackRecord, Seen},
     error::Result,
-    format::{INDEXES, Id, KEYS, MAX_INDEX_BYTES, PACKS, name_sha256, pack_key},
+    format::{INDEXES, Id, KEYS, MAX_INDEX_BYTES, PACKS, name_sha256},
     index::decode_index,
     keys::{data_key_id, data_key_object},
     pack::PackEntry,
@@ -38,6 +39,7 @@ pub(super) async fn synchronise(repository: &Repository) -> Result<Arc<ChunkCach
         }
     };
     *shared = Arc::downgrade(&cache);
+    let marks = repository.marks().await?;
     let there = list_indexes(repository).await?;
     let mut known = cache.indexes()?;
     if may_clear && known.iter().any(|index| !there.contains_key(index)) {
@@ -47,7 +49,7 @@ pub(super) async fn synchronise(repository: &Repository) -> Result<Arc<ChunkCach
     }
     let wanted: Vec<_> = there.into_iter().filter(|(name, _)| !known.contains(name)).collect();
     let any = !wanted.is_empty();
-    let mut seen = Seen::default();
+    let mut seen = Seen { damaged: marks.unreadable.clone(), ..Seen::default() };
     let mut fetched = stream::iter(wanted)
         .map(|(name, key)| async move { (name, read_index(repository, &name, &key).await, key) })
         .buffer_unordered(FETCHES);
@@ -72,21 +74,23 @@ pub(super) async fn synchronise(repository: &Repository) -> Result<Arc<ChunkCach
     let keys = list_data_keys(repository).await?;
     let lost = |record: &PackRecord| {
         let locked = record.class == Class::Data && !keys.contains_key(&record.data_key);
-        locked || there.get(&record.sha256) != Some(&u64::from(record.size))
+        locked || there.get(&record.sha256).map(|(size, _)| *size) != Some(u64::from(record.size))
     };
+    seen.quarantined = marks.quarantined(known.iter().cloned(), repository.is_unencrypted());
     seen.missing = known.into_iter().filter(|(_, record)| lost(record)).map(|(number, _)| number).collect();
     cache.set_seen(seen);
     Ok(cache)
 }
 
-async fn list_indexes(repository: &Repository) -> Result<HashMap<[u8; 32], String>> {
+pub(super) async fn list_indexes(repository: &Repository) -> Result<HashMap<[u8; 32], String>> {
     let listed = list_all(repository, INDEXES).await?;
     Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, object.key))).collect())
 }
 
-async fn list_packs(repository: &Repository) -> Result<HashMap<[u8; 32], u64>> {
+/// Size in bytes of each pack, and when the site stored it.
+pub(super) async fn list_packs(repository: &Repository) -> Result<HashMap<[u8; 32], (u64, DateTime<Utc>)>> {
     let listed = list_all(repository, PACKS).await?;
-    Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, object.size))).collect())
+    Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, (object.size, object.modified)))).collect())
 }
 
 /// Data keys at the site, with the names of their objects; not those that are empty.
@@ -96,7 +100,7 @@ async fn list_data_keys(repository: &Repository) -> Result<HashMap<Id, String>> 
     Ok(listed.filter_map(|object| Some((data_key_id(&object.key, plain)?, object.key))).collect())
 }
 
-async fn read_index(repository: &Repository, name: &[u8; 32], key: &str) -> Result<Vec<PackEntry>> {
+pub(super) async fn read_index(repository: &Repository, name: &[u8; 32], key: &str) -> Result<Vec<PackEntry>> {
     let bytes = read_all(repository.store.as_ref(), key, GetOptions::default(), MAX_INDEX_BYTES).await?;
     let (place, catalogue, name) = (format!("{}/{key}", repository.store.describe()), Arc::clone(&repository.catalogue), *name);
     off_thread(move || decode_index(&place, &name, &bytes, &catalogue)).await
@@ -111,52 +115,69 @@ pub struct PackCheck {
     pub detail: String,
 }
 
+/// What is wrong with a data key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyCheck {
+    /// The object.
+    pub check: PackCheck,
+    /// It may be sound, and wrapped to others than the identities at hand.
+    pub is_locked: bool,
+}
+
 /// Packs as the site lists them, against the indexes.
 #[derive(Debug, Clone, Default)]
 pub struct StructureReport {
-    /// Packs that an index names and that are there in the right size.
-    pub packs_sound: u64,
-    /// Bytes of them.
-    pub pack_bytes: u64,
-    /// Packs that are missing or of another size.
-    pub broken: Vec<PackCheck>,
+    /// Packs that an index names and that are there in the right size: when the site stored each, by its number in the cache.
+    pub sound: HashMap<u32, DateTime<Utc>>,
+    /// Packs that are missing or of another size, by number, with what is wrong.
+    pub broken: HashMap<u32, String>,
     /// Data keys that packs need and the site has not.
-    pub keys_missing: Vec<PackCheck>,
-    /// Packs that no index names: a run that died left them, or one is at work.
-    pub unreferenced: u64,
+    pub keys_missing: BTreeMap<Id, KeyCheck>,
+    /// Data keys that no pack needs.
+    pub keys_unneeded: u64,
+    /// Packs that no index names: a run that died left them, one is at work, or an index was lost.
+    pub unindexed: u64,
+    /// Bytes of them.
+    pub unindexed_bytes: u64,
 }
 
 impl Repository {
-    /// Compares packs with indexes. Nothing is downloaded.
+    /// Compares packs (`known`, by their numbers in the cache) with the site. Nothing is downloaded.
     ///
     /// # Errors
-    /// The store's, [`RepositoryError::Cache`].
-    pub async fn structure(&self, cache: &ChunkCache) -> Result<StructureReport> {
-        let known = cache.packs()?;
+    /// The store's.
+    pub async fn structure(&self, known: &HashMap<u32, PackRecord>) -> Result<StructureReport> {
         let there = list_packs(self).await?;
         let mut report = StructureReport::default();
         let keys = list_data_keys(self).await?;
-        let (mut named, mut keyless) = (HashSet::new(), HashSet::new());
-        for (_, PackRecord { sha256, size, class, data_key, .. }) in known {
-            if !named.insert(sha256) {
-                continue;
+        let (mut named, mut needed) = (HashSet::new(), HashSet::new());
+        for (number, PackRecord { sha256, size, class, data_key, .. }) in known {
+            named.insert(*sha256);
+            if *class == Class::Data {
+                needed.insert(*data_key);
             }
-            if class == Class::Data && !keys.contains_key(&data_key) && keyless.insert(data_key) {
-                let key = data_key_object(&data_key, self.is_unencrypted());
-                report.keys_missing.push(PackCheck { key, detail: "is missing or empty; its packs cannot be read".to_owned() });
-            }
-            let detail = match there.get(&sha256) {
-                Some(found) if *found == u64::from(size) => {
-                    report.packs_sound += 1;
-                    report.pack_bytes += found;
-                    continue;
+            match there.get(sha256) {
+                Some((found, stored)) if *found == u64::from(*size) => {
+                    report.sound.insert(*number, *stored);
                 }
-                Some(found) => format!("has {found} bytes, its index says {size}"),
-                None => "is missing".to_owned(),
-            };
-            report.broken.push(PackCheck { key: pack_key(&sha256), detail });
+                Some((found, _)) => {
+                    report.broken.insert(*number, format!("has {found} bytes, its index says {size}"));
+                }
+                None => {
+                    report.broken.insert(*number, "is missing".to_owned());
+                }
+            }
         }
-        report.unreferenced = there.keys().filter(|sha256| !named.contains(*sha256)).count() as u64;
+        for id in needed.iter().filter(|id| !keys.contains_key(*id)) {
+            let key = data_key_object(id, self.is_unencrypted());
+            let detail = "is missing or empty; its packs cannot be read".to_owned();
+            report.keys_missing.insert(*id, KeyCheck { check: PackCheck { key, detail }, is_locked: false });
+        }
+        report.keys_unneeded = keys.keys().filter(|id| !needed.contains(*id)).count() as u64;
+        for (size, _) in there.iter().filter(|(sha256, _)| !named.contains(*sha256)).map(|(_, found)| found) {
+            report.unindexed += 1;
+            report.unindexed_bytes += size;
+        }
         Ok(report)
     }
 

@@ -20,3 +20,4 @@ mod rotation;
 mod stores;
 mod system;
 mod systemd;
+mod verify;

@@ -10,8 +10,8 @@ use std::{
 use clap::Parser;
 use farshore::cli::Cli;
 
-const SERVICES: [&str; 2] = ["farshore-backup@.service", "farshore-drill@.service"];
-const TIMERS: [&str; 2] = ["farshore-backup@.timer", "farshore-drill@.timer"];
+const SERVICES: [&str; 3] = ["farshore-backup@.service", "farshore-drill@.service", "farshore-verify@.service"];
+const TIMERS: [&str; 3] = ["farshore-backup@.timer", "farshore-drill@.timer", "farshore-verify@.timer"];
 
 /// What `systemd-analyze security` may say at most, times ten ("OK" begins at 5.0; 10.0 is no protection at all).
 const MOST_EXPOSURE: u32 = 20;
@@ -104,23 +104,26 @@ fn each_service_starts_a_command_that_the_program_takes() {
         let [command] = started.as_slice() else { panic!("{name} starts {started:?}, not one command of /usr/bin") };
         Cli::try_parse_from(command.replace("%i", "demo").split_whitespace()).unwrap_or_else(|error| panic!("{name}: {error}"));
         let subcommand = name.trim_start_matches("farshore-").trim_end_matches("@.service");
-        assert_eq!(*command, format!("farshore {subcommand} %i"), "the unit is named after what it does");
+        let share = if subcommand == "verify" { " --read-data=1/30" } else { "" };
+        assert_eq!(*command, format!("farshore {subcommand} %i{share}"), "the unit is named after what it does");
     }
 }
 
 #[test]
 fn the_variables_and_directories_of_the_services_are_those_that_the_program_reads() {
-    // FARSHORE_IDENTITY_FILE is a variable of the drill's --identity; the cache goes where systemd makes a directory for it.
-    let drill = unit(SERVICES[1]);
-    let help = Cli::try_parse_from(["farshore", "drill", "--help"]).unwrap_err().to_string();
-    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    for line in drill.lines().filter_map(|line| line.strip_prefix("Environment=")) {
-        for (variable, _) in line.split_whitespace().filter_map(|pair| pair.split_once('=')) {
-            let known = !variable.starts_with("FARSHORE_") || help.contains(&format!("[env: {variable}"));
-            assert!(known, "the program knows no variable {variable}");
+    // FARSHORE_IDENTITY_FILE is a variable of --identity; the cache goes where systemd makes a directory for it.
+    for (service, command) in [(SERVICES[1], "drill"), (SERVICES[2], "verify")] {
+        let text = unit(service);
+        let help = Cli::try_parse_from(["farshore", command, "--help"]).unwrap_err().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for line in text.lines().filter_map(|line| line.strip_prefix("Environment=")) {
+            for (variable, _) in line.split_whitespace().filter_map(|pair| pair.split_once('=')) {
+                let known = !variable.starts_with("FARSHORE_") || help.contains(&format!("[env: {variable}"));
+                assert!(known, "the program knows no variable {variable}");
+            }
         }
+        assert!(text.contains("FARSHORE_IDENTITY_FILE=%d/identity") && text.contains("LoadCredential=identity:"));
     }
-    assert!(drill.contains("FARSHORE_IDENTITY_FILE=%d/identity") && drill.contains("LoadCredential=identity:"));
     for name in SERVICES {
         assert!(unit(name).contains("CacheDirectory=farshore"), "{name} has no place for the local index");
     }

@@ -11,6 +11,7 @@ pub mod faulty_store;
 pub mod lock_contract;
 pub mod recovery;
 pub mod store_contract;
+pub mod watched_store;
 
 /// The value of an environment variable that `testbed/with-servers` sets.
 ///

@@ -12,12 +12,12 @@ use chrono::DateTime;
 use farshore::{
     clock::{FixedClock, SharedClock, SystemClock},
     operations::{
-        BackupRequest, NamedSource, OperationError, Phases, PointSummary, RestoreRequest, VerifyLevel, VerifyRequest, backup,
-        open_point, point_summaries, restore, verify,
+        BackupRequest, NamedSource, OperationError, Phases, PointSummary, RepairRequest, RestoreRequest, VerifyLevel,
+        VerifyRequest, backup, open_point, point_summaries, repair, restore, verify,
     },
     policy::Policy,
     progress::Tally,
-    report::{BackupReport, VerifyReport},
+    report::{BackupReport, Hurt, RepairReport, VerifyReport},
     repository::{Agent, Budget, Expected, Identities, LockTerm, Reader, Recipients, Repository, Workers, generate_identity},
     sources::bucket::{BucketOptions, BucketSource, BucketTarget},
     stores::{GetOptions, MemoryStore, PutOptions, Retry, RetryPolicy, SharedStore, Store, read_all},
@@ -32,6 +32,8 @@ pub struct Recovery {
     pub clock: Arc<FixedClock>,
     pub source: Arc<MemoryStore>,
     pub identities: Identities,
+    /// Open the catalogue and no data, where the repository is encrypted.
+    pub agent: Identities,
     pub recipients: Recipients,
     pub expected: Expected,
     /// How the policy has the site lock what is stored.
@@ -79,13 +81,15 @@ impl Recovery {
     /// With an encrypted repository, or one without.
     pub fn new(encrypted: bool) -> Self {
         let clock = FixedClock::shared(DateTime::from_timestamp(1_795_000_000, 0).unwrap());
-        let (identities, recipients, said) = if encrypted {
+        let (identities, agent, recipients, said) = if encrypted {
             let (secret, public) = generate_identity(DateTime::UNIX_EPOCH);
             let text = SecretString::from(secret);
-            let recipients = Recipients::parse(std::slice::from_ref(&public), &[]).unwrap();
-            (Identities::parse("test", &text).unwrap(), recipients, format!("[encryption]\nrecipients = [\"{public}\"]\n"))
+            let (agent, agent_public) = generate_identity(DateTime::UNIX_EPOCH);
+            let agent = Identities::parse("agent", &SecretString::from(agent)).unwrap();
+            let recipients = Recipients::parse(std::slice::from_ref(&public), &[agent_public]).unwrap();
+            (Identities::parse("test", &text).unwrap(), agent, recipients, format!("[encryption]\nrecipients = [\"{public}\"]\n"))
         } else {
-            (Identities::none(), Recipients::Nobody, String::new())
+            (Identities::none(), Identities::none(), Recipients::Nobody, String::new())
         };
         let head = if encrypted { "" } else { "encryption = \"none\"\n" };
         let text = format!(
@@ -96,6 +100,7 @@ impl Recovery {
             source: MemoryStore::new("source"),
             clock,
             identities,
+            agent,
             recipients,
             expected: if encrypted { Expected::Encrypted } else { Expected::Unencrypted },
             lock: None,
@@ -197,16 +202,54 @@ impl Recovery {
         Ok(objects(target.as_ref()).await)
     }
 
+    /// Repairs, and tells of everything that is hurt.
+    pub async fn repair(
+        &self,
+        store: SharedStore,
+        cache: &Path,
+        dry_run: bool,
+        hurt: &(dyn Fn(&Hurt) + Send + Sync),
+    ) -> Result<RepairReport, OperationError> {
+        self.clock.advance(Duration::from_secs(60));
+        repair(RepairRequest {
+            repository: &self.open(store, cache).await?,
+            workers: Arc::clone(&self.workers),
+            budget: Budget::new(0),
+            dry_run,
+            hurt,
+            observer: Tally::alone(),
+            clock: self.shared_clock(),
+        })
+        .await
+    }
+
     /// Reads everything.
     pub async fn verify(&self, store: SharedStore, cache: &Path) -> Result<VerifyReport, OperationError> {
         self.verify_with(&self.identities, store, cache).await
     }
 
+    /// Reads everything, with other identities.
     pub async fn verify_with(
         &self,
         identities: &Identities,
         store: SharedStore,
         cache: &Path,
+    ) -> Result<VerifyReport, OperationError> {
+        self.verify_so_far(identities, store, cache, VerifyLevel::ReadData(100.0)).await
+    }
+
+    /// Verifies as far as said.
+    pub async fn verify_at(&self, store: SharedStore, cache: &Path, level: VerifyLevel) -> Result<VerifyReport, OperationError> {
+        self.verify_so_far(&self.identities, store, cache, level).await
+    }
+
+    /// Verifies as far as said, with other identities.
+    pub async fn verify_so_far(
+        &self,
+        identities: &Identities,
+        store: SharedStore,
+        cache: &Path,
+        level: VerifyLevel,
     ) -> Result<VerifyReport, OperationError> {
         self.clock.advance(Duration::from_secs(60));
         let repository = self.open_with(identities, store, cache).await?;
@@ -214,7 +257,8 @@ impl Recovery {
             repository: &repository,
             reader: self.reader(&repository).await?,
             policy: None,
-            level: VerifyLevel::ReadData(100.0),
+            level,
+            window: chrono::TimeDelta::days(45),
             observer: Tally::alone(),
             clock: self.shared_clock(),
         })

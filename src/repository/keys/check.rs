@@ -1,13 +1,13 @@
 //! Who opens what, by the names of what is stored; and whether the keys that should open really do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use super::wrap::{KeyKind, WrapName, fetch_wrap};
-use crate::repository::{PackCheck, Repository, RepositoryError, error::Result, format::Id};
+use crate::repository::{KeyCheck, PackCheck, Repository, RepositoryError, error::Result, format::Id};
 
 /// Wraps opened at once.
 const AT_ONCE: usize = 8;
@@ -116,11 +116,12 @@ impl Repository {
     }
 
     /// Opens every wrap of every key that is for the identities at hand, also of runs that stored nothing, and reads every
-    /// recipient set. Returns what is damaged, and the keys that stay closed.
+    /// recipient set. Returns what is damaged, and the data keys that stay closed, by id.
     ///
     /// # Errors
-    /// The store's.
-    pub async fn check_keys(&self) -> Result<Vec<PackCheck>> {
+    /// The store's; [`RepositoryError::Key`] if the identities open no data key at all and one is wrapped to others: they are the
+    /// wrong ones.
+    pub async fn check_keys(&self) -> Result<(Vec<PackCheck>, BTreeMap<Id, KeyCheck>)> {
         let sets = self.recipient_sets().await?;
         let mut found: Vec<PackCheck> = sets.damaged.iter().map(|(_, check)| check.clone()).collect();
         let wraps = self.wraps_by_key().await?;
@@ -146,24 +147,38 @@ impl Repository {
                 outcomes
             })
             .buffer_unordered(AT_ONCE);
+        let (mut closed, mut any_opened, mut refused) = (BTreeMap::<Id, KeyCheck>::new(), false, None);
         while let Some(outcomes) = checks.next().await {
             let opened = outcomes.iter().any(|(outcome, _)| outcome.is_ok());
+            let is_locked = outcomes.iter().any(|(outcome, _)| matches!(outcome, Err(RepositoryError::Key { .. })));
             for (outcome, wrap) in outcomes {
-                match outcome {
-                    Ok(()) => {}
-                    Err(error @ RepositoryError::Key { .. }) => {
-                        if !opened || for_us(&wrap) == Some(true) {
-                            found.push(PackCheck { key: wrap.to_string(), detail: error.to_string() });
-                        }
-                    }
-                    Err(error) if error.is_damage() => {
-                        found.push(PackCheck { key: wrap.to_string(), detail: error.to_string() });
-                    }
+                let is_data = wrap.kind == KeyKind::Data;
+                any_opened |= is_data && outcome.is_ok();
+                let error = match outcome {
+                    Ok(()) => continue,
+                    Err(RepositoryError::Key { .. }) if opened && for_us(&wrap) != Some(true) => continue,
+                    Err(error) if error.is_damage() || matches!(error, RepositoryError::Key { .. }) => error,
                     Err(error) => return Err(error),
+                };
+                let check = PackCheck { key: wrap.to_string(), detail: error.to_string() };
+                if opened || !is_data {
+                    found.push(check);
+                    continue;
+                }
+                if matches!(error, RepositoryError::Key { .. }) {
+                    refused.get_or_insert(error);
+                }
+                // Of several wraps that do not open, the first one stands for the key, the others are listed.
+                match closed.entry(wrap.id) {
+                    Entry::Vacant(entry) => drop(entry.insert(KeyCheck { check, is_locked })),
+                    Entry::Occupied(_) => found.push(check),
                 }
             }
         }
-        Ok(found)
+        match refused {
+            Some(error) if !any_opened => Err(error),
+            _ => Ok((found, closed)),
+        }
     }
 
     /// Opens these data keys; returns those that do not open, each with the error.

@@ -23,10 +23,10 @@ impl Shared {
         });
     }
 
-    /// Whether a stored index names the chunk, and its pack is at the site.
+    /// Whether a stored index names the chunk, and its pack is at the site and not known to be damaged.
     pub(super) fn has(&self, id: &ChunkId) -> Result<bool> {
         let Some(location) = self.cache.find(id)? else { return Ok(false) };
-        let there = !self.cache.seen().missing.contains(&location.pack);
+        let there = self.cache.seen().is_adoptable(location.pack);
         if there {
             self.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(location.pack);
         }

@@ -8,6 +8,7 @@ mod passphrase;
 mod permissions;
 mod policy;
 mod recipients;
+mod repair;
 mod retention;
 mod round_trip;
 mod stolen;

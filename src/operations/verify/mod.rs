@@ -1,0 +1,175 @@
+//! Verify: is everything there, and is it what it was?
+//!
+//! Levels: *structure* follows every point to its chunks and every index to its packs, by listing alone, and asks the site for the
+//! stored checksum of packs that were put there again after a point that needs them; reading verification also reads packs (all,
+//! a share by chance, or the part whose turn it is), every index, opens every key, and follows the chain of the evidence: every
+//! byte that carries a meaning is authenticated.
+//!
+//! What is found damaged by reading is marked on the site, so that no backup relies on it and the next one stores the same bytes
+//! anew; what was read and is sound makes points *verified* (`docs/decisions/0017-what-verification-reads-and-remembers.md`).
+
+mod needs;
+mod read;
+mod resume;
+mod share;
+mod walk;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use chrono::TimeDelta;
+use needs::PointSet;
+use walk::Walk;
+
+use super::{OperationError, history};
+use crate::{
+    clock::SharedClock,
+    progress::{Observer, SharedObserver, Tally},
+    report::{Damage, ReadPart, VerifyReport},
+    repository::{MarkState, PackRecord, Reader, Repository},
+};
+
+/// How much is read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum VerifyLevel {
+    /// Only lists.
+    Structure,
+    /// So many percent of the packs, chosen anew each time; 100 reads all.
+    ReadData(f64),
+    /// One of so many equal parts of the packs: the one whose turn it is.
+    ReadPart(u32),
+}
+
+impl VerifyLevel {
+    fn is_full(self) -> bool {
+        matches!(self, Self::ReadData(percent) if percent >= 100.0)
+    }
+}
+
+/// What a verification needs.
+#[derive(Debug)]
+pub struct VerifyRequest<'a> {
+    /// The repository.
+    pub repository: &'a Repository,
+    /// Reads it, with the keys at hand.
+    pub reader: Reader,
+    /// Only points of this policy are followed; all of them without.
+    pub policy: Option<&'a str>,
+    /// How much.
+    pub level: VerifyLevel,
+    /// How long ago a pack may have been read by an earlier verification of all or of its part, for a point to count as verified.
+    pub window: TimeDelta,
+    /// Told of progress.
+    pub observer: SharedObserver,
+    /// The time.
+    pub clock: SharedClock,
+}
+
+/// Packs by their numbers, each once: several indexes may name the same pack.
+fn distinct(packs: Vec<(u32, PackRecord)>) -> (HashMap<u32, PackRecord>, HashMap<u32, u32>) {
+    let (mut first, mut numbers, mut distinct) = (HashMap::new(), HashMap::new(), HashMap::new());
+    for (number, record) in packs {
+        let one = *first.entry(record.clone()).or_insert(number);
+        numbers.insert(number, one);
+        distinct.entry(one).or_insert(record);
+    }
+    (distinct, numbers)
+}
+
+/// Verifies a repository. What was found is stored on the site, so that points count as verified.
+///
+/// # Errors
+/// Those of reaching the site; damage is no error here but the report's contents.
+pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, OperationError> {
+    let repository = request.repository;
+    let (started_at, start) = (request.clock.now(), request.clock.monotonic());
+    let tally = Tally::over(Arc::clone(&request.observer));
+    tally.phase("structure", None);
+    let cache = request.reader.cache();
+    let (packs, numbers) = distinct(cache.packs()?);
+    let structure = repository.structure(&packs).await?;
+    let marks = repository.marks().await?;
+    let mut walk = Walk::new(&request, packs, numbers, structure);
+    for (name, stored) in repository.stored_points(request.policy).await? {
+        walk.point(&name, stored, &tally).await?;
+    }
+    let mut report = VerifyReport {
+        site: repository.store().describe(),
+        started_at,
+        seconds: 0.0,
+        read_data_percent: 0.0,
+        part: None,
+        points_checked: walk.ids.len() as u64,
+        indexes_checked: cache.indexes()?.len() as u64,
+        packs_checked: walk.structure.sound.len() as u64,
+        packs_read: 0,
+        packs_resumed: 0,
+        bytes_read: 0,
+        chunks_checked: 0,
+        packs_unreferenced: 0,
+        bytes_unreferenced: 0,
+        keys_unreferenced: walk.structure.keys_unneeded,
+        checksums_compared: 0,
+        checksums_unknown: 0,
+        damage: Vec::new(),
+        mended: Vec::new(),
+        problems: Vec::new(),
+    };
+    let (records, unreadable) = history::records(repository).await?;
+    if request.level == VerifyLevel::Structure {
+        let seen = cache.seen();
+        walk.found(seen.damaged.iter().filter(|check| marks.unreadable.iter().all(|mark| mark.key != check.key)).cloned());
+        walk.compare_checksums(&mut report).await?;
+    } else {
+        let share = match request.level {
+            VerifyLevel::ReadPart(of) => read::Share::Part(share::due_part(&records, of)),
+            _ if request.level.is_full() => read::Share::Part(ReadPart { number: 1, of: 1 }),
+            VerifyLevel::ReadData(percent) => read::Share::Chance(percent / 100.0),
+            VerifyLevel::Structure => read::Share::Chance(0.0),
+        };
+        read::read_packs(&mut walk, &mut report, share, &tally).await?;
+        tally.phase("read catalogue", None);
+        let (indexes, damaged) = repository.check_indexes().await?;
+        report.indexes_checked = indexes;
+        walk.found(damaged.into_iter());
+        let (damaged, closed) = repository.check_keys().await?;
+        walk.found(damaged.into_iter());
+        walk.damaged_keys(closed);
+    }
+    walk.found(marks.unreadable.iter().cloned());
+    for (object, detail) in history::flaws(&records, &unreadable) {
+        walk.damage.push(Damage { object, detail, points: Vec::new() });
+    }
+    for pin in repository.pins().await? {
+        walk.damage.extend(pin.record.err().map(|detail| Damage { object: pin.key, detail, points: Vec::new() }));
+    }
+    walk.finish(&marks, &mut report);
+    report.problems = tally.problems();
+    report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();
+    if request.level == VerifyLevel::Structure {
+        return Ok(report);
+    }
+    for (object, state, detail) in walk.to_be_marked(&marks).await? {
+        repository.put_mark(&object, state, &detail).await?;
+        tally.items(u64::from(state == MarkState::Damaged));
+    }
+    if request.level.is_full() || report.part.is_some() {
+        let hurt: BTreeSet<&String> = report.damage.iter().flat_map(|damage| &damage.points).collect();
+        let sound = walk.sound_but(&hurt);
+        let earlier = share::earlier(&records, &walk.ids, request.clock.now(), request.window);
+        let quarantined = |number: u32| marks.damage(&walk.key_of(number)).is_some();
+        let read_now = |number: u32| walk.read.contains(&number);
+        let complete =
+            share::completely_read(&sound, &walk.needs, &earlier, |number| walk.stored_pack(number), read_now, quarantined);
+        let names = |points: &PointSet| points.iter().map(|point| walk.ids[point].clone()).collect::<BTreeSet<String>>();
+        let part_points = report.part.is_some().then(|| names(&sound));
+        history::keep_verification(repository, request.clock.now(), names(&complete), part_points, &report).await?;
+        resume::Progress::forget(repository);
+    }
+    Ok(report)
+}
+
+/// By key of an object: what is wrong with it, and the points that need it.
+type Found = BTreeMap<String, (String, PointSet)>;

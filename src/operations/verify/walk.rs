@@ -1,0 +1,278 @@
+//! From the points to the packs they need; and from what is broken back to the points that it hurts.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    Found, OperationError, VerifyRequest,
+    needs::{Needs, PointSet},
+};
+use crate::{
+    progress::{Observer, Tally},
+    report::{Damage, VerifyReport},
+    repository::{
+        ChunkList, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, RepositoryError, StructureReport,
+        data_key_object, pack_key,
+    },
+    stores::StoreError,
+};
+
+/// Objects asked for at once.
+const STATS: usize = 32;
+
+pub(super) struct Walk<'a> {
+    pub(super) request: &'a VerifyRequest<'a>,
+    /// By number; each pack once.
+    pub(super) packs: HashMap<u32, PackRecord>,
+    /// From every number of a pack to the one in `packs`.
+    numbers: HashMap<u32, u32>,
+    pub(super) structure: StructureReport,
+    /// Packs that cannot be used, with what is wrong.
+    pub(super) broken: BTreeMap<u32, String>,
+    /// Those of them that only lack a key that opens them: they may be sound, for who has it.
+    pub(super) locked: HashSet<u32>,
+    /// Packs that were read and are sound.
+    pub(super) read: HashSet<u32>,
+    pub(super) needs: Needs,
+    /// Ids of the points, by number.
+    pub(super) ids: Vec<String>,
+    /// When the site stored each.
+    stored: Vec<DateTime<Utc>>,
+    /// Points that were followed to their end.
+    sound: PointSet,
+    pub(super) damage: Vec<Damage>,
+    keys: BTreeMap<Id, KeyCheck>,
+    keys_opened: bool,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(
+        request: &'a VerifyRequest<'a>,
+        packs: HashMap<u32, PackRecord>,
+        numbers: HashMap<u32, u32>,
+        structure: StructureReport,
+    ) -> Self {
+        let broken = structure.broken.iter().map(|(number, detail)| (*number, detail.clone())).collect();
+        let keys = structure.keys_missing.clone();
+        Self {
+            request,
+            packs,
+            numbers,
+            structure,
+            broken,
+            locked: HashSet::new(),
+            read: HashSet::new(),
+            needs: Needs::new(),
+            ids: Vec::new(),
+            stored: Vec::new(),
+            sound: PointSet::default(),
+            damage: Vec::new(),
+            keys,
+            keys_opened: false,
+        }
+    }
+
+    /// Follows a point to its packs.
+    pub(super) async fn point(&mut self, name: &PointName, stored: DateTime<Utc>, tally: &Tally) -> Result<(), OperationError> {
+        let number = self.ids.len();
+        self.ids.push(name.id.clone());
+        self.stored.push(stored);
+        let followed = match self.request.repository.point(name).await {
+            Ok(point) => self.follow(&point, number, tally).await,
+            Err(error) => Err(error),
+        };
+        match followed {
+            Ok(()) => self.sound.insert(number),
+            // Also a catalogue pack that is gone: the listing showed it as well, but here we know whom it hurts.
+            Err(error) if error.is_damage() => {
+                self.damage.push(Damage { object: name.key.clone(), detail: error.to_string(), points: vec![name.id.clone()] });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    async fn follow(&mut self, point: &Point, number: usize, tally: &Tally) -> Result<(), RepositoryError> {
+        let reader = &self.request.reader;
+        for snapshot in &point.snapshots {
+            let mut list = snapshot.entries.clone();
+            self.list(number, &list)?;
+            while list.level > 0 {
+                list = reader.level_below(&list).await?;
+                self.list(number, &list)?;
+            }
+            let mut entries = reader.entries(snapshot);
+            let mut count = 0;
+            while let Some(record) = entries.try_next().await? {
+                count += 1;
+                tally.items(1);
+                let Some(mut content) = record.content else { continue };
+                self.list(number, &content)?;
+                while content.level > 0 {
+                    content = reader.level_below(&content).await?;
+                    self.list(number, &content)?;
+                }
+            }
+            if count != snapshot.entry_count {
+                return Err(RepositoryError::Damaged {
+                    place: format!("point {}, source {}", point.id, snapshot.source),
+                    detail: format!("has {count} entries instead of {}", snapshot.entry_count),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, point: usize, list: &ChunkList) -> Result<(), RepositoryError> {
+        for chunk in list.chunks()? {
+            let place = || self.request.repository.store().describe();
+            let location = self.request.reader.cache().find(&chunk.id)?;
+            let location = location.ok_or_else(|| RepositoryError::MissingChunk { place: place(), id: chunk.id.to_string() })?;
+            let pack = self.numbers.get(&location.pack).copied().unwrap_or(location.pack);
+            self.needs.entry(pack).or_default().insert(point);
+        }
+        Ok(())
+    }
+
+    /// Notes objects that no single pack or point stands for.
+    pub(super) fn found(&mut self, objects: impl Iterator<Item = PackCheck>) {
+        self.damage.extend(objects.map(|check| Damage { object: check.key, detail: check.detail, points: Vec::new() }));
+    }
+
+    /// Notes data keys that do not open: all packs under them are lost.
+    pub(super) fn damaged_keys(&mut self, keys: BTreeMap<Id, KeyCheck>) {
+        self.keys_opened = true;
+        self.keys.extend(keys);
+    }
+
+    /// A pack that is there, and when the site stored it.
+    pub(super) fn stored_pack(&self, pack: u32) -> Option<(&PackRecord, DateTime<Utc>)> {
+        Some((self.packs.get(&pack)?, *self.structure.sound.get(&pack)?))
+    }
+
+    pub(super) fn key_of(&self, pack: u32) -> String {
+        self.packs.get(&pack).map(|record| pack_key(&record.sha256)).unwrap_or_default()
+    }
+
+    /// Asks the site for the checksums of the packs that it stored later than a point that needs them. A pack is stored before the
+    /// point, once, so somebody put those there again. All others are as they were stored, or damaged in a way that no
+    /// stored checksum shows.
+    pub(super) async fn compare_checksums(&mut self, report: &mut VerifyReport) -> Result<(), OperationError> {
+        let later = |(number, stored): (&u32, &DateTime<Utc>)| {
+            let needed = self.needs.get(number)?.iter().any(|point| self.stored[point] < *stored);
+            needed.then(|| (*number, self.packs.get(number).map(|record| record.sha256)))
+        };
+        let wanted: Vec<_> = self.structure.sound.iter().filter_map(later).collect();
+        let store = self.request.repository.store();
+        let mut stats = stream::iter(wanted)
+            .map(|(number, name)| async move {
+                let key = name.map(|name| pack_key(&name)).unwrap_or_default();
+                (number, name, store.stat(&key).await)
+            })
+            .buffer_unordered(STATS);
+        while let Some((number, name, stat)) = stats.next().await {
+            match stat {
+                Ok(stat) if stat.sha256.is_none() => report.checksums_unknown += 1,
+                Ok(stat) => {
+                    report.checksums_compared += 1;
+                    if stat.sha256 != name {
+                        self.broken.insert(number, "the site's own checksum of it is not its name: it was replaced".to_owned());
+                    }
+                }
+                Err(StoreError::NotFound { .. }) => {
+                    self.broken.insert(number, "is missing".to_owned());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// What is damaged, each with the points that need it, and what no point needs any more.
+    pub(super) fn finish(&mut self, marks: &Marks, report: &mut VerifyReport) {
+        let unencrypted = self.request.repository.is_unencrypted();
+        let mut found = Found::new();
+        for (number, detail) in &self.broken {
+            let points = self.needs.get(number).cloned().unwrap_or_default();
+            found.insert(self.key_of(*number), (detail.clone(), points));
+        }
+        for (id, check) in &self.keys {
+            let mut points = PointSet::default();
+            for (number, _) in self.packs.iter().filter(|(_, record)| record.data_key == *id) {
+                self.needs.get(number).into_iter().for_each(|needing| points.add_all(needing));
+            }
+            found.insert(data_key_object(id, unencrypted), (check.check.detail.clone(), points));
+        }
+        // Where a point cannot be followed, nobody knows what it needs.
+        let all_followed = (0..self.ids.len()).all(|point| self.sound.contains(point));
+        for (object, (detail, points)) in found {
+            let known = marks.damage(&object).is_some() || self.is_known_to_be_gone(&object);
+            let damage = Damage { object, detail, points: points.iter().map(|point| self.ids[point].clone()).collect() };
+            if points.is_empty() && all_followed && known {
+                report.mended.push(damage);
+            } else {
+                self.damage.push(damage);
+            }
+        }
+        let mended: Vec<Damage>;
+        (mended, report.damage) = std::mem::take(&mut self.damage).into_iter().partition(|damage| {
+            let lost_index = damage.object.starts_with("indexes/") && self.structure.unindexed == 0;
+            all_followed && lost_index && marks.damage(&damage.object).is_some()
+        });
+        report.mended.extend(mended);
+        let unneeded = self.structure.sound.keys().filter(|number| !self.needs.contains_key(*number));
+        report.packs_unreferenced = self.structure.unindexed;
+        report.bytes_unreferenced = self.structure.unindexed_bytes;
+        for number in unneeded {
+            report.packs_unreferenced += 1;
+            report.bytes_unreferenced += self.packs.get(number).map_or(0, |record| u64::from(record.size));
+        }
+    }
+
+    /// Whether the listing itself shows an object to be missing: every backup sees that, and needs no mark.
+    fn is_known_to_be_gone(&self, object: &str) -> bool {
+        let key_missing = self.structure.keys_missing.values().any(|key| key.check.key == object);
+        key_missing || self.structure.broken.keys().any(|number| self.key_of(*number) == object)
+    }
+
+    /// What to say on the site: objects that reading showed to be damaged and that have no mark yet, and those with a mark that were
+    /// read and are sound.
+    pub(super) async fn to_be_marked(&self, marks: &Marks) -> Result<Vec<(String, MarkState, String)>, OperationError> {
+        let unencrypted = self.request.repository.is_unencrypted();
+        let mut wanted = Vec::new();
+        for (number, detail) in self.broken.iter().filter(|(number, _)| !self.locked.contains(number)) {
+            wanted.push((self.key_of(*number), MarkState::Damaged, detail.clone()));
+        }
+        for (id, check) in &self.keys {
+            if !check.is_locked {
+                wanted.push((data_key_object(id, unencrypted), MarkState::Damaged, check.check.detail.clone()));
+            }
+        }
+        wanted.retain(|(object, ..)| marks.damage(object).is_none() && !self.is_known_to_be_gone(object));
+        let mut there = Vec::new();
+        for (object, state, detail) in wanted {
+            // A prune may have deleted it since: that is no damage.
+            match self.request.repository.store().stat(&object).await {
+                Ok(_) => there.push((object, state, detail)),
+                Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let again = "was read again, and is what it was".to_owned();
+        let sound = self.read.iter().map(|number| self.key_of(*number));
+        let keys: BTreeSet<Id> = self.packs.values().map(|record| record.data_key).collect();
+        let opened = keys.iter().filter(|id| self.keys_opened && !self.keys.contains_key(*id));
+        let sound = sound.chain(opened.map(|id| data_key_object(id, unencrypted)));
+        there.extend(sound.filter(|object| marks.damage(object).is_some()).map(|object| (object, MarkState::Sound, again.clone())));
+        Ok(there)
+    }
+
+    /// The points that were followed to their end and are not among `hurt`.
+    pub(super) fn sound_but(&self, hurt: &BTreeSet<&String>) -> PointSet {
+        let mut sound = PointSet::default();
+        self.sound.iter().filter(|point| !hurt.contains(&self.ids[*point])).for_each(|point| sound.insert(point));
+        sound
+    }
+}
