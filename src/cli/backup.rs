@@ -22,7 +22,7 @@ pub(super) struct Args {
     /// A reader's identity, where the policy names no agent key.
     #[arg(long, value_name = "FILE", env = "FARSHORE_IDENTITY_FILE", value_delimiter = ':')]
     identity: Vec<PathBuf>,
-    /// Give up after this long (for instance 6h).
+    /// Give up after this long (for instance 6h); not longer than the policy's limits.backup_time, which holds without it.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     time_limit: Option<Duration>,
     /// Only say what would be captured, and what it would build on; no source is touched.
@@ -32,6 +32,15 @@ pub(super) struct Args {
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
     let policy = place::load_policy(&args.policy)?;
+    let time_limit = match (args.time_limit, policy.limits.backup_time) {
+        (Some(asked), Some(most)) if asked > most => {
+            let most = humantime::format_duration(most);
+            return Err(CliError::Usage(format!(
+                "--time-limit is longer than the policy's limits.backup_time ({most}), which prune relies on"
+            )));
+        }
+        (asked, most) => asked.or(most),
+    };
     let sites: Vec<String> = match args.site {
         Some(name) => vec![place::choose_site(&policy, Some(&name))?.name.clone()],
         None => policy.sites.iter().map(|site| site.name.clone()).collect(),
@@ -40,7 +49,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     for site in sites {
         let place_args = PlaceArgs { site: Some(site.clone()), identity: args.identity.clone(), first_versions: false };
         // One site that is down must not keep the others without their point.
-        match one(context, &args.policy, place_args, args.time_limit, args.dry_run).await {
+        match one(context, &args.policy, place_args, time_limit, args.dry_run).await {
             Ok(None) => {}
             Ok(Some(report)) => {
                 if report.exit_code() != ExitCode::Success {

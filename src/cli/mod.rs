@@ -16,6 +16,7 @@ mod pin;
 mod place;
 mod points;
 mod policy;
+mod prune;
 mod repair;
 mod restore;
 mod terminal;
@@ -89,6 +90,10 @@ enum Command {
     Pin(pin::PinArgs),
     /// Take a pin back.
     Unpin(pin::UnpinArgs),
+    /// Delete what no recovery point needs that retention keeps: first doomed, then, when its grace is over, gone.
+    Prune(prune::Args),
+    /// Bring a doomed recovery point back before its grace is over.
+    Undelete(pin::UndeleteArgs),
     /// Restore a recovery point, or a part of it.
     Restore(restore::Args),
     /// Check that everything is there, and (with --read-data) is what it was.
@@ -161,6 +166,8 @@ pub async fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
         Command::Diff(args) => browse::diff(&context, args).await,
         Command::Pin(args) => pin::pin(&context, args).await,
         Command::Unpin(args) => pin::unpin(&context, args).await,
+        Command::Prune(args) => prune::run(&context, args).await,
+        Command::Undelete(args) => pin::undelete(&context, args).await,
         Command::Restore(args) => restore::run(&context, args).await,
         Command::Verify(args) => verify::run(&context, args).await,
         Command::Repair(args) => repair::run(&context, args).await,

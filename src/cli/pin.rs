@@ -1,4 +1,4 @@
-//! `farshore pin`, `unpin`: a point that no retention removes.
+//! `farshore pin`, `unpin`, `undelete`: a point that no retention removes.
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 use serde_json::json;
@@ -8,7 +8,7 @@ use super::{
     place::{self, PlaceArgs},
 };
 use crate::{
-    operations::{self, PinRequest},
+    operations::{self, PinRequest, UndeleteRequest},
     report::{ExitCode, printable, timestamp},
     repository::{PinAction, PinRecord},
 };
@@ -37,6 +37,21 @@ pub(super) struct UnpinArgs {
     #[command(flatten)]
     place: PlaceArgs,
     /// Why; kept with the record.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct UndeleteArgs {
+    /// POLICY POINT; with an address in --site only POINT.
+    #[arg(value_name = "POLICY POINT", num_args = 1..=2, required = true)]
+    words: Vec<String>,
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Until when it is pinned, so that the next prune does not doom it again: as for `pin`.
+    #[arg(long, value_name = "DATE|DURATION|forever", value_parser = until, default_value = "30d")]
+    until: Until,
+    /// Why; shown wherever the pin is.
     #[arg(long, value_name = "TEXT")]
     reason: String,
 }
@@ -87,6 +102,17 @@ pub(super) async fn unpin(context: &Context, args: UnpinArgs) -> Result<ExitCode
     record(context, args.words, &args.place, None, &args.reason).await
 }
 
+pub(super) async fn undelete(context: &Context, args: UndeleteArgs) -> Result<ExitCode, CliError> {
+    let words = args.place.words(args.words, 1, "farshore undelete POLICY POINT --reason …")?;
+    let place = place::find(words.policy.as_deref(), &args.place).await?;
+    let repository = place.open(&context.cache_dir).await?;
+    let point = operations::select_point(&repository, place.policy_name(), &words.rest[0]).await?;
+    let (now, agent) = (place.clock.now(), assemble::agent());
+    let until = args.until.time(now)?;
+    let request = UndeleteRequest { repository: &repository, point: &point, until, reason: &args.reason, agent: &agent, now };
+    show(context, &operations::undelete(&request).await?)
+}
+
 /// Pins until then, or unpins.
 async fn record(
     context: &Context,
@@ -107,11 +133,15 @@ async fn record(
     let until = until.map_or(Ok(None), |until| until.time(now))?;
     let request = PinRequest { repository: &repository, point: &point, action, until, reason, agent: &agent, now };
     let record = operations::pin(&request).await?;
+    show(context, &record)
+}
+
+fn show(context: &Context, record: &PinRecord) -> Result<ExitCode, CliError> {
     let shown = json!({
-        "point": record.point, "policy": record.policy, "pinned": action == PinAction::Pin, "until": record.until,
+        "point": record.point, "policy": record.policy, "pinned": record.action == PinAction::Pin, "until": record.until,
         "reason": record.reason, "by": format!("{}@{}", record.user, record.host), "at": record.at,
     });
-    context.print(&shown, |look| format!("{} {}", look.ok(), said(&record)))?;
+    context.print(&shown, |look| format!("{} {}", look.ok(), said(record)))?;
     Ok(ExitCode::Success)
 }
 

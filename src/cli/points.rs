@@ -86,6 +86,7 @@ fn remark(point: &PointSummary, now: DateTime<Utc>) -> String {
         Some(until) => format!("pinned until {}", timestamp(until)),
         None => "pinned for ever".to_owned(),
     }));
+    remarks.extend(point.doomed.map(|until| format!("doomed, deleted after {}", timestamp(until))));
     remarks.join(", ")
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{OperationError, PinSummary, exchange::lies_below, history, pins};
 use crate::{
     progress::Anomaly,
-    repository::{EntryRecord, PointName, Reader, Repository, RepositoryError, Snapshot},
+    repository::{Dooms, EntryRecord, PointName, Reader, Repository, RepositoryError, Snapshot},
 };
 
 /// A point in a list.
@@ -28,6 +28,9 @@ pub struct PointSummary {
     pub verified: Option<DateTime<Utc>>,
     /// Its pin, if one was made and not taken back; it may have run out.
     pub pinned: Option<PinSummary>,
+    /// Prune has doomed it, and it is not pinned: from when on it may be deleted, by the site's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doomed: Option<DateTime<Utc>>,
     /// In what it is far from the points before it.
     pub anomalies: Vec<Anomaly>,
     /// Names of its sources; empty if the point cannot be read.
@@ -54,9 +57,16 @@ pub async fn point_summaries(repository: &Repository, policy: Option<&str>) -> R
     let names = repository.stored_points(policy).await?;
     let verified = history::verified(repository).await?;
     let mut pinned = pins::current(repository).await?;
+    let dooms = Dooms::of(&repository.doom_records().await?);
+    let marks = repository.marks().await?;
+    let keys: Vec<String> = names.iter().map(|(name, _)| name.key.clone()).collect();
     let summaries = futures_util::stream::iter(names).map(|(name, stored)| summary(repository, name, stored)).buffered(READS);
     let mut all: Vec<PointSummary> = summaries.try_collect().await?;
-    for summary in &mut all {
+    for (summary, key) in all.iter_mut().zip(keys) {
+        if let Some(detail) = marks.damage(&key) {
+            summary.unreadable.get_or_insert_with(|| detail.to_owned());
+        }
+        summary.doomed = dooms.point(&key).filter(|_| !pinned.contains_key(&summary.id));
         summary.verified = verified.get(&summary.id).copied();
         summary.pinned = pinned.remove(&summary.id);
     }
@@ -71,6 +81,7 @@ async fn summary(repository: &Repository, name: PointName, stored: DateTime<Utc>
         policy: name.policy.clone(),
         verified: None,
         pinned: None,
+        doomed: None,
         anomalies: Vec::new(),
         sources: Vec::new(),
         entries: 0,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path as FilePath, time::Duration};
 
 use super::{
-    Retention, SitePolicy, SourceKind, SourcePolicy, StorePolicy,
+    Limits, Retention, SitePolicy, SourceKind, SourcePolicy, StorePolicy,
     document::{Document, Findings, Path},
     structure::similar,
 };
@@ -120,6 +120,18 @@ pub fn locks(sites: &[(Path, SitePolicy)], retention: &Retention, findings: &mut
             );
         }
     }
+}
+
+/// What prune dooms must outlast every backup that may rely on it.
+pub fn grace(retention: &Retention, limits: &Limits, findings: &mut Findings<'_>) {
+    let Some(longest) = limits.backup_time.filter(|longest| *longest > retention.grace) else { return };
+    findings.add(
+        &Path::root().key("retention").key("grace"),
+        format!(
+            "is shorter than limits.backup_time ({}): prune could delete what a backup at work builds on; make it longer",
+            humantime::format_duration(longest)
+        ),
+    );
 }
 
 fn overlap(left: &StorePolicy, right: &StorePolicy) -> bool {

@@ -226,7 +226,24 @@ pub fn retention(typed: TypedRetention, path: &Path, findings: &mut Findings<'_>
         keep_monthly: count(typed.keep_monthly, default.keep_monthly),
         keep_yearly: count(typed.keep_yearly, default.keep_yearly),
         keep_verified: count(typed.keep_verified, default.keep_verified),
+        grace: grace(typed.grace, &path.key("grace"), findings).unwrap_or(default.grace),
+        repack_below: count(typed.repack_below, default.repack_below),
     }
+}
+
+/// A backup may sleep, and a commit takes its time: below this prune could not tell one that is at work from one that died.
+const LEAST_GRACE: Duration = Duration::from_secs(3600);
+
+fn grace(text: Option<String>, path: &Path, findings: &mut Findings<'_>) -> Option<Duration> {
+    let grace = duration(text, "26h", path, findings)?;
+    if grace < LEAST_GRACE {
+        findings.add(
+            path,
+            "is shorter than \"1h\": a backup at work could lose what it builds on; make it longer than the longest backup",
+        );
+        return None;
+    }
+    Some(grace)
 }
 
 /// The least that the pipeline runs in: a pack being filled, one being sent, and a few chunks in each stage. Bytes.
@@ -250,6 +267,7 @@ pub fn limits(typed: TypedLimits, path: &Path, findings: &mut Findings<'_>) -> L
         }
     }
     limits.parallelism = typed.parallelism.and_then(|count| usize::try_from(count).ok());
+    limits.backup_time = duration(typed.backup_time, "20h", &path.key("backup_time"), findings);
     if let Some(level) = typed.compression_level.and_then(|level| i32::try_from(level).ok()) {
         limits.compression_level = level;
     }

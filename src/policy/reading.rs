@@ -70,6 +70,7 @@ fn meant(typed: TypedPolicy, text: &str, document: &Document<'_>, findings: &mut
     let objectives =
         typed.objectives.map_or_else(Objectives::default, |typed| meaning::objectives(typed, &root.key("objectives"), findings));
     let limits = typed.limits.map_or_else(Limits::default, |typed| meaning::limits(typed, &root.key("limits"), findings));
+    consistency::grace(&retention, &limits, findings);
     Some(Policy {
         name,
         region: typed.region,

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Retention,
@@ -22,7 +22,7 @@ use super::{
 const COPIED_AFTER: TimeDelta = TimeDelta::days(2);
 
 /// How far a point can be relied on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
     /// Nothing is known against it.
@@ -36,7 +36,7 @@ pub enum Condition {
 }
 
 /// A pin that was not taken back. It holds until its time has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedUntil {
     /// For ever without.
     pub until: Option<DateTime<Utc>>,
@@ -45,7 +45,7 @@ pub struct PinnedUntil {
 }
 
 /// What retention must know of a point.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointFacts {
     /// Its id; unique within a policy.
     pub id: String,

@@ -50,6 +50,10 @@ pub struct Retention {
     pub keep_yearly: u32,
     /// The floor: so many of the newest verified points stay, whatever else is said. Default 2, at least 1.
     pub keep_verified: u32,
+    /// What prune dooms is deleted so much later, at the earliest. Default 26 hours; no backup may take longer.
+    pub grace: Duration,
+    /// Packs of which points need less than so many hundredths are emptied into new ones. Default 75; 0 never.
+    pub repack_below: u32,
 }
 
 impl Default for Retention {
@@ -63,6 +67,8 @@ impl Default for Retention {
             keep_monthly: 0,
             keep_yearly: 0,
             keep_verified: 2,
+            grace: Duration::from_secs(26 * 3600),
+            repack_below: 75,
         }
     }
 }
@@ -76,11 +82,13 @@ pub struct Limits {
     pub parallelism: Option<usize>,
     /// zstd level, 1 to 19. Default 1.
     pub compression_level: i32,
+    /// The longest a backup may take; without it, no bound.
+    pub backup_time: Option<Duration>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory_bytes: 256 << 20, parallelism: None, compression_level: 1 }
+        Self { memory_bytes: 256 << 20, parallelism: None, compression_level: 1, backup_time: None }
     }
 }
 

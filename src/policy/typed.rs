@@ -296,6 +296,12 @@ pub struct TypedRetention {
     /// So many of the newest verified points are kept, whatever else is said. Default: 2.
     #[schemars(range(min = 1, max = 100_000), example = 2)]
     pub keep_verified: Option<i64>,
+    /// What prune dooms is deleted so much later: a duration with units, from 1h; not shorter than limits.backup_time. Default: "26h".
+    #[schemars(example = &"26h")]
+    pub grace: Option<String>,
+    /// Packs of which less than so many percent are needed are emptied into new ones. Default: 75; 0 for never.
+    #[schemars(range(min = 0, max = 95), example = 75)]
+    pub repack_below: Option<i64>,
 }
 
 /// What the agent may use of the machine.
@@ -312,6 +318,9 @@ pub struct TypedLimits {
     /// zstd level. Default: 1.
     #[schemars(range(min = 1, max = 19), example = 1)]
     pub compression_level: Option<i64>,
+    /// The longest a backup may take, a duration with units: it is given up then. Default: no bound.
+    #[schemars(example = &"20h")]
+    pub backup_time: Option<String>,
 }
 
 /// Rows held against objects.

@@ -14,7 +14,7 @@ use std::{
 use chrono::DateTime;
 use redb::{
     Database, Durability, MultimapTableDefinition, ReadOnlyMultimapTable, ReadOnlyTable, ReadableDatabase, ReadableTable,
-    TableDefinition,
+    ReadableTableMetadata, TableDefinition,
 };
 
 use super::{
@@ -22,18 +22,20 @@ use super::{
     chunk::{ChunkId, Encoding},
     error::Result,
     format::Id,
-    pack::{PackEntry, Place},
+    pack::{PackEntry, Place, pack_overhead_bytes},
 };
 use crate::stores::{Lock, LockMode};
 
 /// Memory that redb may use for pages, bytes.
 const PAGE_CACHE_BYTES: usize = 16 << 20;
-const FILE: &str = "chunks-2.redb";
+const FILE: &str = "chunks-3.redb";
+/// What earlier versions of this program left.
+const FORMER_FILES: [&str; 1] = ["chunks-2.redb"];
 
-/// id → pack number, offset, sealed, plain, encoding.
-type ChunkRow = (u32, u32, u32, u32, u8);
-/// number → sha256, size, class, run, data key, hash of the directory.
-type PackRow = (&'static [u8; 32], u32, u8, &'static [u8; 16], &'static [u8; 16], &'static [u8; 32]);
+/// id → pack number, offset, sealed, plain, encoding, how many chunks come before it in its pack.
+type ChunkRow = (u32, u32, u32, u32, u8, u32);
+/// number → sha256, size, class, run, data key, hash of the directory, number of chunks.
+type PackRow = (&'static [u8; 32], u32, u8, &'static [u8; 16], &'static [u8; 16], &'static [u8; 32], u32);
 const CHUNKS: TableDefinition<'static, &[u8; 32], ChunkRow> = TableDefinition::new("chunks");
 /// Further places of chunks that lie in more than one pack: stored anew because a pack was lost, or by two runs at once.
 const OTHERS: MultimapTableDefinition<'static, &[u8; 32], ChunkRow> = MultimapTableDefinition::new("others");
@@ -41,6 +43,8 @@ const PACKS: TableDefinition<'static, u32, PackRow> = TableDefinition::new("pack
 const INDEXES: TableDefinition<'static, &[u8; 32], ()> = TableDefinition::new("indexes");
 /// index → number of its first pack, and how many follow.
 const RANGES: TableDefinition<'static, &[u8; 32], (u32, u32)> = TableDefinition::new("ranges");
+/// Numbers of packs that no index of the site names any more: their chunks are unknown, whatever rows they left.
+const GONE: TableDefinition<'static, u32, ()> = TableDefinition::new("gone");
 /// Key of an object → until when it is locked (seconds since 1970), and whether nobody can lift that.
 const LOCKS: TableDefinition<'static, &str, (i64, bool)> = TableDefinition::new("locks");
 
@@ -51,6 +55,8 @@ pub struct Location {
     pub place: Place,
     /// Number of the pack in this cache, for grouping and [`ChunkCache::pack`].
     pub pack: u32,
+    /// How many chunks come before it in the pack.
+    pub ordinal: u32,
 }
 
 /// A pack, as the cache knows it (without its chunks).
@@ -68,6 +74,15 @@ pub struct PackRecord {
     pub data_key: Id,
     /// [`PackEntry::directory_hash`].
     pub directory: [u8; 32],
+    /// How many chunks it holds.
+    pub chunks: u32,
+}
+
+impl PackRecord {
+    /// Bytes of its sealed chunks together: what is not header, directory and trailer.
+    pub fn chunk_bytes(&self) -> u64 {
+        u64::from(self.size).saturating_sub(pack_overhead_bytes(self.chunks))
+    }
 }
 
 struct Tables {
@@ -77,10 +92,12 @@ struct Tables {
 }
 
 /// What a look at the site showed to be wrong; never kept on disk.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Seen {
     /// Packs that indexes name and the site has not, or in another size.
     pub missing: HashSet<u32>,
+    /// Packs that prune has doomed, or whose data key is: they are read, and nothing new may rely on them.
+    pub doomed: HashSet<u32>,
     /// Packs that are marked as damaged, or whose data key is: what can be read of them is read, and nothing new may rely on them.
     pub quarantined: HashSet<u32>,
     /// Indexes and marks that cannot be used, each with the reason.
@@ -88,9 +105,15 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The less the better: whole, quarantined, missing.
+    /// The less the better: whole, doomed, quarantined, missing.
     fn rank(&self, pack: u32) -> u8 {
-        if self.missing.contains(&pack) { 2 } else { u8::from(self.quarantined.contains(&pack)) }
+        if self.missing.contains(&pack) {
+            3
+        } else if self.quarantined.contains(&pack) {
+            2
+        } else {
+            u8::from(self.doomed.contains(&pack))
+        }
     }
 
     /// Whether something new may rely on a pack.
@@ -99,10 +122,14 @@ impl Seen {
     }
 }
 
+/// Rank of a place that no index of the site names any more.
+const UNKNOWN: u8 = u8::MAX;
+
 /// The local index of one repository.
 pub struct ChunkCache {
     database: Database,
     tables: RwLock<Arc<Tables>>,
+    gone: RwLock<Arc<HashSet<u32>>>,
     seen: RwLock<Arc<Seen>>,
     path: PathBuf,
     /// Keeps a private cache's directory until the end of the run.
@@ -127,6 +154,9 @@ impl ChunkCache {
     pub fn open(directory: &Path) -> Result<Self> {
         let unusable = |detail: String| RepositoryError::Cache { path: directory.display().to_string(), detail };
         fs::create_dir_all(directory).map_err(|error| unusable(error.to_string()))?;
+        for former in FORMER_FILES {
+            let _ = fs::remove_file(directory.join(former));
+        }
         let path = directory.join(FILE);
         match Self::at(&path, None) {
             Ok(cache) => Ok(cache),
@@ -152,9 +182,11 @@ impl ChunkCache {
         write.open_table(INDEXES)?;
         write.open_table(RANGES)?;
         write.open_table(LOCKS)?;
+        write.open_table(GONE)?;
         write.commit()?;
         let tables = RwLock::new(Arc::new(read(&database)?));
-        Ok(Self { database, tables, seen: RwLock::default(), path: path.to_owned(), _private: private })
+        let gone = RwLock::new(Arc::new(read_gone(&database)?));
+        Ok(Self { database, tables, gone, seen: RwLock::default(), path: path.to_owned(), _private: private })
     }
 
     fn failed(&self) -> impl Fn(redb::Error) -> RepositoryError + '_ {
@@ -185,6 +217,8 @@ impl ChunkCache {
             write.delete_table(PACKS)?;
             write.delete_table(INDEXES)?;
             write.delete_table(RANGES)?;
+            write.delete_table(GONE)?;
+            write.open_table(GONE)?;
             write.open_table(CHUNKS)?;
             write.open_multimap_table(OTHERS)?;
             write.open_table(PACKS)?;
@@ -199,7 +233,42 @@ impl ChunkCache {
     fn refresh(&self) -> Result<(), redb::Error> {
         let tables = Arc::new(read(&self.database)?);
         *self.tables.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = tables;
+        let gone = Arc::new(read_gone(&self.database)?);
+        *self.gone.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = gone;
         Ok(())
+    }
+
+    fn gone(&self) -> Arc<HashSet<u32>> {
+        Arc::clone(&self.gone.read().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// Forgets what these indexes named: the site has them no more. The rows of their chunks stay, and mean nothing; returns
+    /// whether there are so many of them that a new cache would be smaller by half. Blocking.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`].
+    pub fn forget(&self, indexes: &[[u8; 32]]) -> Result<bool> {
+        let forget = || -> Result<_, redb::Error> {
+            let mut write = self.database.begin_write()?;
+            write.set_durability(Durability::None)?;
+            {
+                let (mut names, mut ranges) = (write.open_table(INDEXES)?, write.open_table(RANGES)?);
+                let (packs, mut gone) = (write.open_table(PACKS)?, write.open_table(GONE)?);
+                for index in indexes {
+                    names.remove(index)?;
+                    let Some(range) = ranges.remove(index)?.map(|range| range.value()) else { continue };
+                    for number in range.0..range.0.saturating_add(range.1) {
+                        if packs.get(number)?.is_some() {
+                            gone.insert(number, ())?;
+                        }
+                    }
+                }
+            }
+            write.commit()?;
+            self.refresh()?;
+            Ok(self.gone().len() as u64 * 2 > self.database.begin_read()?.open_table(PACKS)?.len()?)
+        };
+        forget().map_err(self.failed())
     }
 
     /// Adds the packs of an index. Blocking.
@@ -221,9 +290,11 @@ impl ChunkCache {
                 for (number, pack) in (first..).zip(packs) {
                     let class = u8::from(pack.class == Class::Catalogue) + 1;
                     let directory = pack.directory_hash();
-                    pack_rows.insert(number, (&pack.sha256, pack.size, class, &pack.run, &pack.data_key, &directory))?;
-                    for place in &pack.places {
-                        let row = (number, place.offset, place.sealed_bytes, place.plain_bytes, place.encoding as u8);
+                    // A pack is closed far below 2^32 chunks.
+                    let count = pack.places.len() as u32;
+                    pack_rows.insert(number, (&pack.sha256, pack.size, class, &pack.run, &pack.data_key, &directory, count))?;
+                    for (ordinal, place) in (0..).zip(&pack.places) {
+                        let row = (number, place.offset, place.sealed_bytes, place.plain_bytes, place.encoding as u8, ordinal);
                         if let Some(before) = chunk_rows.insert(&place.id.0, row)? {
                             other_rows.insert(&place.id.0, before.value())?;
                         }
@@ -326,30 +397,34 @@ impl ChunkCache {
         let mut seen = self.seen.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut missing = seen.missing.clone();
         missing.insert(pack);
-        *seen = Arc::new(Seen { missing, quarantined: seen.quarantined.clone(), damaged: seen.damaged.clone() });
+        *seen = Arc::new(Seen { missing, ..(**seen).clone() });
     }
 
-    /// Where a chunk lies, if any index knows it; rather in a whole pack than in one that is quarantined, and rather in that than in
-    /// one that the site lost.
+    /// Where a chunk lies, if any index knows it; rather in a whole pack than in one that is doomed, rather in that than in one that is
+    /// quarantined, and rather in that than in one that the site lost.
     ///
     /// # Errors
     /// [`RepositoryError::Cache`].
     pub fn find(&self, id: &ChunkId) -> Result<Option<Location>> {
         let find = || -> Result<_, redb::Error> {
-            let (tables, seen) = (self.tables(), self.seen());
+            let (tables, seen, gone) = (self.tables(), self.seen(), self.gone());
+            let rank = |row: &ChunkRow| if gone.contains(&row.0) { UNKNOWN } else { seen.rank(row.0) };
             let Some(row) = tables.chunks.get(&id.0)? else { return Ok(None) };
             let mut row = row.value();
-            if seen.rank(row.0) > 0 {
+            if rank(&row) > 0 {
                 for other in tables.others.get(&id.0)? {
                     let other = other?.value();
-                    if seen.rank(other.0) < seen.rank(row.0) {
+                    if rank(&other) < rank(&row) {
                         row = other;
                     }
                 }
             }
-            let (pack, offset, sealed_bytes, plain_bytes, encoding) = row;
+            if rank(&row) == UNKNOWN {
+                return Ok(None);
+            }
+            let (pack, offset, sealed_bytes, plain_bytes, encoding, ordinal) = row;
             let encoding = Encoding::from_number(encoding).unwrap_or(Encoding::Plain);
-            Ok(Some(Location { place: Place { id: *id, offset, sealed_bytes, plain_bytes, encoding }, pack }))
+            Ok(Some(Location { place: Place { id: *id, offset, sealed_bytes, plain_bytes, encoding }, pack, ordinal }))
         };
         find().map_err(self.failed())
     }
@@ -365,6 +440,8 @@ impl ChunkCache {
             for other in tables.others.get(&id.0)? {
                 packs.push(other?.value().0);
             }
+            let gone = self.gone();
+            packs.retain(|pack| !gone.contains(pack));
             Ok(packs)
         };
         find().map_err(self.failed())
@@ -383,28 +460,39 @@ impl ChunkCache {
         Ok(record(row.value()))
     }
 
-    /// All packs, with their numbers.
+    /// All packs that indexes of the site name, with their numbers.
     ///
     /// # Errors
     /// [`RepositoryError::Cache`].
     pub fn packs(&self) -> Result<Vec<(u32, PackRecord)>> {
         let collect = || -> Result<_, redb::Error> {
-            self.tables()
-                .packs
-                .range::<u32>(..)?
-                .map(|row| row.map(|(number, pack)| (number.value(), record(pack.value()))).map_err(Into::into))
-                .collect()
+            let (tables, gone) = (self.tables(), self.gone());
+            let mut packs = Vec::new();
+            for row in tables.packs.range::<u32>(..)? {
+                let (number, pack) = row?;
+                if !gone.contains(&number.value()) {
+                    packs.push((number.value(), record(pack.value())));
+                }
+            }
+            Ok(packs)
         };
         collect().map_err(self.failed())
     }
 }
 
-fn record((sha256, size, class, run, data_key, directory): (&[u8; 32], u32, u8, &Id, &Id, &[u8; 32])) -> PackRecord {
+type StoredPack<'a> = (&'a [u8; 32], u32, u8, &'a Id, &'a Id, &'a [u8; 32], u32);
+
+fn record((sha256, size, class, run, data_key, directory, chunks): StoredPack<'_>) -> PackRecord {
     let class = if class == 1 { Class::Data } else { Class::Catalogue };
-    PackRecord { sha256: *sha256, size, class, run: *run, data_key: *data_key, directory: *directory }
+    PackRecord { sha256: *sha256, size, class, run: *run, data_key: *data_key, directory: *directory, chunks }
 }
 
 fn read(database: &Database) -> Result<Tables, redb::Error> {
     let read = database.begin_read()?;
     Ok(Tables { chunks: read.open_table(CHUNKS)?, others: read.open_multimap_table(OTHERS)?, packs: read.open_table(PACKS)? })
+}
+
+fn read_gone(database: &Database) -> Result<HashSet<u32>, redb::Error> {
+    let table = database.begin_read()?.open_table(GONE)?;
+    table.iter()?.map(|row| Ok(row?.0.value())).collect()
 }

@@ -106,21 +106,39 @@ fn ends_chunk(path: &[u8]) -> bool {
     u32::from_le_bytes(hash.as_bytes()[..4].try_into().expect("four bytes")).is_multiple_of(CUT_EVERY)
 }
 
+/// The records of one entry chunk, each as it is written down. Ends after the first that is damaged.
+pub fn split_records(chunk: &[u8]) -> impl Iterator<Item = Result<&[u8]>> {
+    let damaged = |detail: String| RepositoryError::Damaged { place: "an entry stream".to_owned(), detail };
+    let mut rest = chunk;
+    std::iter::from_fn(move || {
+        let whole = std::mem::take(&mut rest);
+        if whole.is_empty() {
+            return None;
+        }
+        let Some((length, tail)) = whole.split_first_chunk::<4>() else {
+            return Some(Err(damaged("ends within a length".to_owned())));
+        };
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > MAX_RECORD_BYTES {
+            return Some(Err(damaged(format!("has a record of {length} bytes"))));
+        }
+        let Some((record, after)) = tail.split_at_checked(length) else {
+            return Some(Err(damaged("ends within a record".to_owned())));
+        };
+        rest = after;
+        Some(Ok(record))
+    })
+}
+
 /// Reads the records of one entry chunk; `last` is the path before them, and becomes the last of them.
 ///
 /// # Errors
 /// [`RepositoryError::Damaged`], also for records out of order, too long, or whose chunks are not as long as they say.
 pub fn parse_chunk(chunk: &Bytes, last: &mut Option<Vec<u8>>) -> Result<Vec<EntryRecord>> {
     let damaged = |detail: String| RepositoryError::Damaged { place: "an entry stream".to_owned(), detail };
-    let mut rest: &[u8] = chunk;
     let mut records = Vec::new();
-    while !rest.is_empty() {
-        let (length, tail) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("ends within a length".to_owned()))?;
-        let length = u32::from_le_bytes(*length) as usize;
-        let (record, after) = tail.split_at_checked(length).ok_or_else(|| damaged("ends within a record".to_owned()))?;
-        if length > MAX_RECORD_BYTES {
-            return Err(damaged(format!("has a record of {length} bytes")));
-        }
+    for record in split_records(chunk) {
+        let record = record?;
         let record: EntryRecord = rmp_serde::from_slice(record).map_err(|error| damaged(error.to_string()))?;
         if last.as_ref().is_some_and(|last| *last >= record.path) {
             return Err(damaged("is not in ascending order of path".to_owned()));
@@ -136,7 +154,6 @@ pub fn parse_chunk(chunk: &Bytes, last: &mut Option<Vec<u8>>) -> Result<Vec<Entr
         path.clear();
         path.extend_from_slice(&record.path);
         records.push(record);
-        rest = after;
     }
     Ok(records)
 }

@@ -26,6 +26,10 @@ pub const EVIDENCE: &str = "evidence/";
 pub const PINS: &str = "pins/";
 /// Prefix of marks: which objects are known to be damaged.
 pub const DAMAGED: &str = "damaged/";
+/// Prefix of doom records: what prune is going to delete.
+pub const DOOMED: &str = "doomed/";
+/// Largest doom record, bytes; a prune that dooms more writes several.
+pub const MAX_DOOM_BYTES: u64 = 16 << 20;
 /// Largest pin or mark, bytes: a few fields and a reason.
 pub const MAX_PIN_BYTES: u64 = 1 << 20;
 /// Largest index object, bytes: what a reader is ready to hold.
@@ -60,6 +64,8 @@ pub enum Kind {
     Evidence = 5,
     /// That a point is to be kept, or no longer.
     Pin = 6,
+    /// What prune is going to delete.
+    Doom = 7,
     /// Who the recipients are.
     RecipientSet = 8,
     /// That an object is known to be damaged, or no longer.
@@ -76,6 +82,7 @@ impl Kind {
             4 => Self::Point,
             5 => Self::Evidence,
             6 => Self::Pin,
+            7 => Self::Doom,
             8 => Self::RecipientSet,
             9 => Self::Mark,
             _ => return None,

@@ -26,7 +26,7 @@ use futures_util::{StreamExt, stream};
 use super::{
     ChunkCache, Class, Repository, RepositoryError,
     error::Result,
-    format::{Id, KEYS, RECIPIENTS, REPOSITORY_FILE, index_key, pack_key},
+    format::{DOOMED, Id, KEYS, RECIPIENTS, REPOSITORY_FILE, index_key, pack_key},
     keys::{SetName, data_key_id, data_key_object},
     point::list_all,
     workers::off_thread,
@@ -94,6 +94,10 @@ impl Store for Locking {
     }
 
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
+        if key.starts_with(DOOMED) {
+            // No restore needs it, and prune takes it away when it is done with.
+            return self.inner.put(key, body, options).await;
+        }
         let lock = self.term.generous(self.clock.now());
         match self.inner.put(key, body, PutOptions { lock: Some(lock), ..options }).await {
             Ok(stored) => {
@@ -157,6 +161,10 @@ impl Store for Locking {
 
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
         self.inner.abort_upload(key, upload).await
+    }
+
+    async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
+        self.inner.time().await
     }
 
     async fn create(&self) -> Result<(), StoreError> {

@@ -6,9 +6,9 @@
 //!   existence is the commit; a crash anywhere before it leaves at worst packs that nothing refers to, which the next run finds
 //!   through their partial indexes and uses.
 //! * Nothing that was read is used before its authentication tag verified, and no chunk before its keyed hash did.
-//! * No locks: any number of writers and readers.
+//! * No locks: any number of writers, readers and prunes. What is deleted was doomed first: see [`trash`].
 //!
-//! Leaves out on purpose: what the bytes mean (that is the sources' affair), and deleting (prune).
+//! Leaves out on purpose: what the bytes mean (that is the sources' affair).
 
 mod cache;
 mod chunk;
@@ -26,10 +26,12 @@ mod pack;
 mod pins;
 mod point;
 mod probe;
+mod reach;
 mod reader;
 mod rebuild;
 mod seal;
 mod structure;
+mod trash;
 mod workers;
 mod writer;
 
@@ -57,9 +59,14 @@ pub use marks::{Mark, MarkState, Marks};
 pub use memory::Budget;
 pub use pins::{PinAction, PinRecord, StoredPin};
 pub use point::{Agent, Measures, Point, PointName, Snapshot};
+pub use reach::{Needed, Reach};
 pub use reader::{Piece, Reader};
 pub use rebuild::Rebuilt;
 pub use structure::{KeyCheck, PackCheck, StructureReport};
+pub use trash::{
+    CLOCK_TOLERANCE, COMMIT_MARGIN, DoomRecord, Dooms, LEAST_GRACE, PackFacts, PackVerdict, Removal, Removed, Repacked, StoredDoom,
+    may_commit, was_in_time,
+};
 pub use workers::Workers;
 pub use writer::{ContentStream, Cutting, EntryStream, WriteSummary, Writer};
 

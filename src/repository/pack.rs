@@ -20,6 +20,11 @@ pub const RECORD_BYTES: usize = 45;
 const TRAILER_BYTES: usize = 16;
 const TRAILER_MAGIC: [u8; 8] = *b"FSPKEND1";
 
+/// Bytes of a pack with so many chunks that are not their sealed bytes: header, sealed directory, trailer.
+pub fn pack_overhead_bytes(chunks: u32) -> u64 {
+    (HEADER_BYTES + OVERHEAD_BYTES + TRAILER_BYTES) as u64 + u64::from(chunks) * RECORD_BYTES as u64
+}
+
 /// Where one chunk lies in its pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -145,6 +150,13 @@ impl PackBuilder {
         let offset = u32::try_from(start).expect("packs are closed far below 4 GiB");
         let sealed_bytes = u32::try_from(self.bytes.len() - start).expect("chunks are at most 8 MiB");
         self.places.push(Place { id, offset, sealed_bytes, plain_bytes, encoding });
+    }
+
+    /// Takes a chunk over as it lies in another pack of the same data key: sealed, and bound to its id, not to its place.
+    pub fn push_sealed(&mut self, place: &Place, sealed: &[u8]) {
+        let offset = u32::try_from(self.bytes.len()).expect("packs are closed far below 4 GiB");
+        self.bytes.extend_from_slice(sealed);
+        self.places.push(Place { offset, ..*place });
     }
 
     /// Adds directory and trailer, and names the pack. Hashes all of it: CPU work.

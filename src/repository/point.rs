@@ -100,7 +100,7 @@ pub struct Point {
 impl Point {
     /// The key of its object: policy, T to the second, id.
     pub fn object_key(&self) -> String {
-        format!("{POINTS}{}/{}", self.policy, dated_name(self.consistent_at, &self.id))
+        Repository::point_object(&self.policy, self.consistent_at, &self.id)
     }
 
     /// The snapshot of a source.
@@ -199,6 +199,11 @@ pub async fn list_store(store: &SharedStore, prefix: &str) -> Result<Vec<ObjectS
 }
 
 impl Repository {
+    /// The key of a point's object: policy, T to the second, id.
+    pub fn point_object(policy: &str, consistent_at: DateTime<Utc>, id: &str) -> String {
+        format!("{POINTS}{policy}/{}", dated_name(consistent_at, id))
+    }
+
     /// All points (of one policy, or of all), oldest first. Nothing is downloaded.
     ///
     /// # Errors
@@ -280,7 +285,13 @@ impl Repository {
 }
 
 /// Writes the point: the commit. Everything that it refers to must be confirmed by the site.
-pub async fn commit(repository: &Repository, run: &Id, key: &super::seal::SealingKey, point: &Point) -> Result<PointName> {
+/// Returns also when the site stored it, by its own clock.
+pub async fn commit(
+    repository: &Repository,
+    run: &Id,
+    key: &super::seal::SealingKey,
+    point: &Point,
+) -> Result<(PointName, DateTime<Utc>)> {
     let object = point.object_key();
     // First: a point under a name that nobody lists must not be written.
     let name = PointName::parse(&object).ok_or_else(|| RepositoryError::Refused {
@@ -294,6 +305,6 @@ pub async fn commit(repository: &Repository, run: &Id, key: &super::seal::Sealin
     let plain = serde_json::to_vec(point).expect("strings, numbers and JSON values always serialise");
     let bytes = seal_object(&header, key, &plain);
     let options = PutOptions { if_absent: true, sha256: Some(sha256(&bytes)), ..PutOptions::default() };
-    repository.store.put(&object, bytes.into(), options).await?;
-    Ok(name)
+    let stored = repository.store.put(&object, bytes.into(), options).await?;
+    Ok((name, stored.modified))
 }

@@ -27,6 +27,7 @@ use super::{
     memory::{Lane, Share},
     pack::{Place, open_directory},
     seal::OpeningKey,
+    structure::{Site, update_indexes},
     workers::Desk,
 };
 use crate::stores::{GetOptions, Pieces, SharedStore, read_into, read_pieces};
@@ -189,7 +190,7 @@ impl Reader {
     }
 
     /// Chunks in the order asked for, neighbours read together, several requests ahead.
-    fn in_order(&self, refs: Vec<ChunkRef>, class: Class) -> BoxStream<'static, Result<Bytes>> {
+    pub(super) fn in_order(&self, refs: Vec<ChunkRef>, class: Class) -> BoxStream<'static, Result<Bytes>> {
         let shared = Arc::clone(&self.shared);
         let mut queue = refs.into_iter().peekable();
         let groups = std::iter::from_fn(move || {
@@ -356,9 +357,12 @@ impl Reader {
 }
 
 impl Shared {
+    fn missing(&self, chunk: &ChunkRef) -> RepositoryError {
+        RepositoryError::MissingChunk { place: self.store.describe(), id: chunk.id.to_string() }
+    }
+
     fn locate(&self, chunk: &ChunkRef) -> Result<Location> {
-        let missing = || RepositoryError::MissingChunk { place: self.store.describe(), id: chunk.id.to_string() };
-        let found = self.cache.find(&chunk.id)?.ok_or_else(missing)?;
+        let found = self.cache.find(&chunk.id)?.ok_or_else(|| self.missing(chunk))?;
         if found.place.plain_bytes != chunk.length || found.place.plain_bytes as usize > MAX_CHUNK_BYTES {
             return Err(RepositoryError::Damaged {
                 place: format!("chunk {}", chunk.id),
@@ -381,28 +385,41 @@ impl Shared {
         match Arc::clone(&self).fetch_range(&range, class, &lane).await {
             Err(error) if error.is_damage() => {
                 self.cache.lose(range.pack);
-                self.rescue(range, class, &lane).await
+                match self.rescue(range, class, &lane).await {
+                    // What was wrong at first says more than that there is no other copy.
+                    Err(RepositoryError::MissingChunk { .. }) => Err(error),
+                    done => done,
+                }
             }
             done => done,
         }
     }
 
-    /// Reads the chunks of a range one by one, each from a pack that is sound, if there is one.
+    /// Reads the chunks of a range one by one, each from a pack that is sound, if there is one. A prune may have moved them since
+    /// the local index was brought up to date: if nothing is found, that is done once more.
     async fn rescue(self: Arc<Self>, range: Range, class: Class, lane: &Lane) -> Result<Vec<Piece>> {
         let mut rescued = Vec::with_capacity(range.chunks.len());
+        let mut is_current = false;
         for (chunk, wanted) in range.chunks {
             let wish = ChunkRef { id: chunk.id, length: chunk.plain_bytes };
-            let mut found = self.locate(&wish)?;
+            let mut last = None;
             let pieces = loop {
+                let found = match self.locate(&wish) {
+                    Ok(found) if !self.cache.seen().missing.contains(&found.pack) => found,
+                    // The cache knows no better one than a lost one.
+                    nothing if is_current => return Err(nothing.err().or(last).unwrap_or_else(|| self.missing(&wish))),
+                    _ => {
+                        is_current = true;
+                        let site = Site { store: &self.store, catalogue: &self.catalogue };
+                        update_indexes(&site, &self.cache, false).await?;
+                        continue;
+                    }
+                };
                 let alone = Range { pack: found.pack, chunks: vec![(found.place, wanted.clone())] };
                 match Arc::clone(&self).fetch_range(&alone, class, lane).await {
                     Err(error) if error.is_damage() => {
                         self.cache.lose(alone.pack);
-                        found = self.locate(&wish)?;
-                        // The cache knows no better one than a lost one.
-                        if self.cache.seen().missing.contains(&found.pack) {
-                            return Err(error);
-                        }
+                        last = Some(error);
                     }
                     done => break done?,
                 }

@@ -75,13 +75,14 @@ impl Repository {
             }
             if write && (chunks >= CHUNKS_PER_INDEX || batch.len() >= PACKS_PER_INDEX) {
                 chunks = 0;
-                rebuilt.indexes.push(self.put_index(run, &key, std::mem::take(&mut batch)).await?);
+                let name = self.put_index(run, &key, Arc::new(std::mem::take(&mut batch))).await?;
+                rebuilt.indexes.push(index_key(&name));
             } else if !write {
                 batch.clear();
             }
         }
         if write && !batch.is_empty() {
-            rebuilt.indexes.push(self.put_index(run, &key, batch).await?);
+            rebuilt.indexes.push(index_key(&self.put_index(run, &key, Arc::new(batch)).await?));
         }
         Ok(rebuilt)
     }
@@ -110,13 +111,14 @@ impl Repository {
         off_thread(move || open_directory(&place, &name, size, &header, &tail, &catalogue)).await
     }
 
-    async fn put_index(&self, run: Id, key: &Arc<SealingKey>, entries: Vec<PackEntry>) -> Result<String> {
+    /// Stores an index of these packs; returns its name.
+    pub(super) async fn put_index(&self, run: Id, key: &Arc<SealingKey>, entries: Arc<Vec<PackEntry>>) -> Result<[u8; 32]> {
         let (catalogue, key) = (Arc::clone(&self.catalogue), Arc::clone(key));
         let (bytes, name) = off_thread(move || Ok(encode_index(&catalogue, &run, &key, &entries))).await?;
         let object = index_key(&name);
         let options = PutOptions { if_absent: true, sha256: Some(name), ..PutOptions::default() };
         match self.store.put(&object, bytes.into(), options).await {
-            Ok(_) | Err(StoreError::AlreadyExists { .. }) => Ok(object),
+            Ok(_) | Err(StoreError::AlreadyExists { .. }) => Ok(name),
             Err(error) => Err(error.into()),
         }
     }

@@ -8,19 +8,20 @@ use std::{
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::{
-    ChunkCache, Class, Repository,
+    ChunkCache, Class, Dooms, Marks, Repository, RepositoryError,
     cache::{PackRecord, Seen},
     error::Result,
-    format::{INDEXES, Id, KEYS, MAX_INDEX_BYTES, PACKS, name_sha256},
+    format::{DAMAGED, DOOMED, EVIDENCE, INDEXES, Id, KEYS, MAX_INDEX_BYTES, PACKS, PINS, POINTS, RECIPIENTS, name_sha256},
     index::decode_index,
-    keys::{data_key_id, data_key_object},
+    keys::{Catalogue, data_key_id, data_key_object},
     pack::PackEntry,
-    point::list_all,
+    point::{list_all, list_store},
     workers::off_thread,
 };
-use crate::stores::{GetOptions, read_all};
+use crate::stores::{GetOptions, SharedStore, StoreError, read_all};
 
 /// Indexes fetched at once.
 const FETCHES: usize = 8;
@@ -40,34 +41,29 @@ pub(super) async fn synchronise(repository: &Repository) -> Result<Arc<ChunkCach
     };
     *shared = Arc::downgrade(&cache);
     let marks = repository.marks().await?;
-    let there = list_indexes(repository).await?;
-    let mut known = cache.indexes()?;
-    if may_clear && known.iter().any(|index| !there.contains_key(index)) {
-        // An index went away: what it named may be gone, too. (Not while somebody uses it, who knows packs by their numbers.)
-        cache.clear()?;
-        known.clear();
+    let dooms = Dooms::of(&repository.doom_records().await?);
+    let site = Site { store: &repository.store, catalogue: &repository.catalogue };
+    let mut seen = look(repository, &site, &cache, &marks, &dooms, may_clear).await?;
+    if !seen.missing.is_empty() {
+        // A prune deletes indexes before packs: what is missing now may have been taken away since the indexes were listed.
+        seen = look(repository, &site, &cache, &marks, &dooms, false).await?;
     }
-    let wanted: Vec<_> = there.into_iter().filter(|(name, _)| !known.contains(name)).collect();
-    let any = !wanted.is_empty();
+    cache.set_seen(seen);
+    Ok(cache)
+}
+
+/// Brings the local index up to date, and holds what it knows against what is there.
+async fn look(
+    repository: &Repository,
+    site: &Site<'_>,
+    cache: &Arc<ChunkCache>,
+    marks: &Marks,
+    dooms: &Dooms,
+    may_clear: bool,
+) -> Result<Seen> {
+    let damaged = update_indexes(site, cache, may_clear).await?;
     let mut seen = Seen { damaged: marks.unreadable.clone(), ..Seen::default() };
-    let mut fetched = stream::iter(wanted)
-        .map(|(name, key)| async move { (name, read_index(repository, &name, &key).await, key) })
-        .buffer_unordered(FETCHES);
-    while let Some((name, packs, key)) = fetched.next().await {
-        match packs {
-            Ok(packs) => {
-                let adder = Arc::clone(&cache);
-                off_thread(move || adder.add(&name, &packs)).await?;
-            }
-            Err(error) if error.is_damage() => seen.damaged.push(PackCheck { key, detail: error.to_string() }),
-            Err(error) => return Err(error),
-        }
-    }
-    drop(fetched);
-    if any {
-        let saver = Arc::clone(&cache);
-        off_thread(move || saver.persist()).await?;
-    }
+    seen.damaged.extend(damaged);
     // In this order: a pack that is known now was stored before it is looked for.
     let known = cache.packs()?;
     let there = list_packs(repository).await?;
@@ -77,13 +73,60 @@ pub(super) async fn synchronise(repository: &Repository) -> Result<Arc<ChunkCach
         locked || there.get(&record.sha256).map(|(size, _)| *size) != Some(u64::from(record.size))
     };
     seen.quarantined = marks.quarantined(known.iter().cloned(), repository.is_unencrypted());
+    seen.doomed = known.iter().filter(|(_, record)| dooms.names(record)).map(|(number, _)| *number).collect();
     seen.missing = known.into_iter().filter(|(_, record)| lost(record)).map(|(number, _)| number).collect();
-    cache.set_seen(seen);
-    Ok(cache)
+    Ok(seen)
 }
 
-pub(super) async fn list_indexes(repository: &Repository) -> Result<HashMap<[u8; 32], String>> {
-    let listed = list_all(repository, INDEXES).await?;
+/// What it takes to read indexes.
+pub(super) struct Site<'a> {
+    pub(super) store: &'a SharedStore,
+    pub(super) catalogue: &'a Arc<Catalogue>,
+}
+
+/// Forgets the indexes that the site has no more, and adds those that are new. Returns those that are damaged.
+pub(super) async fn update_indexes(site: &Site<'_>, cache: &Arc<ChunkCache>, may_clear: bool) -> Result<Vec<PackCheck>> {
+    let there = list_indexes(site.store).await?;
+    let mut known = cache.indexes()?;
+    let vanished: Vec<_> = known.iter().filter(|index| !there.contains_key(*index)).copied().collect();
+    if !vanished.is_empty() {
+        let forgetter = Arc::clone(cache);
+        let wasteful = off_thread(move || forgetter.forget(&vanished)).await?;
+        if wasteful && may_clear {
+            // Not while somebody uses it, who knows packs by their numbers.
+            let clearer = Arc::clone(cache);
+            off_thread(move || clearer.clear()).await?;
+            known.clear();
+        }
+    }
+    let wanted: Vec<_> = there.into_iter().filter(|(name, _)| !known.contains(name)).collect();
+    let any = !wanted.is_empty();
+    let mut damaged = Vec::new();
+    let mut fetched = stream::iter(wanted)
+        .map(|(name, key)| async move { (name, read_index(site, &name, &key).await, key) })
+        .buffer_unordered(FETCHES);
+    while let Some((name, packs, key)) = fetched.next().await {
+        match packs {
+            Ok(packs) => {
+                let adder = Arc::clone(cache);
+                off_thread(move || adder.add(&name, &packs)).await?;
+            }
+            // A prune replaced it since it was listed: the next look shows what took its place.
+            Err(RepositoryError::Store(StoreError::NotFound { .. })) => {}
+            Err(error) if error.is_damage() => damaged.push(PackCheck { key, detail: error.to_string() }),
+            Err(error) => return Err(error),
+        }
+    }
+    drop(fetched);
+    if any {
+        let saver = Arc::clone(cache);
+        off_thread(move || saver.persist()).await?;
+    }
+    Ok(damaged)
+}
+
+pub(super) async fn list_indexes(store: &SharedStore) -> Result<HashMap<[u8; 32], String>> {
+    let listed = list_store(store, INDEXES).await?;
     Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, object.key))).collect())
 }
 
@@ -100,9 +143,9 @@ async fn list_data_keys(repository: &Repository) -> Result<HashMap<Id, String>> 
     Ok(listed.filter_map(|object| Some((data_key_id(&object.key, plain)?, object.key))).collect())
 }
 
-pub(super) async fn read_index(repository: &Repository, name: &[u8; 32], key: &str) -> Result<Vec<PackEntry>> {
-    let bytes = read_all(repository.store.as_ref(), key, GetOptions::default(), MAX_INDEX_BYTES).await?;
-    let (place, catalogue, name) = (format!("{}/{key}", repository.store.describe()), Arc::clone(&repository.catalogue), *name);
+pub(super) async fn read_index(site: &Site<'_>, name: &[u8; 32], key: &str) -> Result<Vec<PackEntry>> {
+    let bytes = read_all(site.store.as_ref(), key, GetOptions::default(), MAX_INDEX_BYTES).await?;
+    let (place, catalogue, name) = (format!("{}/{key}", site.store.describe()), Arc::clone(site.catalogue), *name);
     off_thread(move || decode_index(&place, &name, &bytes, &catalogue)).await
 }
 
@@ -181,16 +224,42 @@ impl Repository {
         Ok(report)
     }
 
+    /// Packs at the site: bytes of each, and when it was stored.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn stored_packs(&self) -> Result<HashMap<[u8; 32], (u64, DateTime<Utc>)>> {
+        list_packs(self).await
+    }
+
+    /// A hash of everything that the site lists: the same as long as nothing is stored, replaced or deleted.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn listing_hash(&self) -> Result<[u8; 32]> {
+        let mut hash = Sha256::new();
+        for prefix in [DAMAGED, DOOMED, EVIDENCE, INDEXES, KEYS, PACKS, PINS, POINTS, RECIPIENTS] {
+            for object in list_all(self, prefix).await? {
+                hash.update(object.key.as_bytes());
+                hash.update([0]);
+                hash.update(object.size.to_le_bytes());
+                hash.update(object.modified.timestamp_micros().to_le_bytes());
+            }
+        }
+        Ok(hash.finalize().into())
+    }
+
     /// Reads every index at the site, whatever the local one knows already; returns how many there are, and those that are
     /// damaged.
     ///
     /// # Errors
     /// The store's.
     pub async fn check_indexes(&self) -> Result<(u64, Vec<PackCheck>)> {
-        let there = list_indexes(self).await?;
+        let there = list_indexes(&self.store).await?;
         let total = there.len() as u64;
+        let site = &Site { store: &self.store, catalogue: &self.catalogue };
         let checks = stream::iter(there)
-            .map(|(name, key)| async move { (read_index(self, &name, &key).await.map(|_| ()), key) })
+            .map(|(name, key)| async move { (read_index(site, &name, &key).await.map(|_| ()), key) })
             .buffer_unordered(FETCHES);
         Ok((total, failures(checks).await?))
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -94,6 +95,11 @@ impl Store for Limit {
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
         let _permit = self.permit().await;
         self.inner.abort_upload(key, upload).await
+    }
+
+    async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
+        let _permit = self.permit().await;
+        self.inner.time().await
     }
 
     async fn create(&self) -> Result<(), StoreError> {

@@ -9,6 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 
 use super::{
@@ -250,9 +251,14 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
+        Ok(self.clock.now())
+    }
+
     async fn create(&self) -> Result<(), StoreError> {
         Ok(())
     }
+
     async fn create_locking(&self) -> Result<(), StoreError> {
         if self.locking { Ok(()) } else { Err(no_locks(self.describe())) }
     }

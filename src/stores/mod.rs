@@ -184,6 +184,11 @@ pub trait Store: Debug + Send + Sync {
     /// Drops an upload and what was stored for it; succeeds if it is gone already.
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError>;
 
+    /// What the site's own clock shows: times that decide deletion are the site's.
+    async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
+        Err(StoreError::Unsupported { place: self.describe(), what: "telling its time" })
+    }
+
     /// Makes the bucket, container or directory if it is missing (`init --create`).
     async fn create(&self) -> Result<(), StoreError>;
 

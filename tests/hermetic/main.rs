@@ -14,6 +14,7 @@ mod files;
 mod golden;
 mod hostile;
 mod locks;
+mod prune;
 mod readme;
 mod retention;
 mod rotation;

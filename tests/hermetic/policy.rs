@@ -93,7 +93,7 @@ fn a_policy_means_what_it_says() {
 fn each_rule_of_retention_is_the_one_that_it_says() {
     let text = with(
         "keep_within = \"14d\"",
-        "keep_within = \"14d\", keep_last = 1, keep_hourly = 2, keep_daily = 3, keep_weekly = 4, keep_monthly = 5, keep_yearly = 6, keep_verified = 7",
+        "keep_within = \"14d\", keep_last = 1, keep_hourly = 2, keep_daily = 3, keep_weekly = 4, keep_monthly = 5, keep_yearly = 6, keep_verified = 7, grace = \"30h\", repack_below = 8",
     );
     let expected = Retention {
         keep_within: Duration::from_secs(14 * 24 * 3600),
@@ -104,6 +104,8 @@ fn each_rule_of_retention_is_the_one_that_it_says() {
         keep_monthly: 5,
         keep_yearly: 6,
         keep_verified: 7,
+        grace: Duration::from_secs(30 * 3600),
+        repack_below: 8,
     };
     assert_eq!(Policy::parse(&text, "p.toml").unwrap().retention, expected);
 }
@@ -150,7 +152,7 @@ fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
         (
             "retention = { keep_within",
             "retention = { keep_for",
-            "5:15: retention.keep_for: unknown key; may stand here: keep_daily, keep_hourly, keep_last, keep_monthly, keep_verified, keep_weekly, keep_within, keep_yearly",
+            "5:15: retention.keep_for: unknown key; may stand here: grace, keep_daily, keep_hourly, keep_last, keep_monthly, keep_verified, keep_weekly, keep_within, keep_yearly, repack_below",
         ),
         (
             "keep_within = \"14d\"",
@@ -171,6 +173,16 @@ fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
             "name = \"far\"\n",
             "name = \"far\"\nlock = { mode = \"compliance\" }\n",
             "26:8: site[far].lock.days: missing; should be a whole number from 1 to 36500",
+        ),
+        (
+            "keep_within = \"14d\"",
+            "grace = \"59m\"",
+            "5:23: retention.grace: is shorter than \"1h\": a backup at work could lose what it builds on; make it longer than the longest backup",
+        ),
+        (
+            "compression_level = 3",
+            "compression_level = 3, backup_time = \"27h\"",
+            "5:13: retention.grace: is shorter than limits.backup_time (1day 3h): prune could delete what a backup at work builds on; make it longer",
         ),
         ("\"14d\"", "14", "5:29: retention.keep_within: is a number; should be a text such as \"30d\""),
         (

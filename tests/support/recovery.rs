@@ -12,13 +12,15 @@ use chrono::DateTime;
 use farshore::{
     clock::{FixedClock, SharedClock, SystemClock},
     operations::{
-        BackupRequest, NamedSource, OperationError, Phases, PointSummary, RepairRequest, RestoreRequest, VerifyLevel,
-        VerifyRequest, backup, open_point, point_summaries, repair, restore, verify,
+        BackupRequest, NamedSource, OperationError, Phases, PointSummary, PruneRequest, RepairRequest, RestoreRequest,
+        UndeleteRequest, VerifyLevel, VerifyRequest, backup, open_point, point_summaries, prune, repair, restore, undelete, verify,
     },
-    policy::Policy,
+    policy::{Policy, Retention},
     progress::Tally,
-    report::{BackupReport, Hurt, RepairReport, VerifyReport},
-    repository::{Agent, Budget, Expected, Identities, LockTerm, Reader, Recipients, Repository, Workers, generate_identity},
+    report::{BackupReport, Hurt, PruneReport, RepairReport, VerifyReport},
+    repository::{
+        Agent, Budget, Expected, Identities, LockTerm, PinRecord, Reader, Recipients, Repository, Workers, generate_identity,
+    },
     sources::bucket::{BucketOptions, BucketSource, BucketTarget},
     stores::{GetOptions, MemoryStore, PutOptions, Retry, RetryPolicy, SharedStore, Store, read_all},
 };
@@ -38,6 +40,8 @@ pub struct Recovery {
     pub expected: Expected,
     /// How the policy has the site lock what is stored.
     pub lock: Option<LockTerm>,
+    /// What retention keeps.
+    pub retention: Retention,
     workers: Arc<Workers>,
     policy: Policy,
     directory: tempfile::TempDir,
@@ -96,7 +100,9 @@ impl Recovery {
             "name = \"p\"\n{head}[[source]]\nname = \"b\"\nkind = \"bucket\"\nstore = {{ kind = \"filesystem\", path = \"/nowhere\" }}\n\
              [[site]]\nname = \"s\"\nstore = {{ kind = \"filesystem\", path = \"/nowhere-else\" }}\n{said}"
         );
+        let policy = Policy::parse(&text, "test").unwrap();
         Self {
+            retention: policy.retention,
             source: MemoryStore::new("source"),
             clock,
             identities,
@@ -105,7 +111,7 @@ impl Recovery {
             expected: if encrypted { Expected::Encrypted } else { Expected::Unencrypted },
             lock: None,
             workers: Workers::start(2, 1).unwrap(),
-            policy: Policy::parse(&text, "test").unwrap(),
+            policy,
             directory: tempfile::tempdir().unwrap(),
         }
     }
@@ -200,6 +206,38 @@ impl Recovery {
         };
         restore(&request, Phases::new(self.shared_clock(), Tally::alone())).await?;
         Ok(objects(target.as_ref()).await)
+    }
+
+    /// Prunes with the agent's key alone, a minute later.
+    pub async fn prune(&self, store: SharedStore, cache: &Path) -> Result<PruneReport, OperationError> {
+        self.prune_so(store, cache, false).await
+    }
+
+    /// Prunes, or says what it would do.
+    pub async fn prune_so(&self, store: SharedStore, cache: &Path, dry_run: bool) -> Result<PruneReport, OperationError> {
+        self.clock.advance(Duration::from_secs(60));
+        let repository = self.open_with(&self.agent, store, cache).await?;
+        prune(PruneRequest {
+            policy: &self.policy,
+            retention: &self.retention,
+            repository: &repository,
+            workers: Arc::clone(&self.workers),
+            budget: Budget::new(0),
+            dry_run,
+            observer: Tally::alone(),
+            clock: self.shared_clock(),
+        })
+        .await
+    }
+
+    /// Brings a doomed point back, and pins it for ever.
+    pub async fn undelete(&self, store: SharedStore, cache: &Path, wanted: &str) -> Result<PinRecord, OperationError> {
+        let repository = self.open_with(&self.agent, store, cache).await?;
+        let point = repository.find_point(Some("p"), wanted).await?;
+        let agent = farshore::report::Agent { user: "u".to_owned(), host: "h".to_owned(), version: "0".to_owned() };
+        let now = self.shared_clock().now();
+        undelete(&UndeleteRequest { repository: &repository, point: &point, until: None, reason: "needed", agent: &agent, now })
+            .await
     }
 
     /// Repairs, and tells of everything that is hurt.

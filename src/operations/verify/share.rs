@@ -106,7 +106,7 @@ mod tests {
     fn pack(first: u8) -> PackRecord {
         let mut sha256 = [0; 32];
         sha256[7] = first;
-        PackRecord { sha256, size: 100, class: Class::Data, run: [0; 16], data_key: [0; 16], directory: [0; 32] }
+        PackRecord { sha256, size: 100, class: Class::Data, run: [0; 16], data_key: [0; 16], directory: [0; 32], chunks: 1 }
     }
 
     #[test]

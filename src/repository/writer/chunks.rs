@@ -23,7 +23,7 @@ impl Shared {
         });
     }
 
-    /// Whether a stored index names the chunk, and its pack is at the site and not known to be damaged.
+    /// Whether a stored index names the chunk, and its pack is at the site, not known to be damaged, and not doomed.
     pub(super) fn has(&self, id: &ChunkId) -> Result<bool> {
         let Some(location) = self.cache.find(id)? else { return Ok(false) };
         let there = self.cache.seen().is_adoptable(location.pack);

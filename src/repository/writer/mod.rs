@@ -8,6 +8,7 @@
 //! cache; before the point is stored nothing of the run is visible.
 
 mod chunks;
+mod commit;
 mod content;
 mod entries;
 mod packs;
@@ -28,14 +29,12 @@ pub use content::{ContentStream, Cutting};
 pub use entries::EntryStream;
 
 use super::{
-    Budget, ChunkCache, ChunkId, Class, PackCheck, Point, PointName, Reader, Recipients, Repository, RepositoryError, Workers,
+    Budget, ChunkCache, ChunkId, Class, PackCheck, Reader, Recipients, Repository, RepositoryError, Workers,
     error::Result,
     format::{Header, Id, Kind},
     keys::{Catalogue, SetName, create_data_key, random},
-    lock::Relied,
     memory::UPLOADS,
     pack::{PackBuilder, PackEntry},
-    point,
     seal::SealingKey,
 };
 use crate::stores::SharedStore;
@@ -90,6 +89,8 @@ pub(super) struct Shared {
     tasks: TaskTracker,
     /// Numbers of the packs of earlier runs in which chunks were found.
     found: Mutex<HashSet<u32>>,
+    /// Packs that this run stored.
+    own: Mutex<Vec<[u8; 32]>>,
     /// Packs that the site confirmed and no stored index names yet.
     confirmed: Mutex<Vec<PackEntry>>,
     failure: OnceLock<Arc<RepositoryError>>,
@@ -184,7 +185,7 @@ impl Drop for Writer {
 
 impl Writer {
     /// Begins a run: a fresh data key, stored wrapped before anything is sealed under it; the local index up to date; the packs
-    /// that the index names looked up at the site, so that no chunk of a lost pack is adopted.
+    /// that the index names looked up at the site, so that no chunk of a lost, damaged or doomed pack is adopted.
     ///
     /// # Errors
     /// The store's, [`RepositoryError::OtherRecipients`], [`RepositoryError::Key`], [`RepositoryError::Cache`],
@@ -222,6 +223,7 @@ impl Writer {
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             tasks: TaskTracker::new(),
             found: Mutex::default(),
+            own: Mutex::default(),
             confirmed: Mutex::default(),
             failure: OnceLock::new(),
             failed: CancellationToken::new(),
@@ -302,28 +304,5 @@ impl Writer {
     /// The first error of the run.
     pub async fn flush(&self) -> Result<()> {
         packs::flush(&self.shared).await
-    }
-
-    /// Flushes, then stores the point: the commit.
-    ///
-    /// # Errors
-    /// The first error of the run, or the store's.
-    pub async fn commit(&self, repository: &Repository, point: &Point) -> Result<PointName> {
-        self.flush().await?;
-        self.shared.all_stored()?;
-        let relied = Relied {
-            packs: std::mem::take(&mut *self.shared.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner())),
-            data_key: self.shared.data_key,
-            recipient_set: self.shared.recipient_set,
-        };
-        let extended = repository.cover(&self.shared.cache, relied).await?;
-        tracing::debug!(extended, "locks were extended");
-        let name = point::commit(repository, &self.shared.run, &self.shared.catalogue_sealing, point).await?;
-        let cache = Arc::clone(&self.shared.cache);
-        // Only the next run's speed hangs on it.
-        if let Err(error) = tokio::task::spawn_blocking(move || cache.persist()).await.unwrap_or(Ok(())) {
-            tracing::warn!(%error, "the local index was not saved; the next run rebuilds it");
-        }
-        Ok(name)
     }
 }

@@ -63,6 +63,7 @@ async fn upload(shared: &Arc<Shared>, pack: Pack) -> Result<()> {
     put(shared, &pack_key(&pack.entry.sha256), pack.bytes, pack.entry.sha256).await?;
     shared.counters.packs.fetch_add(1, Ordering::Relaxed);
     let due = {
+        shared.own.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(pack.entry.sha256);
         let mut confirmed = shared.confirmed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         confirmed.push(pack.entry);
         let chunks: usize = confirmed.iter().map(|entry| entry.places.len()).sum();

@@ -32,7 +32,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use rustix::fs::Stat;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -337,6 +337,15 @@ impl Store for FilesystemStore {
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
         let id = upload.to_owned();
         self.blocking(key, "abort an upload", move |inner| upload::abort(inner, &id)).await
+    }
+
+    async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
+        // What the file system stamps a new file with: a server's time, where it is one's.
+        let stamp = |inner: &Inner| {
+            let (file, _temporary) = inner.temporaries.file()?;
+            Ok(DateTime::from_timestamp_nanos(modified_ns(&rustix::fs::fstat(&file)?)))
+        };
+        self.blocking("", "ask for the time", stamp).await
     }
 
     async fn create(&self) -> Result<(), StoreError> {

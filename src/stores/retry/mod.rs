@@ -26,6 +26,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
@@ -285,6 +286,16 @@ impl Store for Retry {
         loop {
             match self.noting(self.inner.abort_upload(key, upload)).await {
                 Err(StoreError::NotFound { .. }) if attempts.uncertain() => return Ok(()),
+                Err(error) => attempts.again(error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.noting(self.inner.time()).await {
                 Err(error) => attempts.again(error).await?,
                 done => return done,
             }

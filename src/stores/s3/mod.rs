@@ -125,8 +125,12 @@ struct ResponseDate {
 impl ResponseDate {
     /// The server's time of the answer; this machine's if the server sent none.
     fn get(&self) -> DateTime<Utc> {
-        let found = *self.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        found.unwrap_or_else(|| self.clock.now())
+        self.stated().unwrap_or_else(|| self.clock.now())
+    }
+
+    /// The server's time of the answer, if it sent one.
+    fn stated(&self) -> Option<DateTime<Utc>> {
+        *self.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -201,6 +205,10 @@ impl Store for S3Store {
 
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
         self.abort_multipart(key, upload).await
+    }
+
+    async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
+        self.server_time().await
     }
 
     async fn create(&self) -> Result<(), StoreError> {

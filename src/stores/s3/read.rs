@@ -178,6 +178,15 @@ impl S3Store {
         Ok(Page { objects, more: output.is_truncated().unwrap_or(false) })
     }
 
+    /// The `Date` of the answer to the smallest of requests.
+    pub(super) async fn server_time(&self) -> Result<DateTime<Utc>, StoreError> {
+        let date = self.response_date();
+        let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(&self.prefix).max_keys(1);
+        let sent = list.customize().interceptor(date.clone()).send().await;
+        sent.map_err(|error| self.error("", "list", &error))?;
+        date.stated().ok_or_else(|| self.corrupt("", "the server's answers carry no Date: its time is not known"))
+    }
+
     /// Some servers sort directories by their names without the slash. A reader that relies on the order would miss objects.
     pub(super) fn unsorted(&self, prefix: &str, earlier: &str, later: &str) -> StoreError {
         let detail = format!(

@@ -61,6 +61,7 @@ fn rules() -> impl Strategy<Value = Retention> {
             keep_monthly,
             keep_yearly,
             keep_verified,
+            ..Retention::default()
         },
     )
 }
@@ -85,6 +86,7 @@ proptest! {
             keep_monthly: one.keep_monthly.max(other.keep_monthly),
             keep_yearly: one.keep_yearly.max(other.keep_yearly),
             keep_verified: one.keep_verified.max(other.keep_verified),
+            ..one
         };
         let (kept, more) = (kept_of(&points, &one), kept_of(&points, &both));
         prop_assert!(kept.is_subset(&more), "{:?}", kept.difference(&more));

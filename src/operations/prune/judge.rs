@@ -1,0 +1,180 @@
+//! What becomes of every pack and data key.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{Numbered, OperationError, PruneRequest, look::Look};
+use crate::{
+    report::{Amount, PruneReport},
+    repository::{ChunkCache, Class, Id, PackFacts, PackRecord, PackVerdict, pack_key},
+};
+
+/// The verdicts. Nothing is written by making them.
+#[derive(Debug, Default)]
+pub(super) struct Judgement {
+    /// To be deleted now, with their sizes.
+    pub(super) delete: BTreeMap<[u8; 32], u64>,
+    /// Packs that are not there, that nothing needs, and that indexes name.
+    pub(super) names_only: HashSet<[u8; 32]>,
+    /// To be doomed, with their sizes.
+    pub(super) doom: BTreeMap<[u8; 32], u64>,
+    /// Of which little is needed.
+    pub(super) repack: Numbered,
+    pub(super) keys_to_delete: HashSet<Id>,
+    pub(super) keys_to_doom: HashSet<Id>,
+    /// The data key of each pack that an index names.
+    key_of: HashMap<[u8; 32], Id>,
+    /// Packs that points which stay need, hexadecimal; all packs where that is not known.
+    needed: Option<HashSet<String>>,
+    waiting: Amount,
+    spared: u64,
+    all: Amount,
+    bytes_needed: u64,
+    /// Something is too young to be judged: it may be garbage tomorrow without anything having changed.
+    young: bool,
+    locked: u64,
+}
+
+impl Judgement {
+    pub(super) async fn of(request: &PruneRequest<'_>, look: &Look, cache: &Arc<ChunkCache>) -> Result<Self, OperationError> {
+        let repository = request.repository;
+        let mut this = Self::default();
+        // Numbers first, then what is there: a pack that is known was stored before it is looked for.
+        let mut numbers: HashMap<[u8; 32], (u32, PackRecord)> = HashMap::new();
+        // Indexes that say different things of one pack: one of them lies, and nothing is done to the pack.
+        let mut disputed: HashSet<[u8; 32]> = HashSet::new();
+        for (number, record) in cache.packs()? {
+            let sha256 = record.sha256;
+            let first = numbers.entry(sha256).or_insert_with(|| (number, record.clone()));
+            if first.1 != record {
+                disputed.insert(sha256);
+            }
+        }
+        let there = repository.stored_packs().await?;
+        let seen = cache.seen();
+        let indexes_whole = !seen.damaged.iter().any(|check| check.key.starts_with("indexes/"));
+        let reach = look.reach.as_ref();
+        this.needed = reach.map(|reach| {
+            numbers.iter().filter(|(_, (number, _))| reach.needed(*number).is_some()).map(|(name, _)| hex::encode(name)).collect()
+        });
+        let all_known = indexes_whole && reach.is_some_and(|reach| reach.holes() == 0);
+        for (sha256, (size, stored_at)) in &there {
+            this.all.add(*size);
+            let known = numbers.get(sha256);
+            let needed = known.and_then(|(number, _)| reach?.needed(*number));
+            this.bytes_needed += needed.map_or(0, |needed| needed.bytes);
+            let clear = reach.is_some() && !disputed.contains(sha256) && (known.is_some() || all_known);
+            let facts = PackFacts {
+                stored_at: *stored_at,
+                kept_need: needed.is_some() || !clear,
+                any_need: look.doomed_unclear || known.is_some_and(|(number, _)| reach.is_none_or(|reach| reach.needs(*number))),
+                matures_at: look.dooms.pack(sha256),
+            };
+            match facts.verdict(look.now, look.grace) {
+                PackVerdict::Stays => this.stays(request, look, known, &facts),
+                PackVerdict::Spared => this.spared += 1,
+                PackVerdict::Waits => this.waiting.add(*size),
+                PackVerdict::Doom if is_locked(cache, sha256, look)? => this.locked += 1,
+                PackVerdict::Doom => drop(this.doom.insert(*sha256, *size)),
+                PackVerdict::Delete => drop(this.delete.insert(*sha256, *size)),
+            }
+        }
+        if let Some(reach) = reach {
+            let lost = numbers.iter().filter(|(sha256, (number, _))| !there.contains_key(*sha256) && !reach.needs(*number));
+            this.names_only = lost.map(|(sha256, _)| *sha256).collect();
+        }
+        if all_known && !look.doomed_unclear {
+            this.keys(request, look, &numbers, |sha256| there.contains_key(sha256)).await?;
+        }
+        this.key_of = numbers.into_iter().map(|(sha256, (_, record))| (sha256, record.data_key)).collect();
+        Ok(this)
+    }
+
+    /// A pack that stays: perhaps what is needed of it should move.
+    fn stays(&mut self, request: &PruneRequest<'_>, look: &Look, known: Option<&(u32, PackRecord)>, facts: &PackFacts) {
+        let is_young = look.now - facts.stored_at < look.grace;
+        let needed = known.and_then(|(number, _)| look.reach.as_ref()?.needed(*number));
+        match (known, needed) {
+            (Some((number, record)), Some(needed)) => {
+                let below = needed.bytes * 100 < record.chunk_bytes() * u64::from(request.retention.repack_below);
+                if below && needed.count < record.chunks {
+                    self.young |= is_young;
+                    if !is_young {
+                        self.repack.push((*number, record.clone()));
+                    }
+                }
+            }
+            _ => self.young = true,
+        }
+    }
+
+    /// Data keys that no pack needs.
+    async fn keys(
+        &mut self,
+        request: &PruneRequest<'_>,
+        look: &Look,
+        numbers: &HashMap<[u8; 32], (u32, PackRecord)>,
+        is_there: impl Fn(&[u8; 32]) -> bool,
+    ) -> Result<(), OperationError> {
+        let holding = numbers.values().filter(|(_, record)| record.class == Class::Data && is_there(&record.sha256));
+        let remaining: HashSet<Id> =
+            holding.filter(|(_, record)| !self.delete.contains_key(&record.sha256)).map(|(_, record)| record.data_key).collect();
+        for (id, stored_at) in request.repository.stored_data_keys().await? {
+            if remaining.contains(&id) {
+                continue;
+            }
+            let matures_at = look.dooms.key(&id);
+            let facts = PackFacts { stored_at, kept_need: false, any_need: false, matures_at };
+            match facts.verdict(look.now, look.grace) {
+                PackVerdict::Delete => drop(self.keys_to_delete.insert(id)),
+                PackVerdict::Doom => drop(self.keys_to_doom.insert(id)),
+                PackVerdict::Stays | PackVerdict::Spared => self.young = true,
+                PackVerdict::Waits => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Data keys of packs that were to be deleted and are not gone.
+    pub(super) fn keys_of_deleted(&self, packs: &HashSet<[u8; 32]>, gone: &HashSet<[u8; 32]>) -> HashSet<Id> {
+        packs.difference(gone).filter_map(|pack| self.key_of.get(pack).copied()).collect()
+    }
+
+    /// Whether points that stay need a pack (hexadecimal), or may.
+    pub(super) fn is_needed(&self, pack: &str) -> bool {
+        self.needed.as_ref().is_none_or(|needed| needed.contains(pack))
+    }
+
+    /// Whether there was nothing to do, and will be nothing as long as nothing changes.
+    pub(super) fn is_idle(&self) -> bool {
+        let objects = self.delete.len() + self.names_only.len() + self.doom.len() + self.repack.len();
+        let keys = self.keys_to_delete.len() + self.keys_to_doom.len();
+        objects + keys == 0 && self.waiting.objects == 0 && self.locked == 0 && !self.young && self.needed.is_some()
+    }
+
+    /// Puts it into a report, as what is going to be done.
+    pub(super) fn tell(&self, report: &mut PruneReport, look: &Look) {
+        let sum = |packs: &BTreeMap<[u8; 32], u64>| Amount { objects: packs.len() as u64, bytes: packs.values().sum() };
+        report.packs = self.all;
+        report.bytes_needed = self.bytes_needed;
+        report.packs_waiting = self.waiting;
+        report.packs_spared = self.spared;
+        report.packs_doomed = sum(&self.doom);
+        report.keys_doomed = self.keys_to_doom.len() as u64;
+        report.locked = self.locked;
+        report.next_at = look.next_maturity();
+        if report.dry_run {
+            report.packs_deleted = sum(&self.delete);
+            report.keys_deleted = self.keys_to_delete.len() as u64;
+            let bytes = self.repack.iter().map(|(_, record)| u64::from(record.size)).sum();
+            report.packs_emptied = Amount { objects: self.repack.len() as u64, bytes };
+        }
+    }
+}
+
+/// Whether a lock that is known here holds a pack longer than its grace would take: dooming it now would be for nothing.
+fn is_locked(cache: &ChunkCache, sha256: &[u8; 32], look: &Look) -> Result<bool, OperationError> {
+    Ok(cache.lock(&pack_key(sha256))?.is_some_and(|lock| lock.until > look.now + look.grace))
+}

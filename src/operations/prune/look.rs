@@ -1,0 +1,183 @@
+//! What prune sees of a repository before it decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{OperationError, PruneRequest, SPARED_RECORD_STAYS, judge::Judgement};
+use crate::{
+    operations::retention,
+    policy::{PointFacts, RetentionPlan, plan_retention},
+    progress::{Observer, Problem, Tally},
+    repository::{Dooms, PointName, Reach, Reader, RepositoryError, StoredDoom},
+    stores::StoreError,
+};
+
+/// Everything but packs and keys.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// The site's time, asked for before everything else: every point that was committed until then is seen.
+    pub(super) now: DateTime<Utc>,
+    /// The policy's grace.
+    pub(super) grace: TimeDelta,
+    pub(super) records: Vec<StoredDoom>,
+    pub(super) dooms: Dooms,
+    pub(super) facts: Vec<PointFacts>,
+    pub(super) plan: RetentionPlan,
+    /// Points of all policies that are there, by key of their objects.
+    points: BTreeMap<String, PointName>,
+    /// Those that retention does not keep.
+    remove: BTreeSet<String>,
+    /// What the points that are there need; `None` where that is not known.
+    pub(super) reach: Option<Reach>,
+    /// A doomed point could not be followed: nothing that is doomed may go.
+    pub(super) doomed_unclear: bool,
+}
+
+impl Look {
+    /// Reads records, points, pins and evidence, in this order.
+    pub(super) async fn begin(request: &PruneRequest<'_>, now: DateTime<Utc>) -> Result<Self, OperationError> {
+        let repository = request.repository;
+        let records = repository.doom_records().await?;
+        let facts = retention::facts(repository, Some(&request.policy.name)).await?;
+        let plan = plan_retention(&facts, request.retention, now);
+        let points: BTreeMap<String, PointName> =
+            repository.point_names(None).await?.into_iter().map(|name| (name.key.clone(), name)).collect();
+        let removed: BTreeSet<&str> = plan.removed().map(|decision| decision.id.as_str()).collect();
+        let is_removed = |name: &PointName| name.policy == request.policy.name && removed.contains(name.id.as_str());
+        let remove = points.values().filter(|name| is_removed(name)).map(|name| name.key.clone()).collect();
+        Ok(Self {
+            now,
+            grace: TimeDelta::from_std(request.retention.grace).unwrap_or(TimeDelta::MAX),
+            dooms: Dooms::of(&records),
+            records,
+            facts,
+            plan,
+            points,
+            remove,
+            reach: None,
+            doomed_unclear: false,
+        })
+    }
+
+    /// Points that retention does not keep and whose grace is over.
+    pub(super) fn condemned(&self) -> BTreeSet<String> {
+        let is_over = |point: &&String| self.dooms.point(point).is_some_and(|matures_at| matures_at <= self.now);
+        self.remove.iter().filter(is_over).cloned().collect()
+    }
+
+    /// These points are not there any more.
+    pub(super) fn gone(&mut self, points: &BTreeSet<String>) {
+        self.points.retain(|key, _| !points.contains(key));
+        self.remove.retain(|key| !points.contains(key));
+    }
+
+    /// Points that are to go and that no record names yet.
+    pub(super) fn points_to_doom(&self) -> impl Iterator<Item = &String> {
+        self.remove.iter().filter(|point| self.dooms.point(point).is_none())
+    }
+
+    /// Finds out what the points need: first those that stay, then the others that are still there.
+    pub(super) async fn follow(
+        &mut self,
+        request: &PruneRequest<'_>,
+        reader: &Reader,
+        tally: &Tally,
+    ) -> Result<(), OperationError> {
+        tally.phase("follow points", None);
+        let mut reach = Reach::new(reader.cache())?;
+        let (doomed, kept): (Vec<_>, Vec<_>) = self.points.values().partition(|name| self.remove.contains(&name.key));
+        let mut unclear = Vec::new();
+        for name in kept {
+            tally.items(1);
+            if let Err(error) = follow(request, reader, &mut reach, name).await? {
+                tally.problem(Problem::new(
+                    format!("point {}", name.id),
+                    format!("what it needs cannot be told, so no pack is pruned (`farshore repair` may help; where the point is lost, shorten its retention): {error}"),
+                ));
+                unclear.push(name.id.clone());
+            }
+        }
+        reach.settle();
+        for name in doomed {
+            if let Err(error) = follow(request, reader, &mut reach, name).await? {
+                tracing::warn!(point = name.id, %error, "a doomed point cannot be followed: nothing that is doomed is deleted while it is there");
+                self.doomed_unclear = true;
+            }
+        }
+        if reach.holes() > 0 {
+            tally.problem(Problem::new(
+                request.repository.store().describe(),
+                format!("{} chunks that points need are in no index: packs that no index names are kept, one of them may hold them. Run `farshore repair`", reach.holes()),
+            ));
+        }
+        for damaged in &reader.cache().seen().damaged {
+            tally.problem(Problem::new(&damaged.key, format!("is damaged; run `farshore repair`: {}", damaged.detail)));
+        }
+        for stored in &self.records {
+            if let Err(detail) = &stored.record {
+                tally.problem(Problem::new(&stored.key, format!("is damaged, and nothing is deleted for its sake: {detail}")));
+            }
+        }
+        if unclear.is_empty() {
+            self.reach = Some(reach);
+        }
+        Ok(())
+    }
+
+    /// When the next of what is doomed matures.
+    pub(super) fn next_maturity(&self) -> Option<DateTime<Utc>> {
+        self.records.iter().filter(|stored| stored.record.is_ok()).map(StoredDoom::matures_at).filter(|at| *at > self.now).min()
+    }
+
+    /// Keys of the records that nobody needs any more: all that they name is gone, or was spared long ago.
+    pub(super) fn done_with<'a>(
+        &'a self,
+        request: &'a PruneRequest<'_>,
+        judgement: &'a Judgement,
+    ) -> impl Iterator<Item = String> + 'a {
+        let is_done = move |stored: &&StoredDoom| {
+            let Ok(record) = &stored.record else {
+                // Nobody deletes anything for its sake; it only stands in the way.
+                return self.now - stored.stored_at > SPARED_RECORD_STAYS;
+            };
+            if stored.matures_at() > self.now {
+                return false;
+            }
+            if record.policy != request.policy.name && record.points.iter().any(|point| self.points.contains_key(point)) {
+                // Its own policy's prune has yet to look at them.
+                return false;
+            }
+            let spared = record.points.iter().any(|point| self.points.contains_key(point) && !self.remove.contains(point))
+                || record.packs.iter().any(|pack| judgement.is_needed(pack));
+            !spared || self.now - stored.matures_at() > SPARED_RECORD_STAYS
+        };
+        self.records.iter().filter(is_done).map(|stored| stored.key.clone())
+    }
+}
+
+/// Follows one point. The inner error says that it cannot be followed.
+async fn follow(
+    request: &PruneRequest<'_>,
+    reader: &Reader,
+    reach: &mut Reach,
+    name: &PointName,
+) -> Result<Result<(), RepositoryError>, OperationError> {
+    let repository = request.repository;
+    let followed = async {
+        let point = repository.point(name).await?;
+        for snapshot in &point.snapshots {
+            reach.follow(reader, snapshot).await?;
+        }
+        Ok::<_, RepositoryError>(())
+    };
+    match followed.await {
+        Ok(()) => Ok(Ok(())),
+        Err(error) if error.is_damage() => match repository.store().stat(&name.key).await {
+            // Another prune deleted it since it was listed.
+            Err(StoreError::NotFound { .. }) => Ok(Ok(())),
+            _ => Ok(Err(error)),
+        },
+        Err(error) => Err(error.into()),
+    }
+}

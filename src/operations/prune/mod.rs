@@ -1,0 +1,270 @@
+//! Prune: what no point needs any more is doomed, and deleted when its grace is over and it still is not needed.
+//!
+//! Order: the site's time → doom records → points, pins, evidence → points that have matured are deleted → what the rest needs →
+//! packs and keys that have matured are deleted → what is needed of mostly empty packs is moved → everything else that is not
+//! needed is doomed → doom records that are done with are deleted. If we stop here, anywhere, the next prune goes on; the rules that
+//! keep running backups safe stand in `repository::trash`.
+//!
+//! Where it cannot be told what a point needs, no pack is doomed and none deleted.
+
+mod judge;
+mod look;
+mod unchanged;
+mod undelete;
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use judge::Judgement;
+use look::Look;
+pub use undelete::{UndeleteRequest, undelete};
+
+use super::OperationError;
+use crate::{
+    clock::SharedClock,
+    policy::{Decision, Policy, Retention, RetentionPlan},
+    progress::{Observer, Problem, SharedObserver, Tally},
+    report::{Amount, PointVerdict, PruneReport},
+    repository::{
+        Budget, CLOCK_TOLERANCE, DoomRecord, Dooms, PackRecord, Reader, Removal, Removed, Repacked, Repository, Workers, pack_key,
+    },
+};
+
+/// What a prune needs.
+#[derive(Debug)]
+pub struct PruneRequest<'a> {
+    /// The policy whose points are looked at.
+    pub policy: &'a Policy,
+    /// Its retention, as it holds at this site.
+    pub retention: &'a Retention,
+    /// The repository; other policies may share it.
+    pub repository: &'a Repository,
+    /// Threads for CPU work.
+    pub workers: Arc<Workers>,
+    /// Memory for reading.
+    pub budget: Budget,
+    /// Write and delete nothing.
+    pub dry_run: bool,
+    /// Told of progress and problems.
+    pub observer: SharedObserver,
+    /// The time.
+    pub clock: SharedClock,
+}
+
+/// A record names at most so many objects.
+const NAMES_PER_RECORD: usize = 100_000;
+/// A prune that looked longer ago deletes nothing more: what it saw is too old.
+const LOOK_LASTS: Duration = Duration::from_secs(24 * 3600);
+/// A record that has matured, and of which something is needed again, stays so long: until then no other prune can be at work that
+/// looked before it was needed.
+const SPARED_RECORD_STAYS: TimeDelta = TimeDelta::days(3);
+
+/// The site's time, where this machine's clock does not differ from it by more than five minutes.
+async fn site_time(repository: &Repository, clock: &SharedClock) -> Result<DateTime<Utc>, OperationError> {
+    let now = repository.store().time().await?;
+    let ours = clock.now();
+    if (now - ours).abs() > CLOCK_TOLERANCE {
+        return Err(OperationError::Refused {
+            subject: repository.store().describe(),
+            detail: format!(
+                "the site's clock shows {now} and this machine's {ours}: nothing is pruned while they differ by more than {} minutes. Set the clock that is wrong, then run the command again",
+                CLOCK_TOLERANCE.num_minutes()
+            ),
+        });
+    }
+    Ok(now)
+}
+
+/// Prunes, or says what it would do.
+///
+/// # Errors
+/// Those of the site; [`OperationError::Refused`] where the clocks differ.
+pub async fn prune(request: PruneRequest<'_>) -> Result<PruneReport, OperationError> {
+    let (repository, start) = (request.repository, request.clock.monotonic());
+    let tally = Tally::over(Arc::clone(&request.observer));
+    tally.phase("look", None);
+    let now = site_time(repository, &request.clock).await?;
+    if let Some(plan) = unchanged::plan(&request, now).await? {
+        let mut report = empty_report(&request, now);
+        report.unchanged = true;
+        report.points = verdicts(&plan, &Dooms::default(), &BTreeSet::new());
+        report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();
+        return Ok(report);
+    }
+    let listing = unchanged::listing(repository).await?;
+    let mut look = Look::begin(&request, now).await?;
+    let mut report = empty_report(&request, now);
+    let mut removed = Removed::default();
+    let condemned = look.condemned();
+    let deleted = if request.dry_run {
+        condemned.clone()
+    } else {
+        let reader = Reader::open(repository, Arc::clone(&request.workers), request.budget.clone()).await?;
+        let removal = Removal::new(repository, Arc::clone(reader.cache()), request.clock.monotonic() + LOOK_LASTS);
+        let outcome = removal.objects(condemned.iter().cloned().collect()).await?;
+        let locked: HashSet<&String> = outcome.locked.iter().collect();
+        let deleted = condemned.iter().filter(|point| !locked.contains(point)).cloned().collect();
+        removed.add(outcome);
+        deleted
+    };
+    report.points_deleted = deleted.len() as u64;
+    look.gone(&deleted);
+    let reader = Reader::open(repository, Arc::clone(&request.workers), request.budget.clone()).await?;
+    look.follow(&request, &reader, &tally).await?;
+    let judgement = Judgement::of(&request, &look, reader.cache()).await?;
+    judgement.tell(&mut report, &look);
+    if !request.dry_run {
+        execute(&request, &look, &judgement, &reader, &tally, &mut report, &mut removed).await?;
+    }
+    report.points = verdicts(&look.plan, &look.dooms, &deleted);
+    report.points_doomed = look.points_to_doom().count() as u64;
+    report.locked += removed.locked.len() as u64;
+    report.locked_until = [report.locked_until, removed.locked_until].into_iter().flatten().min();
+    if report.points_doomed + report.packs_doomed.objects + report.packs_emptied.objects + report.keys_doomed > 0 {
+        report.next_at = [report.next_at, now.checked_add_signed(look.grace)].into_iter().flatten().min();
+    }
+    report.problems = tally.problems();
+    if !request.dry_run && judgement.is_idle() && look.records.is_empty() && removed.locked.is_empty() && report.problems.is_empty()
+    {
+        unchanged::keep(&request, &look, &listing).await;
+    }
+    report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();
+    Ok(report)
+}
+
+fn empty_report(request: &PruneRequest<'_>, site_time: DateTime<Utc>) -> PruneReport {
+    PruneReport {
+        site: request.repository.store().describe(),
+        policy: request.policy.name.clone(),
+        dry_run: request.dry_run,
+        site_time,
+        seconds: 0.0,
+        unchanged: false,
+        points: Vec::new(),
+        points_doomed: 0,
+        points_deleted: 0,
+        packs: Amount::default(),
+        bytes_needed: 0,
+        packs_doomed: Amount::default(),
+        packs_waiting: Amount::default(),
+        packs_spared: 0,
+        packs_deleted: Amount::default(),
+        packs_emptied: Amount::default(),
+        packs_filled: Amount::default(),
+        keys_doomed: 0,
+        keys_deleted: 0,
+        locked: 0,
+        locked_until: None,
+        next_at: None,
+        problems: Vec::new(),
+    }
+}
+
+fn verdicts(plan: &RetentionPlan, dooms: &Dooms, deleted: &BTreeSet<String>) -> Vec<PointVerdict> {
+    let of = |decision: &Decision| {
+        let object = Repository::point_object(&decision.policy, decision.time, &decision.id);
+        PointVerdict {
+            point: decision.id.clone(),
+            stored: decision.stored,
+            keep: decision.keep,
+            why: decision.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            doomed_until: dooms.point(&object).filter(|_| !deleted.contains(&object)),
+            deleted: deleted.contains(&object),
+        }
+    };
+    plan.decisions.iter().map(of).collect()
+}
+
+/// Deletes what has matured, moves what is needed of mostly empty packs, dooms the rest.
+async fn execute(
+    request: &PruneRequest<'_>,
+    look: &Look,
+    judgement: &Judgement,
+    reader: &Reader,
+    tally: &Tally,
+    report: &mut PruneReport,
+    removed: &mut Removed,
+) -> Result<(), OperationError> {
+    let repository = request.repository;
+    let removal = Removal::new(repository, Arc::clone(reader.cache()), request.clock.monotonic() + LOOK_LASTS);
+    tally.phase("delete", None);
+    let packs: HashSet<[u8; 32]> = judgement.delete.keys().chain(&judgement.names_only).copied().collect();
+    let mut outcome = removal.packs(packs.clone()).await?;
+    let locked: HashSet<&String> = outcome.locked.iter().collect();
+    let gone: HashSet<[u8; 32]> = packs.iter().filter(|pack| !locked.contains(&pack_key(pack))).copied().collect();
+    for pack in &gone {
+        if let Some(size) = judgement.delete.get(pack) {
+            report.packs_deleted.add(*size);
+        }
+    }
+    // A key stays as long as a pack under it does.
+    let needed: HashSet<_> = judgement.keys_of_deleted(&packs, &gone);
+    let keys: HashSet<_> = judgement.keys_to_delete.difference(&needed).copied().collect();
+    if !keys.is_empty() {
+        let wraps = removal.data_keys(&keys).await?;
+        report.keys_deleted = if wraps.locked.is_empty() { keys.len() as u64 } else { 0 };
+        outcome.add(wraps);
+    }
+    if !gone.is_empty() || !keys.is_empty() {
+        outcome.add(removal.marks(&gone, &keys).await?);
+    }
+    removed.add(outcome);
+    tally.phase("repack", Some(judgement.repack.iter().map(|(_, record)| u64::from(record.size)).sum()));
+    let repacked = match &look.reach {
+        Some(reach) => removal.repack(judgement.repack.clone(), reach, &request.budget, |bytes| tally.bytes(bytes)).await?,
+        None => Repacked::default(),
+    };
+    for damaged in &repacked.damaged {
+        tally.problem(Problem::new(
+            &damaged.key,
+            format!("is left as it is, run `farshore verify --read-data` to see which points are hurt: {}", damaged.detail),
+        ));
+    }
+    report.packs_emptied = Amount { objects: repacked.replaced.len() as u64, bytes: repacked.bytes_before };
+    report.packs_filled = Amount { objects: repacked.packs, bytes: repacked.bytes_after };
+    tally.phase("doom", None);
+    let packs = judgement.doom.keys().chain(&repacked.replaced).map(hex::encode).collect();
+    let keys = judgement.keys_to_doom.iter().map(hex::encode).collect();
+    doom(request, look.points_to_doom().cloned().collect(), packs, keys).await?;
+    let done: Vec<String> = look.done_with(request, judgement).collect();
+    removal.objects(done).await?;
+    let cache = Arc::clone(reader.cache());
+    if let Err(error) = tokio::task::spawn_blocking(move || cache.persist()).await.unwrap_or(Ok(())) {
+        tracing::warn!(%error, "the local index was not saved; the next run rebuilds it");
+    }
+    Ok(())
+}
+
+/// Stores the records that doom all this.
+async fn doom(
+    request: &PruneRequest<'_>,
+    points: Vec<String>,
+    packs: Vec<String>,
+    keys: Vec<String>,
+) -> Result<(), OperationError> {
+    let mut rests = [points, packs, keys];
+    while rests.iter().any(|rest| !rest.is_empty()) {
+        let mut take = |kind: usize| -> Vec<String> {
+            let rest = &mut rests[kind];
+            rest.split_off(rest.len().saturating_sub(NAMES_PER_RECORD))
+        };
+        let (points, packs, keys) = (take(0), take(1), take(2));
+        let record = DoomRecord {
+            policy: request.policy.name.clone(),
+            at: request.clock.now(),
+            grace_seconds: request.retention.grace.as_secs(),
+            points,
+            packs,
+            keys,
+        };
+        request.repository.put_doom(&record).await?;
+    }
+    Ok(())
+}
+
+/// Packs by number that are worth moving, with what is known of them.
+type Numbered = Vec<(u32, PackRecord)>;

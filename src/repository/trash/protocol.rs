@@ -1,0 +1,119 @@
+//! The rules of pruning beside running backups, as pure functions of times.
+//!
+//! All times are the site's. A thing that a doom record names *matures* when the record is as old as its grace. Why this is safe:
+//! * A backup relies on a pack that was there and not doomed when it began, or that it stored itself. Had the pack been doomed
+//!   before, the backup would not rely on it; if it is doomed meanwhile, the backup sees the record right before its commit,
+//!   and commits only well before the record matures ([`may_commit`]); its commit's own time, by the site, is held against that
+//!   once more ([`was_in_time`]).
+//! * Prune deletes what has matured only if no point that is there needs it, and lists the points after it has asked the site for
+//!   the time. So it sees every point that was committed before the record matured.
+//! * What a run stored and no point needs yet is younger than the grace, or the run has outlived it and sees itself doomed.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// A backup commits at least so long before anything matures that it relies on: longer than a commit takes, and than clocks that
+/// prune accepts may differ.
+pub const COMMIT_MARGIN: TimeDelta = TimeDelta::minutes(10);
+/// The shortest grace that a policy may name.
+pub const LEAST_GRACE: TimeDelta = TimeDelta::hours(1);
+/// Prune refuses where this machine's clock and the site's differ by more.
+pub const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
+/// Between a backup's last look at the doom records and its commit lies less, or it looks again: what is doomed after the look
+/// matures [`LEAST_GRACE`] later at the earliest.
+const LOOK_HOLDS: TimeDelta = TimeDelta::minutes(30);
+
+/// What is known of a pack when prune looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackFacts {
+    /// When the site stored it.
+    pub stored_at: DateTime<Utc>,
+    /// A point that stays needs it.
+    pub kept_need: bool,
+    /// A point that is still there, doomed or not, needs it.
+    pub any_need: bool,
+    /// When the earliest record that names it matures.
+    pub matures_at: Option<DateTime<Utc>>,
+}
+
+/// What becomes of a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PackVerdict {
+    /// It is needed, or may be: a run may be at work.
+    Stays,
+    /// It was doomed, and is needed again.
+    Spared,
+    /// Nothing that stays needs it, and it is named in no record yet.
+    Doom,
+    /// It is doomed, and has not matured; or a doomed point that is still there needs it.
+    Waits,
+    /// It has matured, and nothing needs it.
+    Delete,
+}
+
+impl PackFacts {
+    /// Decides at the site's time `now`. `grace` is the policy's.
+    pub fn verdict(&self, now: DateTime<Utc>, grace: TimeDelta) -> PackVerdict {
+        match self.matures_at {
+            Some(_) if self.kept_need => PackVerdict::Spared,
+            Some(matures_at) if matures_at <= now && !self.any_need => PackVerdict::Delete,
+            Some(_) => PackVerdict::Waits,
+            None if self.kept_need || now - self.stored_at < grace => PackVerdict::Stays,
+            None => PackVerdict::Doom,
+        }
+    }
+}
+
+/// Whether a backup may commit at `now`, where `deadline` is when the earliest record matures that names something it relies on.
+pub fn may_commit(now: DateTime<Utc>, deadline: Option<DateTime<Utc>>) -> bool {
+    deadline.is_none_or(|deadline| now + COMMIT_MARGIN < deadline)
+}
+
+/// Whether a commit that the site dates `committed` was in time, after a look at the doom records that was not before `looked`.
+/// If not, everything that the point relies on must be looked at once more.
+pub fn was_in_time(committed: DateTime<Utc>, looked: DateTime<Utc>, deadline: Option<DateTime<Utc>>) -> bool {
+    committed - looked < LOOK_HOLDS && deadline.is_none_or(|deadline| committed < deadline)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{COMMIT_MARGIN, DateTime, PackFacts, PackVerdict, TimeDelta, Utc, may_commit, was_in_time};
+
+    fn at(hours: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::hours(hours)
+    }
+
+    #[test]
+    fn a_pack_goes_only_when_it_was_doomed_a_grace_ago_and_nothing_that_is_there_needs_it() {
+        let grace = TimeDelta::hours(26);
+        let verdict = |stored, kept_need, any_need, matures: Option<i64>| {
+            PackFacts { stored_at: at(stored), kept_need, any_need, matures_at: matures.map(at) }.verdict(at(100), grace)
+        };
+        for (stored, kept, any, matures, wanted) in [
+            (0, true, true, None, PackVerdict::Stays),
+            (0, false, false, None, PackVerdict::Doom),
+            (0, false, true, None, PackVerdict::Doom),
+            (74, false, false, None, PackVerdict::Doom),
+            (75, false, false, None, PackVerdict::Stays),
+            // Its clock ran ahead of the site's: as young as can be.
+            (200, false, false, None, PackVerdict::Stays),
+            (0, true, true, Some(90), PackVerdict::Spared),
+            (0, true, true, Some(110), PackVerdict::Spared),
+            (0, false, false, Some(101), PackVerdict::Waits),
+            (0, false, true, Some(90), PackVerdict::Waits),
+            (0, false, false, Some(100), PackVerdict::Delete),
+        ] {
+            assert_eq!(verdict(stored, kept, any, matures), wanted, "{stored} {kept} {any} {matures:?}");
+        }
+    }
+
+    #[test]
+    fn a_backup_commits_well_before_what_it_relies_on_may_go() {
+        assert!(may_commit(at(1), None));
+        assert!(may_commit(at(1), Some(at(1) + COMMIT_MARGIN + TimeDelta::seconds(1))));
+        assert!(!may_commit(at(1), Some(at(1) + COMMIT_MARGIN)));
+        assert!(was_in_time(at(1), at(1), None));
+        assert!(was_in_time(at(1), at(1), Some(at(2))));
+        assert!(!was_in_time(at(2), at(2), Some(at(2))));
+        assert!(!was_in_time(at(2), at(1), None), "its look is too old: what was doomed since may have matured");
+    }
+}

@@ -1,0 +1,175 @@
+//! Doom records: what prune is going to delete, and after how long. Sealed under the catalogue key, like pins.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    repository::{
+        PackRecord, Repository, RepositoryError,
+        error::{Result, reading},
+        format::{DOOMED, Header, Id, Kind, MAX_DOOM_BYTES},
+        index::{open_object, seal_object},
+        keys::{random, sha256},
+        point::{dated_name, list_all, parse_dated_name},
+    },
+    stores::{GetOptions, ObjectStat, PutOptions, StoreError, read_all},
+};
+
+/// Records read at once.
+const READS: usize = 8;
+
+/// What one prune doomed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoomRecord {
+    /// The policy whose retention named the points.
+    pub policy: String,
+    /// When, by the clock of whoever pruned.
+    pub at: DateTime<Utc>,
+    /// Nothing in it is deleted before the site has had the record for so long. Seconds.
+    pub grace_seconds: u64,
+    /// Keys of recovery points.
+    #[serde(default)]
+    pub points: Vec<String>,
+    /// SHA-256 of packs, hexadecimal.
+    #[serde(default)]
+    pub packs: Vec<String>,
+    /// Ids of data keys, hexadecimal.
+    #[serde(default)]
+    pub keys: Vec<String>,
+}
+
+/// A record as the site has it.
+#[derive(Debug, Clone)]
+pub struct StoredDoom {
+    /// Key of the object.
+    pub key: String,
+    /// When the site stored it, by the site's own clock.
+    pub stored_at: DateTime<Utc>,
+    /// What it says, or why it cannot be read. Nobody deletes anything for the sake of a record that cannot be read.
+    pub record: std::result::Result<DoomRecord, String>,
+}
+
+impl StoredDoom {
+    /// When what it names may be deleted, by the site's clock.
+    pub fn matures_at(&self) -> DateTime<Utc> {
+        let grace = self.record.as_ref().map_or(0, |record| record.grace_seconds);
+        let grace = i64::try_from(grace).ok().and_then(TimeDelta::try_seconds).unwrap_or(TimeDelta::MAX);
+        self.stored_at.checked_add_signed(grace).unwrap_or(DateTime::<Utc>::MAX_UTC)
+    }
+}
+
+/// Everything that is doomed, each with the time at which the earliest record that names it matures.
+#[derive(Debug, Clone, Default)]
+pub struct Dooms {
+    packs: HashMap<[u8; 32], DateTime<Utc>>,
+    keys: HashMap<Id, DateTime<Utc>>,
+    points: BTreeMap<String, DateTime<Utc>>,
+}
+
+impl Dooms {
+    /// Of these records.
+    pub fn of(records: &[StoredDoom]) -> Self {
+        let mut dooms = Self::default();
+        for stored in records {
+            let Ok(record) = &stored.record else { continue };
+            let matures_at = stored.matures_at();
+            let earliest = |known: &mut DateTime<Utc>| *known = (*known).min(matures_at);
+            for pack in record.packs.iter().filter_map(|name| parse(name)) {
+                dooms.packs.entry(pack).and_modify(earliest).or_insert(matures_at);
+            }
+            for key in record.keys.iter().filter_map(|id| parse(id)) {
+                dooms.keys.entry(key).and_modify(earliest).or_insert(matures_at);
+            }
+            for point in &record.points {
+                dooms.points.entry(point.clone()).and_modify(earliest).or_insert(matures_at);
+            }
+        }
+        dooms
+    }
+
+    /// Whether a pack is doomed, or the key that it needs.
+    pub fn names(&self, pack: &PackRecord) -> bool {
+        self.pack(&pack.sha256).is_some() || self.key(&pack.data_key).is_some()
+    }
+
+    /// When a pack matures, if it is doomed.
+    pub fn pack(&self, sha256: &[u8; 32]) -> Option<DateTime<Utc>> {
+        self.packs.get(sha256).copied()
+    }
+
+    /// When a data key matures, if it is doomed.
+    pub fn key(&self, id: &Id) -> Option<DateTime<Utc>> {
+        self.keys.get(id).copied()
+    }
+
+    /// When a point (by its object's key) matures, if it is doomed.
+    pub fn point(&self, object: &str) -> Option<DateTime<Utc>> {
+        self.points.get(object).copied()
+    }
+}
+
+fn parse<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    Some(bytes)
+}
+
+impl Repository {
+    /// Stores a doom record; returns what the site says of it.
+    ///
+    /// # Errors
+    /// The store's; [`RepositoryError::Refused`] for a record that no reader would take.
+    pub async fn put_doom(&self, record: &DoomRecord) -> Result<ObjectStat> {
+        let run = random();
+        let header = Header { kind: Kind::Doom, catalogue_key: self.catalogue.id, run, data_key: [0; 16] };
+        let json = serde_json::to_vec(record).expect("strings and times always serialise");
+        if json.len() as u64 > MAX_DOOM_BYTES {
+            let detail = format!("a defect: names too much ({} bytes)", json.len());
+            return Err(RepositoryError::Refused { subject: "a doom record".to_owned(), detail });
+        }
+        let bytes = seal_object(&header, &self.catalogue.sealing_key(&run), &json);
+        let key = format!("{DOOMED}{}", dated_name(record.at, &hex::encode(&run[..8])));
+        let options = PutOptions { if_absent: true, sha256: Some(sha256(&bytes)), ..PutOptions::default() };
+        Ok(self.store.put(&key, bytes.into(), options).await?)
+    }
+
+    /// All doom records, in the order of their keys.
+    ///
+    /// # Errors
+    /// The store's. One that is damaged is among them, and says so.
+    pub async fn doom_records(&self) -> Result<Vec<StoredDoom>> {
+        let objects = list_all(self, DOOMED).await?;
+        let named = objects.into_iter().filter(|object| object.key.strip_prefix(DOOMED).and_then(parse_dated_name).is_some());
+        let read = stream::iter(named).map(|object| async move {
+            let record = match self.doom_record(&object.key).await {
+                Ok(record) => Ok(record),
+                // Done with, since it was listed.
+                Err(RepositoryError::Store(StoreError::NotFound { .. })) => return Ok(None),
+                Err(error) if error.is_damage() => Err(error.to_string()),
+                Err(error) => return Err(error),
+            };
+            Ok(Some(StoredDoom { key: object.key, stored_at: object.modified, record }))
+        });
+        read.buffered(READS).try_filter_map(|stored| std::future::ready(Ok(stored))).try_collect().await
+    }
+
+    async fn doom_record(&self, key: &str) -> Result<DoomRecord> {
+        let place = format!("{}/{key}", self.store.describe());
+        let read = read_all(self.store.as_ref(), key, GetOptions::default(), MAX_DOOM_BYTES).await;
+        let bytes = read.map_err(|error| match error {
+            gone @ StoreError::NotFound { .. } => gone.into(),
+            other => reading(other),
+        })?;
+        let (header, plain) = open_object(&place, &bytes, Kind::Doom, &self.catalogue)?;
+        let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
+        let record: DoomRecord = serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))?;
+        let name = format!("{DOOMED}{}", dated_name(record.at, &hex::encode(&header.run[..8])));
+        if name != key {
+            return Err(damaged(format!("holds the doom record whose name is {name} instead")));
+        }
+        Ok(record)
+    }
+}

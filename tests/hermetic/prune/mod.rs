@@ -1,0 +1,3 @@
+//! Prune: what it removes, what it leaves, and that nothing is lost by it.
+
+mod basics;
