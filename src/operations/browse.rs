@@ -57,7 +57,7 @@ pub async fn point_summaries(repository: &Repository, policy: Option<&str>) -> R
     let names = repository.stored_points(policy).await?;
     let verified = history::verified(repository).await?;
     let mut pinned = pins::current(repository).await?;
-    let dooms = Dooms::of(&repository.doom_records().await?);
+    let dooms = Dooms::since(&repository.doom_records().await?, &pins::held_until(repository).await?);
     let marks = repository.marks().await?;
     let keys: Vec<String> = names.iter().map(|(name, _)| name.key.clone()).collect();
     let summaries = futures_util::stream::iter(names).map(|(name, stored)| summary(repository, name, stored)).buffered(READS);
@@ -66,7 +66,7 @@ pub async fn point_summaries(repository: &Repository, policy: Option<&str>) -> R
         if let Some(detail) = marks.damage(&key) {
             summary.unreadable.get_or_insert_with(|| detail.to_owned());
         }
-        summary.doomed = dooms.point(&key).filter(|_| !pinned.contains_key(&summary.id));
+        summary.doomed = dooms.point(&key);
         summary.verified = verified.get(&summary.id).copied();
         summary.pinned = pinned.remove(&summary.id);
     }

@@ -96,10 +96,24 @@ pub(super) async fn current(repository: &Repository) -> Result<BTreeMap<String, 
     Ok(counting(repository.pins().await?))
 }
 
+/// Until when each point that was ever pinned was held by that: the end of its pin, or when the pin was taken back, by the site's
+/// clock. What was decided about the point before then does not count any more.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn held_until(repository: &Repository) -> Result<BTreeMap<String, DateTime<Utc>>, OperationError> {
+    let until = |stored: &StoredPin| match &stored.record {
+        Ok(record) if record.action == PinAction::Unpin => stored.stored_at,
+        Ok(record) => record.until.unwrap_or(DateTime::<Utc>::MAX_UTC),
+        Err(_) => DateTime::<Utc>::MAX_UTC,
+    };
+    Ok(newest(repository.pins().await?).iter().map(|(point, stored)| (point.clone(), until(stored))).collect())
+}
+
 /// Of the records about a point the newest counts, by the site's time. Of several that the site stored at the same time: the one
 /// whose own name is later; then a pin rather than its end, and the pin that holds longer. A record that cannot be read counts
 /// as a pin for ever: nobody can say that it was none.
-fn counting(records: Vec<StoredPin>) -> BTreeMap<String, PinSummary> {
+fn newest(records: Vec<StoredPin>) -> BTreeMap<String, StoredPin> {
     let rank = |stored: &StoredPin| {
         let holds = match &stored.record {
             Err(_) => (true, true, None),
@@ -113,7 +127,12 @@ fn counting(records: Vec<StoredPin>) -> BTreeMap<String, PinSummary> {
             newest.insert(stored.point.clone(), stored);
         }
     }
-    newest.into_iter().filter_map(|(point, stored)| Some((point, summary(stored)?))).collect()
+    newest
+}
+
+/// The pins that hold or have run out; none of those that were taken back.
+fn counting(records: Vec<StoredPin>) -> BTreeMap<String, PinSummary> {
+    newest(records).into_iter().filter_map(|(point, stored)| Some((point, summary(stored)?))).collect()
 }
 
 fn summary(stored: StoredPin) -> Option<PinSummary> {

@@ -227,7 +227,7 @@ pub fn retention(typed: TypedRetention, path: &Path, findings: &mut Findings<'_>
         keep_yearly: count(typed.keep_yearly, default.keep_yearly),
         keep_verified: count(typed.keep_verified, default.keep_verified),
         grace: grace(typed.grace, &path.key("grace"), findings).unwrap_or(default.grace),
-        repack_below: count(typed.repack_below, default.repack_below),
+        max_unused: count(typed.max_unused, default.max_unused),
     }
 }
 

@@ -52,8 +52,9 @@ pub struct Retention {
     pub keep_verified: u32,
     /// What prune dooms is deleted so much later, at the earliest. Default 26 hours; no backup may take longer.
     pub grace: Duration,
-    /// Packs of which points need less than so many hundredths are emptied into new ones. Default 75; 0 never.
-    pub repack_below: u32,
+    /// So many hundredths of the bytes in packs that stay may be unneeded; beyond that, the emptiest are emptied into new ones. Default
+    /// 10; 100 never.
+    pub max_unused: u32,
 }
 
 impl Default for Retention {
@@ -68,7 +69,7 @@ impl Default for Retention {
             keep_yearly: 0,
             keep_verified: 2,
             grace: Duration::from_secs(26 * 3600),
-            repack_below: 75,
+            max_unused: 10,
         }
     }
 }

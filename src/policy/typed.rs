@@ -299,9 +299,10 @@ pub struct TypedRetention {
     /// What prune dooms is deleted so much later: a duration with units, from 1h; not shorter than limits.backup_time. Default: "26h".
     #[schemars(example = &"26h")]
     pub grace: Option<String>,
-    /// Packs of which less than so many percent are needed are emptied into new ones. Default: 75; 0 for never.
-    #[schemars(range(min = 0, max = 95), example = 75)]
-    pub repack_below: Option<i64>,
+    /// So many percent of the bytes in packs that stay may be unneeded; beyond that, the emptiest packs are emptied into new ones.
+    /// Default: 10; 100 for never.
+    #[schemars(range(min = 0, max = 100), example = 10)]
+    pub max_unused: Option<i64>,
 }
 
 /// What the agent may use of the machine.

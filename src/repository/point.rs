@@ -165,7 +165,7 @@ pub fn parse_dated_name(name: &str) -> Option<(DateTime<Utc>, &str)> {
 }
 
 impl PointName {
-    fn parse(key: &str) -> Option<Self> {
+    pub(super) fn parse(key: &str) -> Option<Self> {
         let (policy, name) = key.strip_prefix(POINTS)?.split_once('/')?;
         let (time, id) = parse_dated_name(name)?;
         Some(Self { time, id: id.to_owned(), policy: policy.to_owned(), key: key.to_owned() })

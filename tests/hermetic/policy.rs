@@ -93,7 +93,7 @@ fn a_policy_means_what_it_says() {
 fn each_rule_of_retention_is_the_one_that_it_says() {
     let text = with(
         "keep_within = \"14d\"",
-        "keep_within = \"14d\", keep_last = 1, keep_hourly = 2, keep_daily = 3, keep_weekly = 4, keep_monthly = 5, keep_yearly = 6, keep_verified = 7, grace = \"30h\", repack_below = 8",
+        "keep_within = \"14d\", keep_last = 1, keep_hourly = 2, keep_daily = 3, keep_weekly = 4, keep_monthly = 5, keep_yearly = 6, keep_verified = 7, grace = \"30h\", max_unused = 8",
     );
     let expected = Retention {
         keep_within: Duration::from_secs(14 * 24 * 3600),
@@ -105,7 +105,7 @@ fn each_rule_of_retention_is_the_one_that_it_says() {
         keep_yearly: 6,
         keep_verified: 7,
         grace: Duration::from_secs(30 * 3600),
-        repack_below: 8,
+        max_unused: 8,
     };
     assert_eq!(Policy::parse(&text, "p.toml").unwrap().retention, expected);
 }
@@ -152,7 +152,7 @@ fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
         (
             "retention = { keep_within",
             "retention = { keep_for",
-            "5:15: retention.keep_for: unknown key; may stand here: grace, keep_daily, keep_hourly, keep_last, keep_monthly, keep_verified, keep_weekly, keep_within, keep_yearly, repack_below",
+            "5:15: retention.keep_for: unknown key; may stand here: grace, keep_daily, keep_hourly, keep_last, keep_monthly, keep_verified, keep_weekly, keep_within, keep_yearly, max_unused",
         ),
         (
             "keep_within = \"14d\"",

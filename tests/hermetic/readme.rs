@@ -170,7 +170,7 @@ fn every_command_line_in_the_documents_is_one_that_the_program_takes() {
 
 #[test]
 fn a_command_or_flag_that_does_not_exist_is_seen() {
-    let text = "`farshore prune POLICY` and\n```\nfarshore restore chat.toml latest --tow x   # wrong\nfarshore points chat.toml # fine\n```\n";
+    let text = "`farshore preen POLICY` and\n```\nfarshore restore chat.toml latest --tow x   # wrong\nfarshore points chat.toml # fine\n```\n";
     let found = command_lines(text);
     assert_eq!(found.len(), 3, "{found:?}");
     let refused: Vec<String> = found.iter().filter_map(|line| refusal(line)).collect();

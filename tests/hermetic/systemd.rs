@@ -10,8 +10,9 @@ use std::{
 use clap::Parser;
 use farshore::cli::Cli;
 
-const SERVICES: [&str; 3] = ["farshore-backup@.service", "farshore-drill@.service", "farshore-verify@.service"];
-const TIMERS: [&str; 3] = ["farshore-backup@.timer", "farshore-drill@.timer", "farshore-verify@.timer"];
+const SERVICES: [&str; 4] =
+    ["farshore-backup@.service", "farshore-drill@.service", "farshore-verify@.service", "farshore-prune@.service"];
+const TIMERS: [&str; 4] = ["farshore-backup@.timer", "farshore-drill@.timer", "farshore-verify@.timer", "farshore-prune@.timer"];
 
 /// What `systemd-analyze security` may say at most, times ten ("OK" begins at 5.0; 10.0 is no protection at all).
 const MOST_EXPOSURE: u32 = 20;

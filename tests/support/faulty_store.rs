@@ -7,6 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use farshore::stores::{
     Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
     UploadedPart,
@@ -28,6 +29,7 @@ pub enum Call {
     AbortUpload,
     Create,
     Lock,
+    Time,
 }
 
 /// What goes wrong.
@@ -62,6 +64,8 @@ struct State {
     calls: HashMap<Call, u64>,
     drawn: Option<(StdRng, f64)>,
     forgets_locks: bool,
+    /// Calls that are still carried out before the connection breaks for good.
+    left: Option<u64>,
 }
 
 impl FaultyStore {
@@ -81,6 +85,11 @@ impl FaultyStore {
         self.state.lock().unwrap().queued.entry(call).or_default().extend(faults);
     }
 
+    /// After so many more calls the connection breaks for good: who uses it might as well have been killed.
+    pub fn break_after(&self, calls: u64) {
+        self.state.lock().unwrap().left = Some(calls);
+    }
+
     /// From now on puts answer as if they locked, and do not.
     pub fn forget_locks(&self) {
         self.state.lock().unwrap().forgets_locks = true;
@@ -94,6 +103,12 @@ impl FaultyStore {
     fn next(&self, call: Call) -> Fault {
         let mut state = self.state.lock().unwrap();
         *state.calls.entry(call).or_default() += 1;
+        if let Some(left) = &mut state.left {
+            if *left == 0 {
+                return Fault::RefusedBefore;
+            }
+            *left -= 1;
+        }
         if let Some(fault) = state.queued.get_mut(&call).and_then(VecDeque::pop_front) {
             return fault;
         }
@@ -207,9 +222,14 @@ impl Store for FaultyStore {
         self.faulty(Call::AbortUpload, self.inner.abort_upload(key, upload)).await
     }
 
+    async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
+        self.faulty(Call::Time, self.inner.time()).await
+    }
+
     async fn create(&self) -> Result<(), StoreError> {
         self.faulty(Call::Create, self.inner.create()).await
     }
+
     async fn create_locking(&self) -> Result<(), StoreError> {
         self.faulty(Call::Create, self.inner.create_locking()).await
     }

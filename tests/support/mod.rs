@@ -24,3 +24,14 @@ pub fn server(variable: &str) -> String {
         )
     })
 }
+
+/// How many seeds a randomised test tries: `usual`, times what `FARSHORE_SOAK` says (`make soak`).
+///
+/// # Panics
+/// If the variable is there and no number from 1.
+pub fn soak(usual: u64) -> u64 {
+    match std::env::var("FARSHORE_SOAK") {
+        Err(_) => usual,
+        Ok(factor) => usual * factor.parse::<std::num::NonZeroU64>().unwrap_or_else(|_| panic!("FARSHORE_SOAK={factor}")).get(),
+    }
+}

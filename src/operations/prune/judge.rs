@@ -20,7 +20,7 @@ pub(super) struct Judgement {
     pub(super) names_only: HashSet<[u8; 32]>,
     /// To be doomed, with their sizes.
     pub(super) doom: BTreeMap<[u8; 32], u64>,
-    /// Of which little is needed.
+    /// To be emptied, so that no more is unneeded than the policy allows.
     pub(super) repack: Numbered,
     pub(super) keys_to_delete: HashSet<Id>,
     pub(super) keys_to_doom: HashSet<Id>,
@@ -28,6 +28,8 @@ pub(super) struct Judgement {
     key_of: HashMap<[u8; 32], Id>,
     /// Packs that points which stay need, hexadecimal; all packs where that is not known.
     needed: Option<HashSet<String>>,
+    /// Packs that stay and of which a part is not needed, with the bytes of that part.
+    wasteful: Vec<(u64, u32, PackRecord)>,
     waiting: Amount,
     spared: u64,
     all: Amount,
@@ -73,7 +75,7 @@ impl Judgement {
                 matures_at: look.dooms.pack(sha256),
             };
             match facts.verdict(look.now, look.grace) {
-                PackVerdict::Stays => this.stays(request, look, known, &facts),
+                PackVerdict::Stays => this.stays(look, known, &facts),
                 PackVerdict::Spared => this.spared += 1,
                 PackVerdict::Waits => this.waiting.add(*size),
                 PackVerdict::Doom if is_locked(cache, sha256, look)? => this.locked += 1,
@@ -81,6 +83,7 @@ impl Judgement {
                 PackVerdict::Delete => drop(this.delete.insert(*sha256, *size)),
             }
         }
+        this.choose_emptiest(request.retention.max_unused);
         if let Some(reach) = reach {
             let lost = numbers.iter().filter(|(sha256, (number, _))| !there.contains_key(*sha256) && !reach.needs(*number));
             this.names_only = lost.map(|(sha256, _)| *sha256).collect();
@@ -93,20 +96,37 @@ impl Judgement {
     }
 
     /// A pack that stays: perhaps what is needed of it should move.
-    fn stays(&mut self, request: &PruneRequest<'_>, look: &Look, known: Option<&(u32, PackRecord)>, facts: &PackFacts) {
+    fn stays(&mut self, look: &Look, known: Option<&(u32, PackRecord)>, facts: &PackFacts) {
         let is_young = look.now - facts.stored_at < look.grace;
         let needed = known.and_then(|(number, _)| look.reach.as_ref()?.needed(*number));
-        match (known, needed) {
-            (Some((number, record)), Some(needed)) => {
-                let below = needed.bytes * 100 < record.chunk_bytes() * u64::from(request.retention.repack_below);
-                if below && needed.count < record.chunks {
-                    self.young |= is_young;
-                    if !is_young {
-                        self.repack.push((*number, record.clone()));
-                    }
-                }
+        let (Some((number, record)), Some(needed)) = (known, needed) else {
+            self.young = true;
+            return;
+        };
+        if needed.count < record.chunks {
+            self.young |= is_young;
+            if !is_young {
+                let unneeded = record.chunk_bytes().saturating_sub(needed.bytes);
+                self.wasteful.push((unneeded, *number, record.clone()));
             }
-            _ => self.young = true,
+        }
+    }
+
+    /// Chooses packs to be emptied, the emptiest first, until no more than so many hundredths of what stays are unneeded.
+    fn choose_emptiest(&mut self, max_unused: u32) {
+        let mut wasteful = std::mem::take(&mut self.wasteful);
+        // By the share that is not needed: most room for the fewest bytes that must be moved.
+        wasteful.sort_by_key(|(unneeded, number, record)| {
+            (std::cmp::Reverse(unneeded * 10_000 / u64::from(record.size.max(1))), *number)
+        });
+        let mut unneeded: u64 = wasteful.iter().map(|(unneeded, _, _)| unneeded).sum();
+        let allowed = |unneeded: u64, needed: u64| unneeded * 100 <= (unneeded + needed) * u64::from(max_unused);
+        for (waste, number, record) in wasteful {
+            if allowed(unneeded, self.bytes_needed) {
+                break;
+            }
+            unneeded -= waste;
+            self.repack.push((number, record));
         }
     }
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{OperationError, PruneRequest, SPARED_RECORD_STAYS, judge::Judgement};
 use crate::{
-    operations::retention,
+    operations::{pins, retention},
     policy::{PointFacts, RetentionPlan, plan_retention},
     progress::{Observer, Problem, Tally},
     repository::{Dooms, PointName, Reach, Reader, RepositoryError, StoredDoom},
@@ -40,6 +40,8 @@ impl Look {
         let repository = request.repository;
         let records = repository.doom_records().await?;
         let facts = retention::facts(repository, Some(&request.policy.name)).await?;
+        // After the facts: a pin that came in between holds, too.
+        let dooms = Dooms::since(&records, &pins::held_until(repository).await?);
         let plan = plan_retention(&facts, request.retention, now);
         let points: BTreeMap<String, PointName> =
             repository.point_names(None).await?.into_iter().map(|name| (name.key.clone(), name)).collect();
@@ -49,7 +51,7 @@ impl Look {
         Ok(Self {
             now,
             grace: TimeDelta::from_std(request.retention.grace).unwrap_or(TimeDelta::MAX),
-            dooms: Dooms::of(&records),
+            dooms,
             records,
             facts,
             plan,

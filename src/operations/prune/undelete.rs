@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::OperationError;
 use crate::{
-    operations::{PinRequest, pin},
+    operations::{PinRequest, pin, pins},
     report::Agent,
     repository::{Dooms, PinAction, PinRecord, PointName, Repository},
     stores::StoreError,
@@ -34,7 +34,8 @@ pub struct UndeleteRequest<'a> {
 pub async fn undelete(request: &UndeleteRequest<'_>) -> Result<PinRecord, OperationError> {
     let UndeleteRequest { repository, point, until, reason, agent, now } = *request;
     let refused = |detail: String| OperationError::Refused { subject: format!("point {}", point.id), detail };
-    let Some(matures_at) = Dooms::of(&repository.doom_records().await?).point(&point.key) else {
+    let Some(matures_at) = Dooms::since(&repository.doom_records().await?, &pins::held_until(repository).await?).point(&point.key)
+    else {
         return Err(refused("is not doomed; `farshore pin` keeps a point that retention may remove".to_owned()));
     };
     let too_late = |when: &str| {

@@ -7,6 +7,7 @@ mod killed;
 mod passphrase;
 mod permissions;
 mod policy;
+mod prune;
 mod recipients;
 mod repair;
 mod retention;
