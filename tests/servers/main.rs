@@ -14,6 +14,7 @@ mod postgres_large;
 mod postgres_pooler;
 mod postgres_rebuild;
 mod postgres_tls;
+mod prune;
 mod reader;
 mod stores;
 mod system;
