@@ -92,7 +92,13 @@ impl Store for Turned {
     async fn upload_part(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<UploadedPart, StoreError> {
         self.inner.upload_part(key, upload, number, body).await
     }
-    async fn complete_upload(&self, key: &str, upload: &str, parts: &[UploadedPart], absent: bool) -> Result<ObjectStat, StoreError> {
+    async fn complete_upload(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[UploadedPart],
+        absent: bool,
+    ) -> Result<ObjectStat, StoreError> {
         self.inner.complete_upload(key, upload, parts, absent).await
     }
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
@@ -134,7 +140,11 @@ struct Site {
 
 async fn begun(bucket: &str, lock: Option<LockTerm>) -> Site {
     let admin = S3Store::connect(config(bucket, "", "FARSHORE_TEST_S3_ACCESS_KEY")).await.unwrap();
-    if lock.is_some() { admin.create_locking().await.unwrap() } else { admin.create().await.unwrap() }
+    if lock.is_some() {
+        admin.create_locking().await.unwrap()
+    } else {
+        admin.create().await.unwrap()
+    }
     let mut recovery = Recovery::new(true);
     recovery.clock = FixedClock::shared(DateTime::from_timestamp(Utc::now().timestamp(), 0).unwrap());
     recovery.retention = Retention { keep_within: 7 * DAY, keep_verified: 1, ..Retention::default() };

@@ -1,0 +1,105 @@
+//! Fills an initialised repository in a directory with many points in little time, for `benches/compare prune` and `benches/compare
+//! entries`: what months of backups would have left.
+//!
+//! `FARSHORE_BENCH_FILL="DIRECTORY KEY RECIPIENT AGENT POINTS ENTRIES CHANGED"`: so many points of a bucket with so many objects of some
+//! hundred bytes, of which so many are others in each point. Nothing is measured here.
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on says why by panicking")]
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use chrono::{TimeDelta, Utc};
+use farshore::{
+    clock::SystemClock,
+    repository::{
+        Agent, Budget, ChunkList, Cutting, EntryRecord, Expected, Identities, Point, Recipients, Repository, Snapshot, Workers,
+        Writer,
+    },
+    stores::{FilesystemStore, SharedStore},
+};
+use secrecy::SecretString;
+
+/// What an object holds: its own bytes, no two alike.
+fn content(number: usize, generation: usize) -> Bytes {
+    let line = format!("object {number} as it was on day {generation}\n");
+    line.repeat(3 + number % 13).into()
+}
+
+fn main() {
+    // `cargo bench` without being asked: nothing to measure here.
+    let Ok(said) = std::env::var("FARSHORE_BENCH_FILL") else { return };
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let [directory, key, recipient, agent, points, entries, changed] = words.as_slice() else { panic!("{said:?}: see the head") };
+    let number = |word: &str| word.parse::<usize>().unwrap();
+    let (points, entries, changed) = (number(points), number(entries), number(changed));
+    let identities = Identities::parse(key, &SecretString::from(std::fs::read_to_string(key).unwrap())).unwrap();
+    let recipients = Recipients::parse(&[(*recipient).to_owned()], &[(*agent).to_owned()]).unwrap();
+    let store: SharedStore = FilesystemStore::new(Path::new(directory).to_owned());
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let cache = tempfile::tempdir().unwrap();
+        let workers = Workers::start(2, 1).unwrap();
+        let repository =
+            Repository::open(store, SystemClock::shared(), &identities, Expected::Encrypted, cache.path()).await.unwrap();
+        let mut held: Vec<(ChunkList, u64)> = vec![(ChunkList::default(), 0); entries];
+        for day in 0..points {
+            let writer = Writer::begin(&repository, &recipients, Arc::clone(&workers), Budget::new(256 << 20)).await.unwrap();
+            // The first day everything, then a run of objects that moves on, and some here and there.
+            let others: Vec<usize> = if day == 0 {
+                (0..entries).collect()
+            } else {
+                let mut chosen: Vec<usize> = (0..changed)
+                    .map(|nth| if nth % 2 == 0 { (day * changed + nth) % entries } else { (nth * 7919 + day * 104_729) % entries })
+                    .collect();
+                chosen.sort_unstable();
+                chosen.dedup();
+                chosen
+            };
+            for number in others {
+                let body = content(number, day);
+                let mut stream = writer.content(Cutting::ContentDefined, Some(body.len() as u64));
+                stream.write(body).await.unwrap();
+                held[number] = stream.finish().await.unwrap();
+            }
+            let stream = writer.entries();
+            for (number, (list, size)) in held.iter().enumerate() {
+                let record = EntryRecord {
+                    path: format!("{:04}/{:03}", number / 1000, number % 1000).into_bytes(),
+                    kind: "object".to_owned(),
+                    size: Some(*size),
+                    content: Some(list.clone()),
+                    ..EntryRecord::default()
+                };
+                stream.push(&record).await.unwrap();
+            }
+            let (list, entry_count, content_bytes) = stream.finish().await.unwrap();
+            let at = Utc::now() - TimeDelta::days((points - day) as i64);
+            let snapshot = Snapshot {
+                source: "objects".to_owned(),
+                kind: "bucket".to_owned(),
+                description: "made by a benchmark".to_owned(),
+                consistent_at: Some(at),
+                entries: list,
+                entry_count,
+                content_bytes,
+                facts: serde_json::json!({}),
+                problems: Vec::new(),
+                measures: None,
+            };
+            let point = Point {
+                id: Repository::fresh_point_id(),
+                policy: "bench".to_owned(),
+                region: None,
+                consistent_at: at,
+                started_at: at,
+                finished_at: at,
+                agent: Agent { version: "0".to_owned(), host: "bench".to_owned() },
+                policy_text: String::new(),
+                encryption: repository.file().encryption.clone(),
+                snapshots: vec![snapshot],
+                anomalies: Vec::new(),
+                more: BTreeMap::new(),
+            };
+            writer.commit(&repository, &point).await.unwrap();
+        }
+    });
+}
