@@ -65,7 +65,7 @@ pub use rebuild::Rebuilt;
 pub use structure::{KeyCheck, PackCheck, StructureReport};
 pub use trash::{
     CLOCK_TOLERANCE, COMMIT_MARGIN, DoomRecord, Dooms, LEAST_GRACE, PackFacts, PackVerdict, Removal, Removed, Repacked, StoredDoom,
-    may_commit, was_in_time,
+    may_commit, must_look_at_packs, was_in_time,
 };
 pub use workers::Workers;
 pub use writer::{ContentStream, Cutting, EntryStream, WriteSummary, Writer};

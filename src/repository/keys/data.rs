@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use chrono::{DateTime, Utc};
 use zeroize::Zeroizing;
 
 use super::{
@@ -18,15 +19,16 @@ use crate::{
     stores::{SharedStore, StoreError},
 };
 
-/// Makes a run's data key and stores it wrapped to the readers of the recipient set `set`.
+/// Makes a run's data key and stores it wrapped to the readers of the recipient set `set`; returns also when that was, by the site's
+/// clock.
 ///
 /// # Errors
 /// The store's, and [`RepositoryError::Key`].
-pub async fn create_data_key(store: &SharedStore, to: &Recipients, set: SetName) -> Result<(Id, SealingKey)> {
+pub async fn create_data_key(store: &SharedStore, to: &Recipients, set: SetName) -> Result<(Id, SealingKey, DateTime<Utc>)> {
     let (id, secret): (Id, Secret) = (random(), Zeroizing::new(random()));
     let plain = matches!(to, Recipients::Nobody);
-    store_wrap(store, &WrapName { kind: KeyKind::Data, id, set, plain }, &secret, to).await?;
-    Ok((id, SealingKey::new(&secret)))
+    let stored_at = store_wrap(store, &WrapName { kind: KeyKind::Data, id, set, plain }, &secret, to).await?;
+    Ok((id, SealingKey::new(&secret), stored_at))
 }
 
 /// The id of the data key that an object under `keys/` holds, if it is one. Several objects may hold one key, each wrapped for

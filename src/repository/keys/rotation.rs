@@ -311,7 +311,7 @@ impl Repository {
             KeyKind::Data => fetch_any(&self.store, wraps, &self.identities).await?,
         };
         match store_wrap(&self.store, name, &secret, to).await {
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
             Err(RepositoryError::Store(StoreError::AlreadyExists { .. })) => Ok(false),
             Err(error) => Err(error),
         }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use age::{Identity, Recipient};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -99,11 +100,11 @@ impl Drop for WrappedKey {
     }
 }
 
-/// Wraps a key and stores it, written once.
+/// Wraps a key and stores it, written once; returns the site's time of that.
 ///
 /// # Errors
 /// The store's, [`RepositoryError::Key`].
-pub(super) async fn store_wrap(store: &SharedStore, name: &WrapName, key: &Secret, to: &Recipients) -> Result<()> {
+pub(super) async fn store_wrap(store: &SharedStore, name: &WrapName, key: &Secret, to: &Recipients) -> Result<DateTime<Utc>> {
     let wrapped = WrappedKey { kind: name.kind.word().to_owned(), id: hex::encode(name.id), key: hex::encode(key.as_slice()) };
     let json = Zeroizing::new(serde_json::to_vec(&wrapped).expect("three strings always serialise"));
     let body = match to {
@@ -116,8 +117,7 @@ pub(super) async fn store_wrap(store: &SharedStore, name: &WrapName, key: &Secre
     };
     let sha256 = sha256(&body);
     let options = PutOptions { if_absent: true, sha256: Some(sha256), ..PutOptions::default() };
-    store.put(&name.to_string(), body.into(), options).await?;
-    Ok(())
+    Ok(store.put(&name.to_string(), body.into(), options).await?.modified)
 }
 
 fn wrap(plain: &[u8], to: &[&dyn Recipient]) -> std::result::Result<Vec<u8>, String> {

@@ -16,7 +16,9 @@ mod record;
 mod remove;
 mod repack;
 
-pub use protocol::{CLOCK_TOLERANCE, COMMIT_MARGIN, LEAST_GRACE, PackFacts, PackVerdict, may_commit, was_in_time};
+pub use protocol::{
+    CLOCK_TOLERANCE, COMMIT_MARGIN, LEAST_GRACE, PackFacts, PackVerdict, may_commit, must_look_at_packs, was_in_time,
+};
 pub use record::{DoomRecord, Dooms, StoredDoom};
 pub use remove::{Removal, Removed};
 pub use repack::Repacked;

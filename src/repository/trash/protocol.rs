@@ -5,6 +5,8 @@
 //!   before, the backup would not rely on it; if it is doomed meanwhile, the backup sees the record right before its commit,
 //!   and commits only well before the record matures ([`may_commit`]); its commit's own time, by the site, is held against that
 //!   once more ([`was_in_time`]).
+//! * A record goes when everything it names is gone. A run that is old enough for that to have happened since it began looks, beside
+//!   the records, at whether all it relies on is there ([`must_look_at_packs`]): first at the records, then at the packs.
 //! * Prune deletes what has matured only if no point that is there needs it, and lists the points after it has asked the site for
 //!   the time. So it sees every point that was committed before the record matured.
 //! * What a run stored and no point needs yet is younger than the grace, or the run has outlived it and sees itself doomed.
@@ -68,6 +70,13 @@ pub fn may_commit(now: DateTime<Utc>, deadline: Option<DateTime<Utc>>) -> bool {
     deadline.is_none_or(|deadline| now + COMMIT_MARGIN < deadline)
 }
 
+/// Whether a run that began so long before its look at the doom records must also make sure that everything it relies on is there: a
+/// record that was stored after the run began may have matured and be gone by now, with all that it named. Nothing matures
+/// sooner than [`LEAST_GRACE`] after it was doomed.
+pub fn must_look_at_packs(since_begin: TimeDelta) -> bool {
+    since_begin >= LOOK_HOLDS
+}
+
 /// Whether a commit that the site dates `committed` was in time, after a look at the doom records that was not before `looked`.
 /// If not, everything that the point relies on must be looked at once more.
 pub fn was_in_time(committed: DateTime<Utc>, looked: DateTime<Utc>, deadline: Option<DateTime<Utc>>) -> bool {
@@ -76,7 +85,9 @@ pub fn was_in_time(committed: DateTime<Utc>, looked: DateTime<Utc>, deadline: Op
 
 #[cfg(test)]
 mod tests {
-    use super::{COMMIT_MARGIN, DateTime, PackFacts, PackVerdict, TimeDelta, Utc, may_commit, was_in_time};
+    use super::{
+        COMMIT_MARGIN, DateTime, LEAST_GRACE, PackFacts, PackVerdict, TimeDelta, Utc, may_commit, must_look_at_packs, was_in_time,
+    };
 
     fn at(hours: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + TimeDelta::hours(hours)
@@ -114,6 +125,8 @@ mod tests {
         assert!(was_in_time(at(1), at(1), None));
         assert!(was_in_time(at(1), at(1), Some(at(2))));
         assert!(!was_in_time(at(2), at(2), Some(at(2))));
+        assert!(!must_look_at_packs(TimeDelta::minutes(29)));
+        assert!(must_look_at_packs(LEAST_GRACE - COMMIT_MARGIN), "long before anything can have been doomed, matured and gone");
         assert!(!was_in_time(at(2), at(1), None), "its look is too old: what was doomed since may have matured");
     }
 }

@@ -19,8 +19,10 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -66,6 +68,14 @@ struct Counters {
     packs: AtomicU64,
 }
 
+/// When a run began, before it looked at anything.
+#[derive(Debug, Clone, Copy)]
+struct Began {
+    at: DateTime<Utc>,
+    monotonic: Duration,
+    site_at: DateTime<Utc>,
+}
+
 /// What all parts of a run share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -75,6 +85,7 @@ pub(super) struct Shared {
     budget: Budget,
     runtime: tokio::runtime::Handle,
     cache: Arc<ChunkCache>,
+    began: Began,
     run: Id,
     data_key: Id,
     /// For whom the data key is wrapped.
@@ -202,8 +213,10 @@ impl Writer {
             });
         }
         let recipient_set = repository.settled_set(recipients).await?;
+        // First of all: its time at the site is when this run began, at the latest.
+        let (data_key, data_sealing, stored_at) = create_data_key(&repository.store, recipients, recipient_set).await?;
+        let began = Began { at: repository.clock.now(), monotonic: repository.clock.monotonic(), site_at: stored_at };
         let cache = repository.chunks().await?;
-        let (data_key, data_sealing) = create_data_key(&repository.store, recipients, recipient_set).await?;
         let run: Id = random();
         let shared = Shared {
             store: repository.store.clone(),
@@ -212,6 +225,7 @@ impl Writer {
             budget,
             runtime: tokio::runtime::Handle::current(),
             cache,
+            began,
             run,
             data_key,
             recipient_set,

@@ -1,4 +1,5 @@
 //! Prune: what it removes, what it leaves, and that nothing is lost by it.
 
 mod basics;
+mod late;
 mod month;

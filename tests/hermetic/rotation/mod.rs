@@ -108,8 +108,8 @@ impl Team {
 
 /// A site that does as the test says.
 #[derive(Debug)]
-struct Staged {
-    inner: Arc<MemoryStore>,
+pub(crate) struct Staged {
+    pub(crate) inner: Arc<MemoryStore>,
     /// Writes and deletes that are carried out before the connection breaks for good.
     writes_left: AtomicI64,
     denies_deletes: AtomicBool,
@@ -118,12 +118,12 @@ struct Staged {
     /// Those who write a recipient set wait for one another, before and after.
     meeting: Option<Barrier>,
     /// The first pack waits: that it came, and that it may go on.
-    pack_came: Notify,
-    pack_may_go: Option<Notify>,
+    pub(crate) pack_came: Notify,
+    pub(crate) pack_may_go: Option<Notify>,
 }
 
 impl Staged {
-    fn over(inner: Arc<MemoryStore>) -> Self {
+    pub(crate) fn over(inner: Arc<MemoryStore>) -> Self {
         Self {
             inner,
             writes_left: AtomicI64::new(i64::MAX),
