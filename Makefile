@@ -1,6 +1,7 @@
 # make test    everything that must hold before a change lands; installs the servers it needs
 # make demo    the main job, visibly: backup, destruction of the primary, restore, drill (SITE=s3 for a real S3 server); in the
 #              profile of the tests, whose hot crates are optimised: built once for both
+# make soak    the randomised tests many times over (SOAK=20), with what they did printed: an hour
 # make bench   the benchmarks: pipelines against pure CPU work, whole processes against other tools, peak memory (an hour, 60 GB of disk)
 # make build   the release binary
 # make fmt     formats the code
@@ -9,8 +10,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 CARGO ?= cargo
 SITE ?= filesystem
+SOAK ?= 20
 
-.PHONY: test checks fmt-check clippy deny demo bench build fmt
+.PHONY: test checks fmt-check clippy deny demo soak bench build fmt
 
 # Tests are compiled before the servers start, so that those do not wait for the compiler.
 test:
@@ -41,6 +43,9 @@ demo:
 	@echo "== cargo build (the first time some minutes on two cores; make test uses the same)"
 	@$(CARGO) build --locked
 	@demo/run --site $(SITE)
+
+soak:
+	@FARSHORE_SOAK=$(SOAK) $(CARGO) test --locked --test hermetic -- --nocapture --test-threads=2 prune:: damage:: crash:: rotation::
 
 bench: build
 	@$(CARGO) bench --locked
