@@ -96,6 +96,18 @@ fn a_repository_of_format_1_is_listed_verified_and_restored() {
 }
 
 #[test]
+fn the_golden_repository_of_format_1_is_never_changed() {
+    let mut found = BTreeMap::new();
+    digests(&golden(""), &golden(""), &mut found);
+    let listed: String = found.iter().map(|(path, hash)| format!("{hash}  {path}\n")).collect();
+    let all = hex::encode(Sha256::digest(&listed));
+    assert_eq!(
+        all, "e9a853b5bc3d9dde310738b057c5dee6a3f9a32e05bc83ebd43f74b9b889f994",
+        "somebody changed what must stay readable as it is:\n{listed}"
+    );
+}
+
+#[test]
 fn the_agent_of_a_repository_of_format_1_lists_points_and_reads_no_data() {
     let scratch = tempfile::tempdir().unwrap();
     let listed = succeeded(farshore(scratch.path(), &golden("site"), "agent", &["points", "--json"]));

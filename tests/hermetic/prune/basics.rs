@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::TimeDelta;
 use farshore::{
+    clock::{Clock, FixedClock},
     policy::Retention,
     stores::{MemoryStore, SharedStore, Store},
 };
@@ -100,5 +102,27 @@ async fn points_that_retention_does_not_keep_go_with_everything_that_only_they_n
         let keys: Vec<_> = objects(store.as_ref()).await.into_keys().filter(|key| key.starts_with("keys/data-")).collect();
         assert!(keys.len() <= 3, "keys of runs that are gone are left: {keys:?}");
         assert!(!objects(store.as_ref()).await.keys().any(|key| key.starts_with("doomed/")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_pruned_or_even_planned_while_the_clocks_differ() {
+    for (seconds, fits) in [(299, true), (301, false), (-299, true), (-301, false)] {
+        let (recovery, _) = begun(true).await;
+        let there = recovery.clock.now() + TimeDelta::seconds(seconds);
+        // The site's clock; ours goes on by a minute with each backup and prune, so it does, too.
+        let site = FixedClock::shared(there);
+        let store: SharedStore = MemoryStore::with_clock("site", site.clone());
+        recovery.init(&store).await;
+        recovery.put("a", noise(1000, 1)).await;
+        site.advance(Duration::from_secs(60));
+        recovery.backup(store.clone(), &recovery.fresh_cache()).await.unwrap();
+        for dry_run in [true, false] {
+            site.advance(Duration::from_secs(60));
+            let outcome = recovery.prune_so(store.clone(), &recovery.fresh_cache(), dry_run).await;
+            let said = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            assert_eq!(outcome.is_ok(), fits, "{seconds} s: {said}");
+            assert!(fits || (said.contains("differ by more than 5 minutes") && said.contains("memory://site")), "{said}");
+        }
     }
 }
