@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::OperationError;
 use crate::{
     report::{Agent, printable},
-    repository::{PinAction, PinRecord, PointName, Repository, StoredPin},
+    repository::{Dooms, PinAction, PinRecord, PointName, Repository, StoredPin, pin_holds},
+    stores::StoreError,
 };
 
 /// What is said about a point.
@@ -53,7 +54,8 @@ impl PinSummary {
 /// Records on the site that a point is pinned, or no longer.
 ///
 /// # Errors
-/// [`OperationError::Refused`] for an empty reason, a time that has passed, and taking back a pin that there is not; the store's.
+/// [`OperationError::Refused`] for an empty reason, a time that has passed, taking back a pin that there is not, and a pin that comes
+/// too late for a doomed point; the store's.
 pub async fn pin(request: &PinRequest<'_>) -> Result<PinRecord, OperationError> {
     let refused =
         |detail: &str| OperationError::Refused { subject: format!("point {}", request.point.id), detail: detail.to_owned() };
@@ -77,7 +79,31 @@ pub async fn pin(request: &PinRequest<'_>) -> Result<PinRecord, OperationError> 
         at: request.now,
     };
     request.repository.put_pin(request.point, &record).await?;
+    if request.action == PinAction::Pin {
+        check_in_time(request).await?;
+    }
     Ok(record)
+}
+
+/// A pin keeps a doomed point only if it was stored before the grace was over: whoever prunes then sees it before it deletes
+/// anything. What is doomed after the pin was stored is no matter.
+async fn check_in_time(request: &PinRequest<'_>) -> Result<(), OperationError> {
+    let PinRequest { repository, point, .. } = request;
+    let refused = |detail: String| OperationError::Refused { subject: format!("point {}", point.id), detail };
+    if let Some(matures_at) = Dooms::of(&repository.doom_records().await?).point(&point.key)
+        && !pin_holds(repository.store().time().await?, Some(matures_at))
+    {
+        return Err(refused(format!(
+            "when the pin was stored, its grace had ended or was about to ({matures_at}): a prune may be deleting it, or parts of it. If `farshore points` still lists it, look with `farshore verify` whether it is whole"
+        )));
+    }
+    match repository.store().stat(&point.key).await {
+        Ok(_) => Ok(()),
+        Err(StoreError::NotFound { .. }) => {
+            Err(refused("is gone: it was deleted meanwhile. `farshore points` shows which points there are".to_owned()))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The pin of one point, if one was made and not taken back.

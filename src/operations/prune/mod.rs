@@ -15,22 +15,22 @@ mod undelete;
 use std::{
     collections::{BTreeSet, HashSet},
     sync::Arc,
-    time::Duration,
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use judge::Judgement;
 use look::Look;
 pub use undelete::{UndeleteRequest, undelete};
 
 use super::OperationError;
 use crate::{
-    clock::SharedClock,
+    clock::{Moment, SharedClock},
     policy::{Decision, Policy, Retention, RetentionPlan},
     progress::{Observer, Problem, SharedObserver, Tally},
     report::{Amount, PointVerdict, PruneReport},
     repository::{
-        Budget, CLOCK_TOLERANCE, DoomRecord, Dooms, PackRecord, Reader, Removal, Removed, Repacked, Repository, Workers, pack_key,
+        Budget, CLOCK_TOLERANCE, DoomRecord, Dooms, PackRecord, Reader, Removal, Removed, Repacked, Repository, Workers, doom_holds,
+        pack_key,
     },
 };
 
@@ -57,12 +57,6 @@ pub struct PruneRequest<'a> {
 
 /// A record names at most so many objects.
 const NAMES_PER_RECORD: usize = 100_000;
-/// A prune that looked longer ago deletes nothing more: what it saw is too old.
-const LOOK_LASTS: Duration = Duration::from_secs(24 * 3600);
-/// A record that has matured, and of which something is needed again, stays so long: until then no other prune can be at work that
-/// looked before it was needed.
-const SPARED_RECORD_STAYS: TimeDelta = TimeDelta::days(3);
-
 /// The site's time, where this machine's clock does not differ from it by more than five minutes.
 async fn site_time(repository: &Repository, clock: &SharedClock) -> Result<DateTime<Utc>, OperationError> {
     let now = repository.store().time().await?;
@@ -85,6 +79,7 @@ async fn site_time(repository: &Repository, clock: &SharedClock) -> Result<DateT
 /// Those of the site; [`OperationError::Refused`] where the clocks differ.
 pub async fn prune(request: PruneRequest<'_>) -> Result<PruneReport, OperationError> {
     let (repository, start) = (request.repository, request.clock.monotonic());
+    let looked = Moment::now(&request.clock);
     let tally = Tally::over(Arc::clone(&request.observer));
     tally.phase("look", None);
     let now = site_time(repository, &request.clock).await?;
@@ -104,7 +99,7 @@ pub async fn prune(request: PruneRequest<'_>) -> Result<PruneReport, OperationEr
         condemned.clone()
     } else {
         let reader = Reader::open(repository, Arc::clone(&request.workers), request.budget.clone()).await?;
-        let removal = Removal::new(repository, Arc::clone(reader.cache()), request.clock.monotonic() + LOOK_LASTS);
+        let removal = Removal::new(repository, Arc::clone(reader.cache()), looked);
         let outcome = removal.objects(condemned.iter().cloned().collect()).await?;
         let locked: HashSet<&String> = outcome.locked.iter().collect();
         let deleted = condemned.iter().filter(|point| !locked.contains(point)).cloned().collect();
@@ -118,7 +113,7 @@ pub async fn prune(request: PruneRequest<'_>) -> Result<PruneReport, OperationEr
     let judgement = Judgement::of(&request, &look, reader.cache()).await?;
     judgement.tell(&mut report, &look);
     if !request.dry_run {
-        execute(&request, &look, &judgement, &reader, &tally, &mut report, &mut removed).await?;
+        execute(&request, (&look, looked), &judgement, &reader, &tally, &mut report, &mut removed).await?;
     }
     report.points = verdicts(&look.plan, &look.dooms, &deleted);
     report.points_doomed = look.points_to_doom().count() as u64;
@@ -182,7 +177,7 @@ fn verdicts(plan: &RetentionPlan, dooms: &Dooms, deleted: &BTreeSet<String>) -> 
 /// Deletes what has matured, moves what is needed of mostly empty packs, dooms the rest.
 async fn execute(
     request: &PruneRequest<'_>,
-    look: &Look,
+    (look, looked): (&Look, Moment),
     judgement: &Judgement,
     reader: &Reader,
     tally: &Tally,
@@ -190,7 +185,7 @@ async fn execute(
     removed: &mut Removed,
 ) -> Result<(), OperationError> {
     let repository = request.repository;
-    let removal = Removal::new(repository, Arc::clone(reader.cache()), request.clock.monotonic() + LOOK_LASTS);
+    let removal = Removal::new(repository, Arc::clone(reader.cache()), looked);
     tally.phase("delete", None);
     let packs: HashSet<[u8; 32]> = judgement.delete.keys().chain(&judgement.names_only).copied().collect();
     let mut outcome = removal.packs(packs.clone()).await?;
@@ -204,9 +199,13 @@ async fn execute(
     // A key stays as long as a pack under it does.
     let needed: HashSet<_> = judgement.keys_of_deleted(&packs, &gone);
     let keys: HashSet<_> = judgement.keys_to_delete.difference(&needed).copied().collect();
+    let mut keys_gone = HashSet::new();
     if !keys.is_empty() {
         let wraps = removal.data_keys(&keys).await?;
-        report.keys_deleted = if wraps.locked.is_empty() { keys.len() as u64 } else { 0 };
+        if wraps.locked.is_empty() {
+            report.keys_deleted = keys.len() as u64;
+            keys_gone.clone_from(&keys);
+        }
         outcome.add(wraps);
     }
     if !gone.is_empty() || !keys.is_empty() {
@@ -227,10 +226,26 @@ async fn execute(
     report.packs_emptied = Amount { objects: repacked.replaced.len() as u64, bytes: repacked.bytes_before };
     report.packs_filled = Amount { objects: repacked.packs, bytes: repacked.bytes_after };
     tally.phase("doom", None);
-    let packs = judgement.doom.keys().chain(&repacked.replaced).map(hex::encode).collect();
+    let again = Moment::now(&request.clock);
+    let records = repository.doom_records().await?;
+    let mut packs: Vec<String> = judgement.doom.keys().chain(&repacked.replaced).map(hex::encode).collect();
     let keys = judgement.keys_to_doom.iter().map(hex::encode).collect();
-    doom(request, look.points_to_doom().cloned().collect(), packs, keys).await?;
-    let done: Vec<String> = look.done_with(request, judgement).collect();
+    if judgement.is_outdated(&look.dooms, &Dooms::of(&records)) {
+        // Another prune doomed the very copies that made these superfluous. The next one judges anew.
+        packs.clear();
+        report.packs_doomed = Amount::default();
+    }
+    let stored = doom(request, look.points_to_doom().cloned().collect(), packs, keys).await?;
+    if !doom_holds(again.since(&request.clock)) {
+        // This machine slept between look and record: what was doomed by others meanwhile may have matured by now.
+        removal.objects(stored).await?;
+        return Err(OperationError::Refused {
+            subject: repository.store().describe(),
+            detail: "it took so long to store what is doomed (was this machine asleep?) that it was taken back; run the command again"
+                .to_owned(),
+        });
+    }
+    let done: Vec<String> = look.done_with(request, judgement, &gone, &keys_gone).collect();
     removal.objects(done).await?;
     let cache = Arc::clone(reader.cache());
     if let Err(error) = tokio::task::spawn_blocking(move || cache.persist()).await.unwrap_or(Ok(())) {
@@ -239,13 +254,14 @@ async fn execute(
     Ok(())
 }
 
-/// Stores the records that doom all this.
+/// Stores the records that doom all this; returns their keys.
 async fn doom(
     request: &PruneRequest<'_>,
     points: Vec<String>,
     packs: Vec<String>,
     keys: Vec<String>,
-) -> Result<(), OperationError> {
+) -> Result<Vec<String>, OperationError> {
+    let mut stored = Vec::new();
     let mut rests = [points, packs, keys];
     while rests.iter().any(|rest| !rest.is_empty()) {
         let mut take = |kind: usize| -> Vec<String> {
@@ -261,9 +277,9 @@ async fn doom(
             packs,
             keys,
         };
-        request.repository.put_doom(&record).await?;
+        stored.push(request.repository.put_doom(&record).await?.key);
     }
-    Ok(())
+    Ok(stored)
 }
 
 /// Packs by number that are worth moving, with what is known of them.

@@ -2,13 +2,27 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::Writer;
-use crate::repository::{
-    Dooms, MarkState, Point, PointName, Repository, RepositoryError, error::Result, lock::Relied, may_commit, point,
-    structure::list_packs, was_in_time, workers::off_thread,
+use crate::{
+    clock::Moment,
+    repository::{
+        Class, Dooms, Id, MarkState, Point, PointName, Repository, RepositoryError,
+        error::Result,
+        lock::Relied,
+        may_commit, must_look_whole, point,
+        structure::{list_data_keys, list_packs},
+        was_in_time,
+        workers::off_thread,
+    },
 };
+
+/// What must stay for the sake of a point.
+struct Needs {
+    packs: HashSet<[u8; 32]>,
+    data_keys: HashSet<Id>,
+}
 
 impl Writer {
     /// Flushes, looks once more whether all that the point relies on will stay, then stores the point: the commit.
@@ -22,29 +36,36 @@ impl Writer {
         let found = std::mem::take(&mut *self.shared.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         let own = std::mem::take(&mut *self.shared.own.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         let (cache, numbers) = (Arc::clone(&self.shared.cache), found.clone());
-        let packs: HashSet<[u8; 32]> = off_thread(move || {
-            let found = numbers.iter().map(|number| cache.pack(*number).map(|record| record.sha256));
-            found.chain(own.into_iter().map(Ok)).collect()
+        let data_key = self.shared.data_key;
+        let needs = off_thread(move || {
+            let mut needs = Needs { packs: own.into_iter().collect(), data_keys: HashSet::from([data_key]) };
+            for number in &numbers {
+                let record = cache.pack(*number)?;
+                needs.packs.insert(record.sha256);
+                if record.class == Class::Data {
+                    needs.data_keys.insert(record.data_key);
+                }
+            }
+            Ok(needs)
         })
         .await?;
         let relied = Relied { packs: found, data_key: self.shared.data_key, recipient_set: self.shared.recipient_set };
         let extended = repository.cover(&self.shared.cache, relied).await?;
         tracing::debug!(extended, "locks were extended");
         let clock = &repository.clock;
-        let (looked, start) = (clock.now(), clock.monotonic());
-        let deadline = self.deadline(repository, &packs).await?;
-        if !may_commit(clock.now(), deadline) {
+        let looked = Moment::now(clock);
+        let deadline = needs.deadline(repository).await?;
+        // Measured after the look: what it may not show any more is what was doomed, deleted and done with before it ended.
+        let is_whole = !must_look_whole(self.shared.begun.since(clock)) || needs.are_there(repository).await?;
+        if !is_whole || !may_commit(clock.now(), deadline) {
             return Err(RepositoryError::Refused {
                 subject: repository.store.describe(),
-                detail: "a prune doomed what this backup relies on, and may delete it soon: no point was made. The backup took longer than retention.grace allows: run it again (what it stored and is not doomed is used), and give the policy a longer grace if this happens again".to_owned(),
+                detail: "a prune doomed what this backup relies on, and may delete it soon or has done so: no point was made. The backup took longer than retention.grace allows: run it again (what it stored and is not doomed is used), and give the policy a longer grace if this happens again".to_owned(),
             });
         }
         let (name, stored_at) = point::commit(repository, &self.shared.run, &self.shared.catalogue_sealing, point).await?;
-        // By whichever clock shows more: one may have been set back, the other stands still while a machine sleeps.
-        let waited =
-            TimeDelta::from_std(clock.monotonic().saturating_sub(start)).unwrap_or(TimeDelta::MAX).max(clock.now() - looked);
-        if !was_in_time(stored_at, stored_at - waited, deadline) {
-            self.look_again(repository, &packs, &name, stored_at).await?;
+        if !was_in_time(stored_at, stored_at - looked.since(clock), deadline) {
+            look_again(repository, &needs, &name, stored_at).await?;
         }
         let cache = Arc::clone(&self.shared.cache);
         // Only the next run's speed hangs on it.
@@ -53,39 +74,43 @@ impl Writer {
         }
         Ok(name)
     }
+}
 
-    /// When the earliest doom record matures that names something this run relies on.
-    async fn deadline(&self, repository: &Repository, packs: &HashSet<[u8; 32]>) -> Result<Option<DateTime<Utc>>> {
+impl Needs {
+    /// When the earliest doom record matures that names any of it.
+    async fn deadline(&self, repository: &Repository) -> Result<Option<DateTime<Utc>>> {
         let dooms = Dooms::of(&repository.doom_records().await?);
-        Ok(packs.iter().filter_map(|pack| dooms.pack(pack)).chain(dooms.key(&self.shared.data_key)).min())
+        let packs = self.packs.iter().filter_map(|pack| dooms.pack(pack));
+        Ok(packs.chain(self.data_keys.iter().filter_map(|key| dooms.key(key))).min())
     }
 
-    /// After a commit that came so late (a machine that slept in between) that a prune may not have seen it: holds everything
-    /// against what is there. A point with a hole is taken back.
-    async fn look_again(
-        &self,
-        repository: &Repository,
-        packs: &HashSet<[u8; 32]>,
-        name: &PointName,
-        stored_at: DateTime<Utc>,
-    ) -> Result<()> {
-        let deadline = self.deadline(repository, packs).await?;
-        let there = list_packs(repository).await?;
-        let whole = packs.iter().all(|pack| there.contains_key(pack));
-        if whole && deadline.is_none_or(|deadline| stored_at < deadline) {
-            return Ok(());
-        }
-        let lateness = "was committed when a prune may have begun to delete what it relies on";
-        let withdrawn = match repository.store.delete(&name.key).await {
-            Ok(()) => "it was taken back",
-            Err(_) => {
-                repository.put_mark(&name.key, MarkState::Damaged, lateness).await?;
-                "it is marked as damaged, and counts for nothing"
-            }
-        };
-        Err(RepositoryError::Refused {
-            subject: format!("point {}", name.id),
-            detail: format!("{lateness} (was this machine asleep?): {withdrawn}; run the backup again"),
-        })
+    /// Whether the site has all of it. Packs first: a key goes after the packs that need it.
+    async fn are_there(&self, repository: &Repository) -> Result<bool> {
+        let packs = list_packs(repository).await?;
+        let keys = list_data_keys(repository).await?;
+        Ok(self.packs.iter().all(|pack| packs.contains_key(pack)) && self.data_keys.iter().all(|key| keys.contains_key(key)))
     }
+}
+
+/// After a commit that came so late (a machine that slept in between) that a prune may not have seen it: holds everything
+/// against what is there. A point with a hole is taken back.
+async fn look_again(repository: &Repository, needs: &Needs, name: &PointName, stored_at: DateTime<Utc>) -> Result<()> {
+    // The records first: one that is gone by now was carried out before.
+    let deadline = needs.deadline(repository).await?;
+    let is_whole = needs.are_there(repository).await?;
+    if is_whole && was_in_time(stored_at, stored_at, deadline) {
+        return Ok(());
+    }
+    let lateness = "was committed when a prune may have begun to delete what it relies on";
+    let withdrawn = match repository.store.delete(&name.key).await {
+        Ok(()) => "it was taken back",
+        Err(_) => {
+            repository.put_mark(&name.key, MarkState::Damaged, lateness).await?;
+            "it is marked as damaged, and counts for nothing"
+        }
+    };
+    Err(RepositoryError::Refused {
+        subject: format!("point {}", name.id),
+        detail: format!("{lateness} (was this machine asleep?): {withdrawn}; run the backup again"),
+    })
 }

@@ -37,7 +37,7 @@ use super::{
     pack::{PackBuilder, PackEntry},
     seal::SealingKey,
 };
-use crate::stores::SharedStore;
+use crate::{clock::Moment, stores::SharedStore};
 
 /// What a run wrote.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -76,6 +76,8 @@ pub(super) struct Shared {
     runtime: tokio::runtime::Handle,
     cache: Arc<ChunkCache>,
     run: Id,
+    /// Before it looked at anything.
+    begun: Moment,
     data_key: Id,
     /// For whom the data key is wrapped.
     recipient_set: SetName,
@@ -201,6 +203,7 @@ impl Writer {
                 ),
             });
         }
+        let begun = Moment::now(&repository.clock);
         let recipient_set = repository.settled_set(recipients).await?;
         let cache = repository.chunks().await?;
         let (data_key, data_sealing) = create_data_key(&repository.store, recipients, recipient_set).await?;
@@ -213,6 +216,7 @@ impl Writer {
             runtime: tokio::runtime::Handle::current(),
             cache,
             run,
+            begun,
             data_key,
             recipient_set,
             data_sealing,
