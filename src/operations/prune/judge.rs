@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use super::{Numbered, OperationError, PruneRequest, look::Look};
 use crate::{
     report::{Amount, PruneReport},
-    repository::{ChunkCache, Class, DoomRecord, Dooms, Id, PackFacts, PackRecord, PackVerdict, pack_key},
+    repository::{ChunkCache, Class, DoomRecord, Id, PackFacts, PackRecord, PackVerdict, pack_key},
 };
 
 /// The verdicts. Nothing is written by making them.
@@ -173,12 +173,6 @@ impl Judgement {
             },
         };
         record.pack_names().map(of_pack).chain(record.key_ids().map(of_key))
-    }
-
-    /// Whether something that this prune counts as needed was doomed since it looked: then what it takes for superfluous may be the
-    /// last copy.
-    pub(super) fn is_outdated(&self, then: &Dooms, now: &Dooms) -> bool {
-        self.needed.iter().flatten().any(|pack| now.pack(pack).is_some() && then.pack(pack).is_none())
     }
 
     /// Whether there was nothing to do, and will be nothing as long as nothing changes.

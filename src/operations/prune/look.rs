@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{OperationError, PruneRequest, judge::{Fate, Judgement}};
+use super::{
+    OperationError, PruneRequest,
+    judge::{Fate, Judgement},
+};
 use crate::{
     operations::retention,
     policy::{PointFacts, RetentionPlan, plan_retention},

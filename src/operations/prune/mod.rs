@@ -29,8 +29,7 @@ use crate::{
     progress::{Observer, Problem, SharedObserver, Tally},
     report::{Amount, PointVerdict, PruneReport},
     repository::{
-        Budget, CLOCK_TOLERANCE, DoomRecord, Dooms, PackRecord, Reader, Removal, Removed, Repacked, Repository, Workers, doom_holds,
-        pack_key,
+        Budget, CLOCK_TOLERANCE, DoomRecord, Dooms, PackRecord, Reader, Removal, Removed, Repacked, Repository, Workers, pack_key,
     },
 };
 
@@ -226,25 +225,9 @@ async fn execute(
     report.packs_emptied = Amount { objects: repacked.replaced.len() as u64, bytes: repacked.bytes_before };
     report.packs_filled = Amount { objects: repacked.packs, bytes: repacked.bytes_after };
     tally.phase("doom", None);
-    let again = Moment::now(&request.clock);
-    let records = repository.doom_records().await?;
-    let mut packs: Vec<String> = judgement.doom.keys().chain(&repacked.replaced).map(hex::encode).collect();
+    let packs = judgement.doom.keys().chain(&repacked.replaced).map(hex::encode).collect();
     let keys = judgement.keys_to_doom.iter().map(hex::encode).collect();
-    if judgement.is_outdated(&look.dooms, &Dooms::of(&records)) {
-        // Another prune doomed the very copies that made these superfluous. The next one judges anew.
-        packs.clear();
-        report.packs_doomed = Amount::default();
-    }
-    let stored = doom(request, look.points_to_doom().cloned().collect(), packs, keys).await?;
-    if !doom_holds(again.since(&request.clock)) {
-        // This machine slept between look and record: what was doomed by others meanwhile may have matured by now.
-        removal.objects(stored).await?;
-        return Err(OperationError::Refused {
-            subject: repository.store().describe(),
-            detail: "it took so long to store what is doomed (was this machine asleep?) that it was taken back; run the command again"
-                .to_owned(),
-        });
-    }
+    doom(request, look.points_to_doom().cloned().collect(), packs, keys).await?;
     let done: Vec<String> = look.done_with(request, judgement, &gone, &keys_gone).collect();
     removal.objects(done).await?;
     let cache = Arc::clone(reader.cache());
@@ -254,14 +237,13 @@ async fn execute(
     Ok(())
 }
 
-/// Stores the records that doom all this; returns their keys.
+/// Stores the records that doom all this.
 async fn doom(
     request: &PruneRequest<'_>,
     points: Vec<String>,
     packs: Vec<String>,
     keys: Vec<String>,
-) -> Result<Vec<String>, OperationError> {
-    let mut stored = Vec::new();
+) -> Result<(), OperationError> {
     let mut rests = [points, packs, keys];
     while rests.iter().any(|rest| !rest.is_empty()) {
         let mut take = |kind: usize| -> Vec<String> {
@@ -277,9 +259,9 @@ async fn doom(
             packs,
             keys,
         };
-        stored.push(request.repository.put_doom(&record).await?.key);
+        request.repository.put_doom(&record).await?;
     }
-    Ok(stored)
+    Ok(())
 }
 
 /// Packs by number that are worth moving, with what is known of them.

@@ -96,12 +96,6 @@ pub fn look_holds(since: TimeDelta) -> bool {
     since < LOOK_LASTS
 }
 
-/// Whether a prune may doom, so long after it looked at the records anew: what it dooms comes before anything matures that was
-/// doomed since that look.
-pub fn doom_holds(since: TimeDelta) -> bool {
-    since < LOOK_HOLDS
-}
-
 /// What is known of a doom record when a prune has deleted what it could.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordFacts {

@@ -2,6 +2,7 @@
 
 mod basics;
 mod model;
+mod stopped;
 
 /// How much more than in everyday tests is to be tried: `FARSHORE_SOAK`, a factor.
 fn soak() -> u64 {
