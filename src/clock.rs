@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 /// A source of wall-clock and monotonic time.
 pub trait Clock: Debug + Send + Sync {
@@ -21,6 +21,27 @@ pub trait Clock: Debug + Send + Sync {
 
 /// A clock that can be shared.
 pub type SharedClock = Arc<dyn Clock>;
+
+/// A moment by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    wall: DateTime<Utc>,
+    monotonic: Duration,
+}
+
+impl Moment {
+    /// Now.
+    pub fn now(clock: &SharedClock) -> Self {
+        Self { wall: clock.now(), monotonic: clock.monotonic() }
+    }
+
+    /// How long ago it was, by whichever clock shows more: one may have been set back, the other stands still while a machine
+    /// sleeps.
+    pub fn since(&self, clock: &SharedClock) -> TimeDelta {
+        let by_monotonic = clock.monotonic().saturating_sub(self.monotonic);
+        TimeDelta::from_std(by_monotonic).unwrap_or(TimeDelta::MAX).max(clock.now() - self.wall)
+    }
+}
 
 /// The machine's own clocks.
 #[derive(Debug)]

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::OperationError;
 use crate::{
     report::{Agent, printable},
-    repository::{PinAction, PinRecord, PointName, Repository, StoredPin},
+    repository::{Dooms, PinAction, PinRecord, PointName, Repository, StoredPin, pin_holds},
+    stores::StoreError,
 };
 
 /// What is said about a point.
@@ -53,7 +54,8 @@ impl PinSummary {
 /// Records on the site that a point is pinned, or no longer.
 ///
 /// # Errors
-/// [`OperationError::Refused`] for an empty reason, a time that has passed, and taking back a pin that there is not; the store's.
+/// [`OperationError::Refused`] for an empty reason, a time that has passed, taking back a pin that there is not, and a pin that comes
+/// too late for a doomed point; the store's.
 pub async fn pin(request: &PinRequest<'_>) -> Result<PinRecord, OperationError> {
     let refused =
         |detail: &str| OperationError::Refused { subject: format!("point {}", request.point.id), detail: detail.to_owned() };
@@ -76,8 +78,38 @@ pub async fn pin(request: &PinRequest<'_>) -> Result<PinRecord, OperationError> 
         host: request.agent.host.clone(),
         at: request.now,
     };
+    let doomed = doomed(request.repository, request.point).await?;
     request.repository.put_pin(request.point, &record).await?;
+    if request.action == PinAction::Pin {
+        check_in_time(request, doomed).await?;
+    }
     Ok(record)
+}
+
+/// When a point matures, if it is doomed and was not pinned since.
+pub(super) async fn doomed(repository: &Repository, point: &PointName) -> Result<Option<DateTime<Utc>>, OperationError> {
+    Ok(Dooms::since(&repository.doom_records().await?, &held_until(repository).await?).point(&point.key))
+}
+
+/// A pin keeps a point that was doomed before only if it was stored before the grace was over: whoever prunes then sees it before it
+/// deletes anything. What is doomed after that matures late enough.
+async fn check_in_time(request: &PinRequest<'_>, doomed: Option<DateTime<Utc>>) -> Result<(), OperationError> {
+    let PinRequest { repository, point, .. } = request;
+    let refused = |detail: String| OperationError::Refused { subject: format!("point {}", point.id), detail };
+    if let Some(matures_at) = doomed
+        && !pin_holds(repository.store().time().await?, doomed)
+    {
+        return Err(refused(format!(
+            "when the pin was stored, its grace had ended or was about to ({matures_at}): a prune may be deleting it, or parts of it. If `farshore points` still lists it, look with `farshore verify` whether it is whole"
+        )));
+    }
+    match repository.store().stat(&point.key).await {
+        Ok(_) => Ok(()),
+        Err(StoreError::NotFound { .. }) => {
+            Err(refused("is gone: it was deleted meanwhile. `farshore points` shows which points there are".to_owned()))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The pin of one point, if one was made and not taken back.

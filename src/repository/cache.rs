@@ -422,9 +422,37 @@ impl ChunkCache {
             if rank(&row) == UNKNOWN {
                 return Ok(None);
             }
-            let (pack, offset, sealed_bytes, plain_bytes, encoding, ordinal) = row;
-            let encoding = Encoding::from_number(encoding).unwrap_or(Encoding::Plain);
-            Ok(Some(Location { place: Place { id: *id, offset, sealed_bytes, plain_bytes, encoding }, pack, ordinal }))
+            Ok(Some(location(id, row)))
+        };
+        find().map_err(self.failed())
+    }
+
+    /// Where a chunk lies that a point needs, as far as the packs there must stay: one copy that nobody has doomed, the same for
+    /// whoever asks, whatever order he met the indexes in; where all are doomed (or damaged, or lost) all of those.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`].
+    pub fn needed_copies(&self, id: &ChunkId) -> Result<Vec<Location>> {
+        let find = || -> Result<_, redb::Error> {
+            let (tables, seen, gone) = (self.tables(), self.seen(), self.gone());
+            let Some(row) = tables.chunks.get(&id.0)? else { return Ok(Vec::new()) };
+            let mut rows = vec![row.value()];
+            for other in tables.others.get(&id.0)? {
+                rows.push(other?.value());
+            }
+            rows.retain(|row| !gone.contains(&row.0));
+            let best = rows.iter().map(|row| seen.rank(row.0)).min();
+            rows.retain(|row| Some(seen.rank(row.0)) == best);
+            if best == Some(0) && rows.len() > 1 {
+                // By run first: what one run stored is needed together.
+                let mut named = Vec::with_capacity(rows.len());
+                for row in rows {
+                    let name = tables.packs.get(row.0)?.map(|pack| record(pack.value())).map(|pack| (pack.run, pack.sha256));
+                    named.push((name, row));
+                }
+                rows = named.into_iter().min_by_key(|(name, row)| (*name, row.0)).map(|(_, row)| row).into_iter().collect();
+            }
+            Ok(rows.into_iter().map(|row| location(id, row)).collect())
         };
         find().map_err(self.failed())
     }
@@ -478,6 +506,11 @@ impl ChunkCache {
         };
         collect().map_err(self.failed())
     }
+}
+
+fn location(id: &ChunkId, (pack, offset, sealed_bytes, plain_bytes, encoding, ordinal): ChunkRow) -> Location {
+    let encoding = Encoding::from_number(encoding).unwrap_or(Encoding::Plain);
+    Location { place: Place { id: *id, offset, sealed_bytes, plain_bytes, encoding }, pack, ordinal }
 }
 
 type StoredPack<'a> = (&'a [u8; 32], u32, u8, &'a Id, &'a Id, &'a [u8; 32], u32);

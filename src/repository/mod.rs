@@ -64,8 +64,8 @@ pub use reader::{Piece, Reader};
 pub use rebuild::Rebuilt;
 pub use structure::{KeyCheck, PackCheck, StructureReport};
 pub use trash::{
-    CLOCK_TOLERANCE, COMMIT_MARGIN, DoomRecord, Dooms, LEAST_GRACE, PackFacts, PackVerdict, Removal, Removed, Repacked, StoredDoom,
-    may_commit, must_look_at_packs, was_in_time,
+    CLOCK_TOLERANCE, COMMIT_MARGIN, DoomRecord, Dooms, LEAST_GRACE, LOOK_LASTS, PackFacts, PackVerdict, RecordFacts, Removal,
+    Removed, Repacked, SPARED_RECORD_STAYS, StoredDoom, look_holds, may_commit, must_look_whole, pin_holds, was_in_time,
 };
 pub use workers::Workers;
 pub use writer::{ContentStream, Cutting, EntryStream, WriteSummary, Writer};

@@ -236,14 +236,16 @@ impl Noting {
 impl Found {
     /// Whether any index knows the chunk.
     fn note(&mut self, cache: &ChunkCache, numbers: &HashMap<u32, u32>, id: &ChunkId) -> Result<bool> {
-        let Some(found) = cache.find(id)? else { return Ok(false) };
-        let pack = numbers.get(&found.pack).copied().unwrap_or(found.pack);
-        if !self.settled {
-            self.needed.entry(pack).or_default().add(found.ordinal, found.place.sealed_bytes);
-        } else if !self.needed.contains_key(&pack) {
-            self.also.insert(pack);
+        let copies = cache.needed_copies(id)?;
+        for found in &copies {
+            let pack = numbers.get(&found.pack).copied().unwrap_or(found.pack);
+            if !self.settled {
+                self.needed.entry(pack).or_default().add(found.ordinal, found.place.sealed_bytes);
+            } else if !self.needed.contains_key(&pack) {
+                self.also.insert(pack);
+            }
         }
-        Ok(true)
+        Ok(!copies.is_empty())
     }
 }
 

@@ -137,7 +137,7 @@ pub(super) async fn list_packs(repository: &Repository) -> Result<HashMap<[u8; 3
 }
 
 /// Data keys at the site, with the names of their objects; not those that are empty.
-async fn list_data_keys(repository: &Repository) -> Result<HashMap<Id, String>> {
+pub(super) async fn list_data_keys(repository: &Repository) -> Result<HashMap<Id, String>> {
     let plain = repository.is_unencrypted();
     let listed = list_all(repository, KEYS).await?.into_iter().filter(|object| object.size > 0);
     Ok(listed.filter_map(|object| Some((data_key_id(&object.key, plain)?, object.key))).collect())

@@ -5,10 +5,12 @@ use std::{
     sync::Arc,
 };
 
+use chrono::{DateTime, Utc};
+
 use super::{Numbered, OperationError, PruneRequest, look::Look};
 use crate::{
     report::{Amount, PruneReport},
-    repository::{ChunkCache, Class, Id, PackFacts, PackRecord, PackVerdict, pack_key},
+    repository::{ChunkCache, Class, DoomRecord, Id, PackFacts, PackRecord, PackVerdict, pack_key},
 };
 
 /// The verdicts. Nothing is written by making them.
@@ -26,10 +28,13 @@ pub(super) struct Judgement {
     pub(super) keys_to_doom: HashSet<Id>,
     /// The data key of each pack that an index names.
     key_of: HashMap<[u8; 32], Id>,
-    /// Packs that points which stay need, hexadecimal; all packs where that is not known.
-    needed: Option<HashSet<String>>,
     /// Packs that stay and of which a part is not needed, with the bytes of that part.
     wasteful: Vec<(u64, u32, PackRecord)>,
+    /// Packs that points which stay need; `None` where that is not known.
+    needed: Option<HashSet<[u8; 32]>>,
+    packs_there: HashSet<[u8; 32]>,
+    /// Data keys that are there, and whether a pack needs each; `None` where that is not known.
+    keys_there: Option<HashMap<Id, bool>>,
     waiting: Amount,
     spared: u64,
     all: Amount,
@@ -59,7 +64,7 @@ impl Judgement {
         let indexes_whole = !seen.damaged.iter().any(|check| check.key.starts_with("indexes/"));
         let reach = look.reach.as_ref();
         this.needed = reach.map(|reach| {
-            numbers.iter().filter(|(_, (number, _))| reach.needed(*number).is_some()).map(|(name, _)| hex::encode(name)).collect()
+            numbers.iter().filter(|(_, (number, _))| reach.needed(*number).is_some()).map(|(name, _)| *name).collect()
         });
         let all_known = indexes_whole && reach.is_some_and(|reach| reach.holes() == 0);
         for (sha256, (size, stored_at)) in &there {
@@ -80,6 +85,8 @@ impl Judgement {
                 PackVerdict::Waits => this.waiting.add(*size),
                 PackVerdict::Doom if is_locked(cache, sha256, look)? => this.locked += 1,
                 PackVerdict::Doom => drop(this.doom.insert(*sha256, *size)),
+                // A lock that an earlier prune met.
+                PackVerdict::Delete if lock_ends(cache, sha256)?.is_some_and(|until| until > look.now) => this.locked += 1,
                 PackVerdict::Delete => drop(this.delete.insert(*sha256, *size)),
             }
         }
@@ -91,6 +98,7 @@ impl Judgement {
         if all_known && !look.doomed_unclear {
             this.keys(request, look, &numbers, |sha256| there.contains_key(sha256)).await?;
         }
+        this.packs_there = there.into_keys().collect();
         this.key_of = numbers.into_iter().map(|(sha256, (_, record))| (sha256, record.data_key)).collect();
         Ok(this)
     }
@@ -141,7 +149,9 @@ impl Judgement {
         let holding = numbers.values().filter(|(_, record)| record.class == Class::Data && is_there(&record.sha256));
         let remaining: HashSet<Id> =
             holding.filter(|(_, record)| !self.delete.contains_key(&record.sha256)).map(|(_, record)| record.data_key).collect();
-        for (id, stored_at) in request.repository.stored_data_keys().await? {
+        let stored = request.repository.stored_data_keys().await?;
+        self.keys_there = Some(stored.keys().map(|id| (*id, remaining.contains(id))).collect());
+        for (id, stored_at) in stored {
             if remaining.contains(&id) {
                 continue;
             }
@@ -162,9 +172,27 @@ impl Judgement {
         packs.difference(gone).filter_map(|pack| self.key_of.get(pack).copied()).collect()
     }
 
-    /// Whether points that stay need a pack (hexadecimal), or may.
-    pub(super) fn is_needed(&self, pack: &str) -> bool {
-        self.needed.as_ref().is_none_or(|needed| needed.contains(pack))
+    /// What has become of the packs and keys of a record, after `packs` and `keys` were deleted.
+    pub(super) fn fates<'a>(
+        &'a self,
+        record: &'a DoomRecord,
+        packs: &'a HashSet<[u8; 32]>,
+        keys: &'a HashSet<Id>,
+    ) -> impl Iterator<Item = Fate> + 'a {
+        let of_pack = |pack: [u8; 32]| match &self.needed {
+            _ if !self.packs_there.contains(&pack) || packs.contains(&pack) => Fate::Gone,
+            Some(needed) if needed.contains(&pack) => Fate::Needed,
+            _ => Fate::Pending,
+        };
+        let of_key = |key: Id| match &self.keys_there {
+            None => Fate::Pending,
+            Some(there) => match there.get(&key).filter(|_| !keys.contains(&key)) {
+                None => Fate::Gone,
+                Some(true) => Fate::Needed,
+                Some(false) => Fate::Pending,
+            },
+        };
+        record.pack_names().map(of_pack).chain(record.key_ids().map(of_key))
     }
 
     /// Whether there was nothing to do, and will be nothing as long as nothing changes.
@@ -194,7 +222,22 @@ impl Judgement {
     }
 }
 
+/// What has become of something that was doomed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Gone,
+    /// It is there, and needed.
+    Needed,
+    /// It is there, and is to go; or nobody can tell.
+    Pending,
+}
+
+/// Until when a lock holds a pack, as far as that is known here.
+fn lock_ends(cache: &ChunkCache, sha256: &[u8; 32]) -> Result<Option<DateTime<Utc>>, OperationError> {
+    Ok(cache.lock(&pack_key(sha256))?.map(|lock| lock.until))
+}
+
 /// Whether a lock that is known here holds a pack longer than its grace would take: dooming it now would be for nothing.
 fn is_locked(cache: &ChunkCache, sha256: &[u8; 32], look: &Look) -> Result<bool, OperationError> {
-    Ok(cache.lock(&pack_key(sha256))?.is_some_and(|lock| lock.until > look.now + look.grace))
+    Ok(lock_ends(cache, sha256)?.is_some_and(|until| until > look.now + look.grace))
 }

@@ -1,15 +1,18 @@
 //! What prune sees of a repository before it decides.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{OperationError, PruneRequest, SPARED_RECORD_STAYS, judge::Judgement};
+use super::{
+    OperationError, PruneRequest,
+    judge::{Fate, Judgement},
+};
 use crate::{
     operations::{pins, retention},
     policy::{PointFacts, RetentionPlan, plan_retention},
     progress::{Observer, Problem, Tally},
-    repository::{Dooms, PointName, Reach, Reader, RepositoryError, StoredDoom},
+    repository::{Dooms, Id, PointName, Reach, Reader, RecordFacts, RepositoryError, SPARED_RECORD_STAYS, StoredDoom},
     stores::StoreError,
 };
 
@@ -132,27 +135,33 @@ impl Look {
         self.records.iter().filter(|stored| stored.record.is_ok()).map(StoredDoom::matures_at).filter(|at| *at > self.now).min()
     }
 
-    /// Keys of the records that nobody needs any more: all that they name is gone, or was spared long ago.
+    /// Keys of the records that nobody needs any more: all that they name is gone, or was spared long ago. `packs` and `keys` are
+    /// what this prune has deleted.
     pub(super) fn done_with<'a>(
         &'a self,
         request: &'a PruneRequest<'_>,
         judgement: &'a Judgement,
+        packs: &'a HashSet<[u8; 32]>,
+        keys: &'a HashSet<Id>,
     ) -> impl Iterator<Item = String> + 'a {
         let is_done = move |stored: &&StoredDoom| {
             let Ok(record) = &stored.record else {
                 // Nobody deletes anything for its sake; it only stands in the way.
                 return self.now - stored.stored_at > SPARED_RECORD_STAYS;
             };
-            if stored.matures_at() > self.now {
-                return false;
-            }
-            if record.policy != request.policy.name && record.points.iter().any(|point| self.points.contains_key(point)) {
+            let points = || record.points.iter().filter(|point| self.points.contains_key(*point));
+            if record.policy != request.policy.name && points().next().is_some() {
                 // Its own policy's prune has yet to look at them.
                 return false;
             }
-            let spared = record.points.iter().any(|point| self.points.contains_key(point) && !self.remove.contains(point))
-                || record.packs.iter().any(|pack| judgement.is_needed(pack));
-            !spared || self.now - stored.matures_at() > SPARED_RECORD_STAYS
+            let is_kept = |point: &String| !self.remove.contains(point);
+            let fates = || judgement.fates(record, packs, keys);
+            RecordFacts {
+                matures_at: stored.matures_at(),
+                pending: !points().all(is_kept) || fates().any(|fate| fate == Fate::Pending),
+                spared: points().any(is_kept) || fates().any(|fate| fate == Fate::Needed),
+            }
+            .is_done(self.now)
         };
         self.records.iter().filter(is_done).map(|stored| stored.key.clone())
     }

@@ -15,17 +15,16 @@ mod undelete;
 use std::{
     collections::{BTreeSet, HashSet},
     sync::Arc,
-    time::Duration,
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use judge::Judgement;
 use look::Look;
 pub use undelete::{UndeleteRequest, undelete};
 
 use super::OperationError;
 use crate::{
-    clock::SharedClock,
+    clock::{Moment, SharedClock},
     policy::{Decision, Policy, Retention, RetentionPlan},
     progress::{Observer, Problem, SharedObserver, Tally},
     report::{Amount, PointVerdict, PruneReport},
@@ -57,12 +56,6 @@ pub struct PruneRequest<'a> {
 
 /// A record names at most so many objects.
 const NAMES_PER_RECORD: usize = 100_000;
-/// A prune that looked longer ago deletes nothing more: what it saw is too old.
-const LOOK_LASTS: Duration = Duration::from_secs(24 * 3600);
-/// A record that has matured, and of which something is needed again, stays so long: until then no other prune can be at work that
-/// looked before it was needed.
-const SPARED_RECORD_STAYS: TimeDelta = TimeDelta::days(3);
-
 /// The site's time, where this machine's clock does not differ from it by more than five minutes.
 async fn site_time(repository: &Repository, clock: &SharedClock) -> Result<DateTime<Utc>, OperationError> {
     let now = repository.store().time().await?;
@@ -85,6 +78,7 @@ async fn site_time(repository: &Repository, clock: &SharedClock) -> Result<DateT
 /// Those of the site; [`OperationError::Refused`] where the clocks differ.
 pub async fn prune(request: PruneRequest<'_>) -> Result<PruneReport, OperationError> {
     let (repository, start) = (request.repository, request.clock.monotonic());
+    let looked = Moment::now(&request.clock);
     let tally = Tally::over(Arc::clone(&request.observer));
     tally.phase("look", None);
     let now = site_time(repository, &request.clock).await?;
@@ -104,7 +98,7 @@ pub async fn prune(request: PruneRequest<'_>) -> Result<PruneReport, OperationEr
         condemned.clone()
     } else {
         let reader = Reader::open(repository, Arc::clone(&request.workers), request.budget.clone()).await?;
-        let removal = Removal::new(repository, Arc::clone(reader.cache()), request.clock.monotonic() + LOOK_LASTS);
+        let removal = Removal::new(repository, Arc::clone(reader.cache()), looked);
         let outcome = removal.objects(condemned.iter().cloned().collect()).await?;
         let locked: HashSet<&String> = outcome.locked.iter().collect();
         let deleted = condemned.iter().filter(|point| !locked.contains(point)).cloned().collect();
@@ -118,7 +112,7 @@ pub async fn prune(request: PruneRequest<'_>) -> Result<PruneReport, OperationEr
     let judgement = Judgement::of(&request, &look, reader.cache()).await?;
     judgement.tell(&mut report, &look);
     if !request.dry_run {
-        execute(&request, &look, &judgement, &reader, &tally, &mut report, &mut removed).await?;
+        execute(&request, (&look, looked), &judgement, &reader, &tally, &mut report, &mut removed).await?;
     }
     report.points = verdicts(&look.plan, &look.dooms, &deleted);
     report.points_doomed = look.points_to_doom().count() as u64;
@@ -182,7 +176,7 @@ fn verdicts(plan: &RetentionPlan, dooms: &Dooms, deleted: &BTreeSet<String>) -> 
 /// Deletes what has matured, moves what is needed of mostly empty packs, dooms the rest.
 async fn execute(
     request: &PruneRequest<'_>,
-    look: &Look,
+    (look, looked): (&Look, Moment),
     judgement: &Judgement,
     reader: &Reader,
     tally: &Tally,
@@ -190,7 +184,7 @@ async fn execute(
     removed: &mut Removed,
 ) -> Result<(), OperationError> {
     let repository = request.repository;
-    let removal = Removal::new(repository, Arc::clone(reader.cache()), request.clock.monotonic() + LOOK_LASTS);
+    let removal = Removal::new(repository, Arc::clone(reader.cache()), looked);
     tally.phase("delete", None);
     let packs: HashSet<[u8; 32]> = judgement.delete.keys().chain(&judgement.names_only).copied().collect();
     let mut outcome = removal.packs(packs.clone()).await?;
@@ -204,9 +198,13 @@ async fn execute(
     // A key stays as long as a pack under it does.
     let needed: HashSet<_> = judgement.keys_of_deleted(&packs, &gone);
     let keys: HashSet<_> = judgement.keys_to_delete.difference(&needed).copied().collect();
+    let mut keys_gone = HashSet::new();
     if !keys.is_empty() {
         let wraps = removal.data_keys(&keys).await?;
-        report.keys_deleted = if wraps.locked.is_empty() { keys.len() as u64 } else { 0 };
+        if wraps.locked.is_empty() {
+            report.keys_deleted = keys.len() as u64;
+            keys_gone.clone_from(&keys);
+        }
         outcome.add(wraps);
     }
     if !gone.is_empty() || !keys.is_empty() {
@@ -230,7 +228,7 @@ async fn execute(
     let packs = judgement.doom.keys().chain(&repacked.replaced).map(hex::encode).collect();
     let keys = judgement.keys_to_doom.iter().map(hex::encode).collect();
     doom(request, look.points_to_doom().cloned().collect(), packs, keys).await?;
-    let done: Vec<String> = look.done_with(request, judgement).collect();
+    let done: Vec<String> = look.done_with(request, judgement, &gone, &keys_gone).collect();
     removal.objects(done).await?;
     let cache = Arc::clone(reader.cache());
     if let Err(error) = tokio::task::spawn_blocking(move || cache.persist()).await.unwrap_or(Ok(())) {

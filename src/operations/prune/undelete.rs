@@ -6,8 +6,7 @@ use super::OperationError;
 use crate::{
     operations::{PinRequest, pin, pins},
     report::Agent,
-    repository::{Dooms, PinAction, PinRecord, PointName, Repository},
-    stores::StoreError,
+    repository::{PinAction, PinRecord, PointName, Repository, pin_holds},
 };
 
 /// Which point comes back.
@@ -34,26 +33,14 @@ pub struct UndeleteRequest<'a> {
 pub async fn undelete(request: &UndeleteRequest<'_>) -> Result<PinRecord, OperationError> {
     let UndeleteRequest { repository, point, until, reason, agent, now } = *request;
     let refused = |detail: String| OperationError::Refused { subject: format!("point {}", point.id), detail };
-    let Some(matures_at) = Dooms::since(&repository.doom_records().await?, &pins::held_until(repository).await?).point(&point.key)
-    else {
+    let Some(matures_at) = pins::doomed(repository, point).await? else {
         return Err(refused("is not doomed; `farshore pin` keeps a point that retention may remove".to_owned()));
     };
-    let too_late = |when: &str| {
-        refused(format!(
-            "{when} its grace had ended ({matures_at}): a prune may be deleting it, or parts of it. If `farshore points` still lists it, look with `farshore verify` whether it is whole"
-        ))
-    };
-    if repository.store().time().await? >= matures_at {
-        return Err(too_late("when this was asked,"));
+    if !pin_holds(repository.store().time().await?, Some(matures_at)) {
+        return Err(refused(format!(
+            "its grace has ended or is about to ({matures_at}): a prune may be deleting it, or parts of it. If `farshore points` still lists it, look with `farshore verify` whether it is whole"
+        )));
     }
-    let record = pin(&PinRequest { repository, point, action: PinAction::Pin, until, reason, agent, now }).await?;
-    // What counts is whether the pin was there in time.
-    if repository.store().time().await? >= matures_at {
-        return Err(too_late("before the pin was stored,"));
-    }
-    match repository.store().stat(&point.key).await {
-        Ok(_) => Ok(record),
-        Err(StoreError::NotFound { .. }) => Err(refused("is gone: it was deleted by somebody else than prune".to_owned())),
-        Err(error) => Err(error.into()),
-    }
+    // What counts is whether the pin was there in time: `pin` asks once more.
+    pin(&PinRequest { repository, point, action: PinAction::Pin, until, reason, agent, now }).await
 }

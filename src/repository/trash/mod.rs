@@ -17,7 +17,8 @@ mod remove;
 mod repack;
 
 pub use protocol::{
-    CLOCK_TOLERANCE, COMMIT_MARGIN, LEAST_GRACE, PackFacts, PackVerdict, may_commit, must_look_at_packs, was_in_time,
+    CLOCK_TOLERANCE, COMMIT_MARGIN, LEAST_GRACE, LOOK_LASTS, PackFacts, PackVerdict, RecordFacts, SPARED_RECORD_STAYS, look_holds,
+    may_commit, must_look_whole, pin_holds, was_in_time,
 };
 pub use record::{DoomRecord, Dooms, StoredDoom};
 pub use remove::{Removal, Removed};

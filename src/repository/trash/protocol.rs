@@ -4,11 +4,15 @@
 //! * A backup relies on a pack that was there and not doomed when it began, or that it stored itself. Had the pack been doomed
 //!   before, the backup would not rely on it; if it is doomed meanwhile, the backup sees the record right before its commit,
 //!   and commits only well before the record matures ([`may_commit`]); its commit's own time, by the site, is held against that
-//!   once more ([`was_in_time`]).
-//! * A record goes when everything it names is gone. A run that is old enough for that to have happened since it began looks, beside
-//!   the records, at whether all it relies on is there ([`must_look_at_packs`]): first at the records, then at the packs.
+//!   once more ([`was_in_time`]). A run that lasts so long that a record may have come and gone meanwhile ([`must_look_whole`])
+//!   holds what it relies on against what is there, instead.
+//! * A record stays as long as anything it names is there and may be being deleted ([`RecordFacts::is_done`]): nobody begins to rely
+//!   on what another prune is about to delete.
+//! * Of a chunk that lies in several packs, every prune counts the same one as needed, and all of them where all are doomed: two
+//!   prunes never delete one copy each for the sake of the other ([`super::super::ChunkCache::needed_copies`]).
 //! * Prune deletes what has matured only if no point that is there needs it, and lists the points after it has asked the site for
-//!   the time. So it sees every point that was committed before the record matured.
+//!   the time. So it sees every point that was committed before the record matured, also in a listing that lacks what was stored
+//!   in the last [`COMMIT_MARGIN`].
 //! * What a run stored and no point needs yet is younger than the grace, or the run has outlived it and sees itself doomed.
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -20,6 +24,11 @@ pub const COMMIT_MARGIN: TimeDelta = TimeDelta::minutes(10);
 pub const LEAST_GRACE: TimeDelta = TimeDelta::hours(1);
 /// Prune refuses where this machine's clock and the site's differ by more.
 pub const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
+/// A prune that looked longer ago deletes nothing more: what it saw is too old.
+pub const LOOK_LASTS: TimeDelta = TimeDelta::hours(24);
+/// A record that has matured, and of which something is needed again, stays so long: until then no other prune can be at work that
+/// looked before it was needed.
+pub const SPARED_RECORD_STAYS: TimeDelta = TimeDelta::days(3);
 /// Between a backup's last look at the doom records and its commit lies less, or it looks again: what is doomed after the look
 /// matures [`LEAST_GRACE`] later at the earliest.
 const LOOK_HOLDS: TimeDelta = TimeDelta::minutes(30);
@@ -67,27 +76,53 @@ impl PackFacts {
 
 /// Whether a backup may commit at `now`, where `deadline` is when the earliest record matures that names something it relies on.
 pub fn may_commit(now: DateTime<Utc>, deadline: Option<DateTime<Utc>>) -> bool {
+    deadline.is_none_or(|deadline| now + COMMIT_MARGIN + CLOCK_TOLERANCE < deadline)
+}
+
+/// Whether a run has lasted so long, by whichever clock shows more and up to its last look at the doom records, that a record of
+/// what it relies on may have been written, carried out and removed meanwhile: then only what is there can tell.
+pub fn must_look_whole(lasted: TimeDelta) -> bool {
+    lasted >= LEAST_GRACE - COMMIT_MARGIN
+}
+
+/// Whether a pin that was stored by `now` keeps a point whose record matures at `deadline`: every prune that may delete it sees the
+/// pin.
+pub fn pin_holds(now: DateTime<Utc>, deadline: Option<DateTime<Utc>>) -> bool {
     deadline.is_none_or(|deadline| now + COMMIT_MARGIN < deadline)
 }
 
-/// Whether a run that began so long before its look at the doom records must also make sure that everything it relies on is there: a
-/// record that was stored after the run began may have matured and be gone by now, with all that it named. Nothing matures
-/// sooner than [`LEAST_GRACE`] after it was doomed.
-pub fn must_look_at_packs(since_begin: TimeDelta) -> bool {
-    since_begin >= LOOK_HOLDS
+/// Whether a prune may still write or delete for the sake of what it saw so long ago, by whichever clock shows more.
+pub fn look_holds(since: TimeDelta) -> bool {
+    since < LOOK_LASTS
+}
+
+/// What is known of a doom record when a prune has deleted what it could.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordFacts {
+    /// When what it names matures.
+    pub matures_at: DateTime<Utc>,
+    /// Something that it names is there and not needed, or nobody can tell: a prune may be deleting it.
+    pub pending: bool,
+    /// Something that it names is there and needed again.
+    pub spared: bool,
+}
+
+impl RecordFacts {
+    /// Whether nobody needs the record any more, at the site's time `now`.
+    pub fn is_done(&self, now: DateTime<Utc>) -> bool {
+        self.matures_at <= now && !self.pending && (!self.spared || now - self.matures_at > SPARED_RECORD_STAYS)
+    }
 }
 
 /// Whether a commit that the site dates `committed` was in time, after a look at the doom records that was not before `looked`.
 /// If not, everything that the point relies on must be looked at once more.
 pub fn was_in_time(committed: DateTime<Utc>, looked: DateTime<Utc>, deadline: Option<DateTime<Utc>>) -> bool {
-    committed - looked < LOOK_HOLDS && deadline.is_none_or(|deadline| committed < deadline)
+    committed - looked < LOOK_HOLDS && deadline.is_none_or(|deadline| committed + COMMIT_MARGIN < deadline)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        COMMIT_MARGIN, DateTime, LEAST_GRACE, PackFacts, PackVerdict, TimeDelta, Utc, may_commit, must_look_at_packs, was_in_time,
-    };
+    use super::{CLOCK_TOLERANCE, COMMIT_MARGIN, DateTime, PackFacts, PackVerdict, TimeDelta, Utc, may_commit, was_in_time};
 
     fn at(hours: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + TimeDelta::hours(hours)
@@ -120,13 +155,11 @@ mod tests {
     #[test]
     fn a_backup_commits_well_before_what_it_relies_on_may_go() {
         assert!(may_commit(at(1), None));
-        assert!(may_commit(at(1), Some(at(1) + COMMIT_MARGIN + TimeDelta::seconds(1))));
-        assert!(!may_commit(at(1), Some(at(1) + COMMIT_MARGIN)));
+        assert!(may_commit(at(1), Some(at(1) + COMMIT_MARGIN + CLOCK_TOLERANCE + TimeDelta::seconds(1))));
+        assert!(!may_commit(at(1), Some(at(1) + COMMIT_MARGIN + CLOCK_TOLERANCE)));
         assert!(was_in_time(at(1), at(1), None));
         assert!(was_in_time(at(1), at(1), Some(at(2))));
         assert!(!was_in_time(at(2), at(2), Some(at(2))));
-        assert!(!must_look_at_packs(TimeDelta::minutes(29)));
-        assert!(must_look_at_packs(LEAST_GRACE - COMMIT_MARGIN), "long before anything can have been doomed, matured and gone");
         assert!(!was_in_time(at(2), at(1), None), "its look is too old: what was doomed since may have matured");
     }
 }

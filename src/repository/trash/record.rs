@@ -14,6 +14,7 @@ use crate::{
         index::{open_object, seal_object},
         keys::{random, sha256},
         point::{dated_name, list_all, parse_dated_name},
+        trash::LEAST_GRACE,
     },
     stores::{GetOptions, ObjectStat, PutOptions, StoreError, read_all},
 };
@@ -41,6 +42,18 @@ pub struct DoomRecord {
     pub keys: Vec<String>,
 }
 
+impl DoomRecord {
+    /// The packs that it names.
+    pub fn pack_names(&self) -> impl Iterator<Item = [u8; 32]> {
+        self.packs.iter().filter_map(|name| parse(name))
+    }
+
+    /// The data keys that it names.
+    pub fn key_ids(&self) -> impl Iterator<Item = Id> {
+        self.keys.iter().filter_map(|id| parse(id))
+    }
+}
+
 /// A record as the site has it.
 #[derive(Debug, Clone)]
 pub struct StoredDoom {
@@ -56,7 +69,8 @@ impl StoredDoom {
     /// When what it names may be deleted, by the site's clock.
     pub fn matures_at(&self) -> DateTime<Utc> {
         let grace = self.record.as_ref().map_or(0, |record| record.grace_seconds);
-        let grace = i64::try_from(grace).ok().and_then(TimeDelta::try_seconds).unwrap_or(TimeDelta::MAX);
+        // Never sooner than what backups count on, whatever a record says.
+        let grace = i64::try_from(grace).ok().and_then(TimeDelta::try_seconds).unwrap_or(TimeDelta::MAX).max(LEAST_GRACE);
         self.stored_at.checked_add_signed(grace).unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
 }
@@ -77,10 +91,10 @@ impl Dooms {
             let Ok(record) = &stored.record else { continue };
             let matures_at = stored.matures_at();
             let earliest = |known: &mut DateTime<Utc>| *known = (*known).min(matures_at);
-            for pack in record.packs.iter().filter_map(|name| parse(name)) {
+            for pack in record.pack_names() {
                 dooms.packs.entry(pack).and_modify(earliest).or_insert(matures_at);
             }
-            for key in record.keys.iter().filter_map(|id| parse(id)) {
+            for key in record.key_ids() {
                 dooms.keys.entry(key).and_modify(earliest).or_insert(matures_at);
             }
             for point in &record.points {

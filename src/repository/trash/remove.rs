@@ -3,13 +3,14 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 
+use super::look_holds;
 use crate::{
+    clock::Moment,
     repository::{
         ChunkCache, Repository,
         error::Result,
@@ -58,19 +59,19 @@ pub struct Removal<'a> {
     /// Everything that this prune seals is one run's.
     pub(super) run: Id,
     pub(super) key: Arc<SealingKey>,
-    /// On the monotonic clock: what was decided is too old from then on.
-    give_up_at: Duration,
+    looked: Moment,
 }
 
 impl<'a> Removal<'a> {
-    /// In this repository, whose local index is up to date. Nothing is deleted from `give_up_at` on, by the monotonic clock.
-    pub fn new(repository: &'a Repository, cache: Arc<ChunkCache>, give_up_at: Duration) -> Self {
+    /// In this repository, whose local index is up to date. What is deleted was decided by a look that began at `looked`: once that
+    /// is too long ago ([`look_holds`]), nothing is.
+    pub fn new(repository: &'a Repository, cache: Arc<ChunkCache>, looked: Moment) -> Self {
         let run = random();
-        Self { repository, cache, run, key: Arc::new(repository.catalogue.sealing_key(&run)), give_up_at }
+        Self { repository, cache, run, key: Arc::new(repository.catalogue.sealing_key(&run)), looked }
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        if self.repository.clock.monotonic() < self.give_up_at {
+        if look_holds(self.looked.since(&self.repository.clock)) {
             return self.repository.store.delete(key).await;
         }
         Err(StoreError::Other {

@@ -19,7 +19,6 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
@@ -39,7 +38,7 @@ use super::{
     pack::{PackBuilder, PackEntry},
     seal::SealingKey,
 };
-use crate::stores::SharedStore;
+use crate::{clock::Moment, stores::SharedStore};
 
 /// What a run wrote.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -68,14 +67,6 @@ struct Counters {
     packs: AtomicU64,
 }
 
-/// When a run began, before it looked at anything.
-#[derive(Debug, Clone, Copy)]
-struct Began {
-    at: DateTime<Utc>,
-    monotonic: Duration,
-    site_at: DateTime<Utc>,
-}
-
 /// What all parts of a run share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -85,8 +76,11 @@ pub(super) struct Shared {
     budget: Budget,
     runtime: tokio::runtime::Handle,
     cache: Arc<ChunkCache>,
-    began: Began,
     run: Id,
+    /// Before it looked at anything.
+    begun: Moment,
+    /// The same by the site's clock.
+    begun_at_site: DateTime<Utc>,
     data_key: Id,
     /// For whom the data key is wrapped.
     recipient_set: SetName,
@@ -212,10 +206,10 @@ impl Writer {
                 ),
             });
         }
+        let begun = Moment::now(&repository.clock);
         let recipient_set = repository.settled_set(recipients).await?;
-        // First of all: its time at the site is when this run began, at the latest.
-        let (data_key, data_sealing, stored_at) = create_data_key(&repository.store, recipients, recipient_set).await?;
-        let began = Began { at: repository.clock.now(), monotonic: repository.clock.monotonic(), site_at: stored_at };
+        // Before the run looks at anything: the site's time of it is when the run began.
+        let (data_key, data_sealing, begun_at_site) = create_data_key(&repository.store, recipients, recipient_set).await?;
         let cache = repository.chunks().await?;
         let run: Id = random();
         let shared = Shared {
@@ -225,8 +219,9 @@ impl Writer {
             budget,
             runtime: tokio::runtime::Handle::current(),
             cache,
-            began,
             run,
+            begun,
+            begun_at_site,
             data_key,
             recipient_set,
             data_sealing,

@@ -2,4 +2,11 @@
 
 mod basics;
 mod late;
+mod model;
 mod month;
+mod stopped;
+
+/// Where a search by seeds begins: `FARSHORE_TEST_SEED`, or 1.
+fn seed() -> u64 {
+    std::env::var("FARSHORE_TEST_SEED").map_or(1, |seed| seed.parse().expect("FARSHORE_TEST_SEED is a whole number"))
+}

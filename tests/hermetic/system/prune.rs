@@ -107,7 +107,7 @@ fn a_doomed_point_comes_back_within_its_grace_and_not_after_it() {
     assert_eq!((&again["points_doomed"], &again["points_deleted"]), (&json!(1), &json!(0)), "{again:#}");
     age(&agent, "pins", 3 * HOUR);
     age(&agent, "doomed", 3 * HOUR);
-    agent.run(words).fails(1, &["its grace had ended", "farshore verify"]);
+    agent.run(words).fails(1, &["its grace has ended", "farshore verify"]);
     assert!(agent.stored("pins").len() == 2, "nothing was written");
 }
 
