@@ -7,6 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use farshore::stores::{
     Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
     UploadedPart,
@@ -62,6 +63,8 @@ struct State {
     calls: HashMap<Call, u64>,
     drawn: Option<(StdRng, f64)>,
     forgets_locks: bool,
+    /// What was stored less than so long ago is in no listing.
+    lag: Option<TimeDelta>,
 }
 
 impl FaultyStore {
@@ -84,6 +87,11 @@ impl FaultyStore {
     /// From now on puts answer as if they locked, and do not.
     pub fn forget_locks(&self) {
         self.state.lock().unwrap().forgets_locks = true;
+    }
+
+    /// From now on listings lack what was stored less than so long ago, by the store's own clock.
+    pub fn lag_listings(&self, by: TimeDelta) {
+        self.state.lock().unwrap().lag = Some(by);
     }
 
     /// How many calls of this kind were made.
@@ -178,7 +186,12 @@ impl Store for FaultyStore {
     }
 
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        self.faulty(Call::List, self.inner.list(prefix, start_after, limit)).await
+        let lag = self.state.lock().unwrap().lag;
+        let page = self.faulty(Call::List, self.inner.list(prefix, start_after, limit)).await?;
+        let Some(lag) = lag else { return Ok(page) };
+        let until = self.inner.time().await? - lag;
+        let objects = page.objects.into_iter().filter(|object| object.modified <= until).collect();
+        Ok(Page { objects, more: page.more })
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
@@ -205,6 +218,10 @@ impl Store for FaultyStore {
 
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
         self.faulty(Call::AbortUpload, self.inner.abort_upload(key, upload)).await
+    }
+
+    async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
+        self.inner.time().await
     }
 
     async fn create(&self) -> Result<(), StoreError> {
