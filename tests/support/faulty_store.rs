@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use farshore::stores::{
     Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
     UploadedPart,
@@ -66,6 +66,8 @@ struct State {
     forgets_locks: bool,
     /// Calls that are still carried out before the connection breaks for good.
     left: Option<u64>,
+    /// What was stored less than so long ago is in no listing.
+    lag: Option<TimeDelta>,
 }
 
 impl FaultyStore {
@@ -93,6 +95,11 @@ impl FaultyStore {
     /// From now on puts answer as if they locked, and do not.
     pub fn forget_locks(&self) {
         self.state.lock().unwrap().forgets_locks = true;
+    }
+
+    /// From now on listings lack what was stored less than so long ago, by the store's own clock.
+    pub fn lag_listings(&self, by: TimeDelta) {
+        self.state.lock().unwrap().lag = Some(by);
     }
 
     /// How many calls of this kind were made.
@@ -193,7 +200,12 @@ impl Store for FaultyStore {
     }
 
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        self.faulty(Call::List, self.inner.list(prefix, start_after, limit)).await
+        let lag = self.state.lock().unwrap().lag;
+        let page = self.faulty(Call::List, self.inner.list(prefix, start_after, limit)).await?;
+        let Some(lag) = lag else { return Ok(page) };
+        let until = self.inner.time().await? - lag;
+        let objects = page.objects.into_iter().filter(|object| object.modified <= until).collect();
+        Ok(Page { objects, more: page.more })
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {

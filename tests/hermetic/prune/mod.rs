@@ -1,6 +1,7 @@
 //! Prune: what it removes, what it leaves, and that nothing is lost by it.
 
 mod basics;
+mod faults;
 mod late;
 mod model;
 mod month;

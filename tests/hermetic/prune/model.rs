@@ -9,6 +9,8 @@
 //!
 //! Not in it: a machine that falls asleep within the commit itself, so long that prune may not have seen the point, and is then
 //! killed before it looks again. Nobody takes such a point back; verification finds it.
+//!
+//! Long because: the actors of one protocol are read side by side, and share one site.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use farshore::repository::{

@@ -97,7 +97,7 @@ impl Store for Stopping {
 }
 
 /// Two points, of which the older one is to go: only it needs `old`, and both need `shared`.
-async fn two_points() -> (Recovery, SharedStore, Points) {
+pub(super) async fn two_points() -> (Recovery, SharedStore, Points) {
     let (recovery, site) = begun(true).await;
     let store: SharedStore = site;
     let mut points = Points(Vec::new());
