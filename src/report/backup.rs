@@ -91,7 +91,7 @@ impl BackupReport {
     pub fn text(&self, look: Look) -> String {
         let problems = self.all_problems();
         let mut text = String::new();
-        let mark = if problems.is_empty() { look.ok() } else { look.note() };
+        let mark = if problems.is_empty() && self.missing_at.is_empty() { look.ok() } else { look.note() };
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{mark} Recovery point {} of {}", printable(&self.point_id), printable(&self.policy));
         for anomaly in &self.anomalies {

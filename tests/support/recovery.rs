@@ -42,8 +42,8 @@ pub struct Recovery {
     pub lock: Option<LockTerm>,
     /// What retention keeps.
     pub retention: Retention,
-    workers: Arc<Workers>,
-    policy: Policy,
+    pub workers: Arc<Workers>,
+    pub policy: Policy,
     directory: tempfile::TempDir,
 }
 
@@ -120,7 +120,7 @@ impl Recovery {
         self.source.put(key, body.into(), PutOptions::default()).await.unwrap();
     }
 
-    fn shared_clock(&self) -> SharedClock {
+    pub fn shared_clock(&self) -> SharedClock {
         self.clock.clone()
     }
 

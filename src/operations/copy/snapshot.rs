@@ -133,7 +133,8 @@ impl SnapshotCopy<'_> {
                 for record in &batch {
                     out.push(record).await?;
                 }
-                (batch.clear(), open.clear());
+                batch.clear();
+                open.clear();
                 bytes = 0;
             }
             if is_last {
