@@ -151,9 +151,9 @@ pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<
     Ok(all)
 }
 
-/// To whom a policy wraps its keys.
-pub(super) fn recipients(policy: &Policy) -> Result<Recipients, CliError> {
-    match &policy.encryption {
+/// To whom a policy wraps its keys at one of its sites.
+pub(super) fn recipients(policy: &Policy, encryption: &Encryption) -> Result<Recipients, CliError> {
+    match encryption {
         Encryption::None => Ok(Recipients::Nobody),
         Encryption::Recipients(recipients) => {
             Ok(Recipients::parse(&recipients.recipients, &place::agent_identity(policy)?.public_keys())?)

@@ -2,21 +2,24 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use futures_util::future::join_all;
+
 use super::{
     CliError, Context, assemble,
     place::{self, PlaceArgs},
 };
 use crate::{
-    operations::{BackupRequest, OperationError, backup, plan_backup},
-    report::{BackupReport, ExitCode},
-    repository::{Agent, RepositoryError},
+    clock::SystemClock,
+    operations::{Backed, BackupPlan, BackupRequest, Destination, OperationError, backup, plan_backup},
+    report::{BackupReport, ExitCode, Look},
+    repository::{Agent, Recipients, Repository, RepositoryError},
 };
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A policy file, or the name of one in /etc/farshore/policies.
     policy: String,
-    /// Only to this site of the policy; without it, to each in turn.
+    /// Only to this site of the policy; without it, to all of them, with one read of the sources.
     #[arg(long, value_name = "NAME")]
     site: Option<String>,
     /// A reader's identity, where the policy names no agent key.
@@ -41,75 +44,92 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         }
         (asked, most) => asked.or(most),
     };
-    let sites: Vec<String> = match args.site {
-        Some(name) => vec![place::choose_site(&policy, Some(&name))?.name.clone()],
+    let sites: Vec<String> = match &args.site {
+        Some(name) => vec![place::choose_site(&policy, Some(name))?.name.clone()],
         None => policy.sites.iter().map(|site| site.name.clone()).collect(),
     };
-    let (mut reports, mut code, mut failure): (Vec<BackupReport>, _, _) = (Vec::new(), ExitCode::Success, None);
-    for site in sites {
-        let place_args = PlaceArgs { site: Some(site.clone()), identity: args.identity.clone(), first_versions: false };
-        // One site that is down must not keep the others without their point.
-        match one(context, &args.policy, place_args, time_limit, args.dry_run).await {
-            Ok(None) => {}
-            Ok(Some(report)) => {
-                if report.exit_code() != ExitCode::Success {
-                    code = report.exit_code();
-                }
-                reports.push(report);
-            }
-            Err(error) => {
-                if let Some(earlier) = failure.replace(error) {
-                    earlier.print(context.json);
-                }
-            }
+    let mut failures: Vec<(String, CliError)> = Vec::new();
+    let opened = join_all(sites.iter().map(|site| open(context, &args, site))).await;
+    let mut open_sites: Vec<OpenSite> = Vec::new();
+    for (opened, site) in opened.into_iter().zip(sites) {
+        match opened {
+            Ok(open) => open_sites.push(open),
+            // One site that is down must not keep the others without their point.
+            Err(error) => failures.push((site, error)),
         }
     }
-    if !reports.is_empty() {
-        context.print(&reports, |look| reports.iter().map(|report| report.text(look)).collect())?;
+    if open_sites.is_empty() {
+        return end(context, ExitCode::Success, failures);
     }
-    failure.map_or(Ok(code), Err)
-}
-
-async fn one(
-    context: &Context,
-    named_policy: &str,
-    place_args: PlaceArgs,
-    time_limit: Option<Duration>,
-    dry_run: bool,
-) -> Result<Option<BackupReport>, CliError> {
-    let place = place::find(Some(named_policy), &place_args).await?;
-    let Some(policy) = &place.policy else { return Err(CliError::Usage("a POLICY is needed".to_owned())) };
-    let repository = place.open(&context.cache_dir).await?;
+    let clock = SystemClock::shared();
     let agent = assemble::agent();
     let request = BackupRequest {
-        policy,
-        sources: assemble::sources(policy, &place.clock).await?,
-        repository: &repository,
-        recipients: &assemble::recipients(policy)?,
+        policy: &policy,
+        sources: assemble::sources(&policy, &clock).await?,
+        destinations: open_sites.iter().map(OpenSite::destination).collect(),
+        unreachable: failures.iter().map(|(site, _)| site.clone()).collect(),
         workers: assemble::workers(&policy.limits)?,
         observer: context.terminal.observer(),
-        clock: place.clock.clone(),
+        clock,
         agent: Agent { version: agent.version, host: agent.host },
         parallelism: assemble::parallelism(&policy.limits),
         time_limit,
     };
-    if dry_run {
-        let plan = plan_backup(&request).await?;
-        context.print(&plan, |look| {
-            let builds_on = plan.builds_on.as_ref().map_or("nothing: everything is read".to_owned(), |name| {
-                format!("point {} of {}", name.id, crate::report::timestamp(name.time))
-            });
-            let lines: String = plan.sources.iter().map(|(name, kind, what)| format!("  {name} ({kind}): {what}\n")).collect();
-            format!(
-                "{} Would capture {} to {}, in this order:\n{lines}  building on {builds_on}\n",
-                look.note(),
-                plan.policy,
-                plan.site
-            )
-        })?;
-        return Ok(None);
+    if args.dry_run {
+        for destination in &request.destinations {
+            match plan_backup(&request, destination).await {
+                Ok(plan) => context.print(&plan, |look| plan_text(&plan, look))?,
+                Err(error) => failures.push((destination.name.clone(), error.into())),
+            }
+        }
+        return end(context, ExitCode::Success, failures);
     }
-    Ok(Some(backup(request).await.map_err(|error| named(error, named_policy))?))
+    let Backed { reports, failed } = backup(request).await?;
+    failures.extend(failed.into_iter().map(|(site, error)| (site, named(error, &args.policy).into())));
+    if !reports.is_empty() {
+        context.print(&reports, |look| reports.iter().map(|report| report.text(look)).collect())?;
+    }
+    let code = reports.iter().map(BackupReport::exit_code).find(|code| *code != ExitCode::Success).unwrap_or(ExitCode::Success);
+    end(context, code, failures)
+}
+
+/// Prints all errors but the first, which decides how the command ends.
+fn end(context: &Context, code: ExitCode, failures: Vec<(String, CliError)>) -> Result<ExitCode, CliError> {
+    let mut failures = failures.into_iter().map(|(_, error)| error);
+    let first = failures.next();
+    failures.for_each(|error| error.print(context.json));
+    first.map_or(Ok(code), Err)
+}
+
+/// A site with what it takes to write to it.
+struct OpenSite {
+    name: String,
+    repository: Repository,
+    recipients: Recipients,
+}
+
+impl OpenSite {
+    fn destination(&self) -> Destination<'_> {
+        Destination { name: self.name.clone(), repository: &self.repository, recipients: &self.recipients }
+    }
+}
+
+async fn open(context: &Context, args: &Args, site: &str) -> Result<OpenSite, CliError> {
+    let place_args = PlaceArgs { site: Some(site.to_owned()), identity: args.identity.clone(), first_versions: false };
+    let place = place::find(Some(&args.policy), &place_args).await?;
+    let (Some(policy), Some(site)) = (&place.policy, &place.site) else {
+        return Err(CliError::Usage("a POLICY is needed".to_owned()));
+    };
+    let recipients = assemble::recipients(policy, &site.encryption)?;
+    Ok(OpenSite { name: site.name.clone(), repository: place.open(&context.cache_dir).await?, recipients })
+}
+
+fn plan_text(plan: &BackupPlan, look: Look) -> String {
+    let builds_on = plan.builds_on.as_ref().map_or("nothing: everything is read".to_owned(), |name| {
+        format!("point {} of {}", name.id, crate::report::timestamp(name.time))
+    });
+    let lines: String = plan.sources.iter().map(|(name, kind, what)| format!("  {name} ({kind}): {what}\n")).collect();
+    format!("{} Would capture {} to {}, in this order:\n{lines}  building on {builds_on}\n", look.note(), plan.policy, plan.site)
 }
 
 /// With the words that mend it, as they are to be typed.

@@ -110,6 +110,10 @@ fn show_text(point: &Point, pinned: Option<&PinSummary>, look: Look) -> String {
         let by = pin.by.as_deref().map_or_else(String::new, |by| format!(" (by {} at {})", printable(by), timestamp(pin.at)));
         text.push_str(&format!("  pinned         {until}: {}{by}\n", printable(&pin.reason)));
     }
+    if !point.missing_at.is_empty() {
+        let names = point.missing_at.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
+        text.push_str(&format!("  not at         {names}\n"));
+    }
     for anomaly in &point.anomalies {
         let (source, message) = (printable(&anomaly.source), printable(&anomaly.message));
         text.push_str(&format!("  {} ANOMALOUS    {source}: {message}\n", look.failed()));

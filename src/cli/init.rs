@@ -38,7 +38,6 @@ struct InitReport {
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
     let policy = place::load_policy(&args.policy)?;
-    let recipients = assemble::recipients(&policy)?;
     let clock = SystemClock::shared();
     let sites = match &args.site {
         Some(name) => vec![place::choose_site(&policy, Some(name))?],
@@ -46,9 +45,10 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     };
     let mut reports = Vec::new();
     for site in sites {
+        let recipients = assemble::recipients(&policy, &site.encryption)?;
         let store = assemble::store(&site.store, false, &clock).await?;
         let mut warnings = Vec::new();
-        if let crate::policy::Encryption::Recipients(who) = &policy.encryption {
+        if let crate::policy::Encryption::Recipients(who) = &site.encryption {
             if who.recipients.len() < 2 {
                 warnings.push(
                     "one recipient only: if that identity is lost, everything is; add a second one and keep its identity elsewhere"

@@ -6,6 +6,7 @@
 mod assemble;
 mod backup;
 mod browse;
+mod copy;
 mod drill;
 mod failure;
 mod identity;
@@ -76,6 +77,8 @@ enum Command {
     Init(init::Args),
     /// Capture every source of a policy as one recovery point.
     Backup(backup::Args),
+    /// Copy recovery points from one site to another, sealed anew for those who read there.
+    Copy(copy::Args),
     /// List recovery points.
     Points(points::Args),
     /// Show a recovery point in full.
@@ -159,6 +162,7 @@ pub async fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
     let outcome = match cli.command {
         Command::Init(args) => init::run(&context, args).await,
         Command::Backup(args) => backup::run(&context, args).await,
+        Command::Copy(args) => copy::run(&context, args).await,
         Command::Points(args) => points::run(&context, args).await,
         Command::Show(args) => browse::show(&context, args).await,
         Command::Ls(args) => browse::ls(&context, args).await,

@@ -63,6 +63,8 @@ fn is_address(word: &str) -> bool {
 /// An open place.
 pub(super) struct Place {
     pub(super) policy: Option<Policy>,
+    /// What of the policy holds for this site alone.
+    pub(super) site: Option<SitePolicy>,
     /// How the site's policy has locked what is written.
     pub(super) lock: Option<LockTerm>,
     pub(super) store: SharedStore,
@@ -105,17 +107,45 @@ pub(super) async fn find(policy: Option<&str>, args: &PlaceArgs) -> Result<Place
         let location = Location::parse(word).map_err(|error| CliError::Usage(error.to_string()))?;
         let bare = if args.first_versions { location.open_first_versions().await? } else { location.open().await? };
         let store = assemble::wrap(bare, &clock);
-        return Ok(Place { policy: None, lock: None, store, identities, clock });
+        return Ok(Place { policy: None, site: None, lock: None, store, identities, clock });
     };
     let policy = load_policy(named)?;
-    let site = choose_site(&policy, args.site.as_deref())?;
+    let site = choose_site(&policy, args.site.as_deref())?.clone();
     let store = assemble::store(&site.store, args.first_versions, &clock).await?;
     // Whoever brings an identity of his own need not have the agent's: a drill runs where the agent is not.
     if identities.is_empty() {
         identities = agent_identity(&policy)?;
     }
     let lock = site.lock.map(assemble::lock_term);
-    Ok(Place { policy: Some(policy), lock, store, identities, clock })
+    Ok(Place { policy: Some(policy), site: Some(site), lock, store, identities, clock })
+}
+
+/// An end of a copy: a site of the policy, by its name or its address, or any other address. It is opened with these identities,
+/// and with the agent's where that can be read.
+pub(super) async fn end(policy: &Policy, word: &str, identities: Identities, clock: &SharedClock) -> Result<Place, CliError> {
+    let path = std::path::absolute(word).map(|path| path.display().to_string()).unwrap_or_default();
+    // By its address, too: what is written to it must be locked as the policy says.
+    let of_policy = policy.sites.iter().find(|site| [word, path.as_str()].contains(&site.store.place().as_str()));
+    let site = match of_policy {
+        Some(site) => Some(site.clone()),
+        None if is_address(word) => None,
+        None => Some(choose_site(policy, Some(word))?.clone()),
+    };
+    let store = match &site {
+        Some(site) => assemble::store(&site.store, false, clock).await?,
+        None => {
+            let location = Location::parse(word).map_err(|error| CliError::Usage(error.to_string()))?;
+            assemble::wrap(location.open().await?, clock)
+        }
+    };
+    let identities = match agent_identity(policy) {
+        Ok(agent) => identities.and(&agent),
+        // Whoever brings an identity of his own need not have the agent's.
+        Err(_) if !identities.is_empty() => identities,
+        Err(error) => return Err(error),
+    };
+    let lock = site.as_ref().and_then(|site| site.lock).map(assemble::lock_term);
+    Ok(Place { policy: Some(policy.clone()), site, lock, store, identities, clock: clock.clone() })
 }
 
 /// The site of a policy that a word names; its first without one.

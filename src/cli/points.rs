@@ -18,7 +18,7 @@ pub(super) struct Args {
     policy: Option<String>,
     #[command(flatten)]
     place: PlaceArgs,
-    /// Say of each point whether the policy's [retention] keeps it, and why. Nothing is removed by this. Needs a POLICY.
+    /// Say of each point whether the retention of the policy, or of the site, keeps it, and why. Nothing is removed by this. Needs a POLICY.
     #[arg(long)]
     retention: bool,
 }
@@ -29,10 +29,10 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let place = place::find(words.policy.as_deref(), &args.place).await?;
     let repository = place.open(&context.cache_dir).await?;
     if args.retention {
-        let Some(policy) = &place.policy else {
+        let (Some(policy), Some(site)) = (&place.policy, &place.site) else {
             return Err(CliError::Usage("--retention needs a POLICY, whose rules it shows".to_owned()));
         };
-        let plan = planned_retention(&repository, policy, place.clock.now()).await?;
+        let plan = planned_retention(&repository, &policy.name, &site.retention, place.clock.now()).await?;
         context.print(&plan.decisions, |_| retention_text(&plan))?;
         let damaged = plan.decisions.iter().any(|decision| decision.condition == Condition::Unreadable);
         return Ok(if damaged { ExitCode::Damaged } else { ExitCode::Success });
@@ -76,6 +76,9 @@ fn remark(point: &PointSummary, now: DateTime<Utc>) -> String {
     let mut remarks = Vec::new();
     if !point.anomalies.is_empty() {
         remarks.push("ANOMALOUS".to_owned());
+    }
+    if !point.missing_at.is_empty() {
+        remarks.push(format!("not at {}", point.missing_at.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ")));
     }
     match point.problems {
         0 => {}

@@ -57,11 +57,13 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
 
 async fn one(context: &Context, args: &Args, place_args: PlaceArgs) -> Result<PruneReport, CliError> {
     let place = place::find(Some(&args.policy), &place_args).await?;
-    let Some(policy) = &place.policy else { return Err(CliError::Usage("a POLICY is needed".to_owned())) };
+    let (Some(policy), Some(site)) = (&place.policy, &place.site) else {
+        return Err(CliError::Usage("a POLICY is needed".to_owned()));
+    };
     let repository = place.open(&context.cache_dir).await?;
     let request = PruneRequest {
         policy,
-        retention: &policy.retention,
+        retention: &site.retention,
         repository: &repository,
         workers: assemble::workers(&policy.limits)?,
         budget: Budget::new(policy.limits.memory_bytes),

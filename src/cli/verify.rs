@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     operations::{VerifyLevel, VerifyRequest, verify},
-    policy::{Limits, Policy},
+    policy::{Limits, SitePolicy},
     report::ExitCode,
     repository::{Budget, Reader},
 };
@@ -45,9 +45,9 @@ fn level(text: &str) -> Result<VerifyLevel, String> {
 
 /// How long a reading counts towards a point's being verified: half as long again as points are kept, so that a nightly thirtieth
 /// may miss some nights; at least 45 days.
-fn window(policy: Option<&Policy>) -> TimeDelta {
+fn window(site: Option<&SitePolicy>) -> TimeDelta {
     let least = TimeDelta::days(45);
-    let kept = policy.and_then(|policy| TimeDelta::from_std(policy.retention.keep_within).ok());
+    let kept = site.and_then(|site| TimeDelta::from_std(site.retention.keep_within).ok());
     kept.and_then(|kept| kept.checked_add(&(kept / 2))).map_or(least, |window| window.max(least))
 }
 
@@ -63,7 +63,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         // Packs are shared by all policies of a repository: its points are looked at together.
         policy: None,
         level: args.read_data.unwrap_or(VerifyLevel::Structure),
-        window: window(place.policy.as_ref()),
+        window: window(place.site.as_ref()),
         observer: context.terminal.observer(),
         clock: place.clock.clone(),
     })

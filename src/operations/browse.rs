@@ -33,6 +33,8 @@ pub struct PointSummary {
     pub doomed: Option<DateTime<Utc>>,
     /// In what it is far from the points before it.
     pub anomalies: Vec<Anomaly>,
+    /// Names of the sites that should have got it from the same backup and did not.
+    pub missing_at: Vec<String>,
     /// Names of its sources; empty if the point cannot be read.
     pub sources: Vec<String>,
     /// Entries of all sources.
@@ -83,6 +85,7 @@ async fn summary(repository: &Repository, name: PointName, stored: DateTime<Utc>
         pinned: None,
         doomed: None,
         anomalies: Vec::new(),
+        missing_at: Vec::new(),
         sources: Vec::new(),
         entries: 0,
         bytes: 0,
@@ -97,6 +100,7 @@ async fn summary(repository: &Repository, name: PointName, stored: DateTime<Utc>
             summary.bytes = point.snapshots.iter().map(|snapshot| snapshot.content_bytes).sum();
             summary.problems = point.problems().len() as u64;
             summary.anomalies = point.anomalies;
+            summary.missing_at = point.missing_at;
         }
         Err(error) if error.is_damage() => {
             summary.unreadable = Some(error.to_string());

@@ -1,4 +1,4 @@
-//! Backup, restore, verify, drill: the only place where sources and repository meet.
+//! Backup, copy, restore, verify, drill: the only place where sources and repository meet.
 //!
 //! Each operation takes a request (values and open things, nothing to be looked up) and returns a report. What would change
 //! something is first planned as a plain value, which `--dry-run` prints.
@@ -8,6 +8,7 @@
 mod anomaly;
 mod backup;
 mod browse;
+mod copy;
 mod density;
 mod drill;
 mod error;
@@ -22,8 +23,9 @@ mod restore;
 mod retention;
 mod verify;
 
-pub use backup::{BackupPlan, BackupRequest, NamedSource, backup, plan_backup};
+pub use backup::{Backed, BackupPlan, BackupRequest, Destination, NamedSource, backup, plan_backup};
 pub use browse::{DiffLine, Listing, PointSummary, diff, list_entries, open_content, point_summaries};
+pub use copy::{CopyRequest, CopyStep, copy, plan_copy};
 pub use drill::{DrillRequest, Drilled, drill};
 pub use error::OperationError;
 pub use history::{Reading, Record, records, select_point, verified_points};

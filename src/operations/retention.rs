@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{OperationError, PointSummary, point_summaries};
 use crate::{
-    policy::{Condition, PinnedUntil, PointFacts, Policy, RetentionPlan, plan_retention},
+    policy::{Condition, PinnedUntil, PointFacts, Retention, RetentionPlan, plan_retention},
     repository::Repository,
 };
 
@@ -39,15 +39,16 @@ pub async fn facts(repository: &Repository, policy: Option<&str>) -> Result<Vec<
     Ok(point_summaries(repository, policy).await?.into_iter().map(PointFacts::from).collect())
 }
 
-/// What a policy makes of its points in a repository. `now` is the site's time: what deletes must ask the site for it, what only
+/// What the retention of a site makes of a policy's points there. `now` is the site's time: what deletes must ask the site for it, what only
 /// prints may do with the machine's.
 ///
 /// # Errors
 /// The store's.
 pub async fn planned_retention(
     repository: &Repository,
-    policy: &Policy,
+    policy: &str,
+    retention: &Retention,
     now: DateTime<Utc>,
 ) -> Result<RetentionPlan, OperationError> {
-    Ok(plan_retention(&facts(repository, Some(&policy.name)).await?, &policy.retention, now))
+    Ok(plan_retention(&facts(repository, Some(policy)).await?, retention, now))
 }

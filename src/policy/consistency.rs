@@ -100,7 +100,7 @@ pub fn separate_places(sources: &[(Path, SourcePolicy)], sites: &[(Path, StorePo
 
 /// A lock only where the store has such a thing, and not shorter than points are kept: the last days of a point would be the
 /// ones in which it can be deleted.
-pub fn locks(sites: &[(Path, SitePolicy)], retention: &Retention, findings: &mut Findings<'_>) {
+pub fn locks(sites: &[(Path, SitePolicy)], findings: &mut Findings<'_>) {
     for (path, site) in sites {
         let Some(lock) = site.lock else { continue };
         let path = path.key("lock");
@@ -110,12 +110,12 @@ pub fn locks(sites: &[(Path, SitePolicy)], retention: &Retention, findings: &mut
                 "a directory cannot be locked: whoever owns a file can delete it; use a bucket with Object Lock (kind = \"s3\"), or leave it out",
             );
         }
-        if Duration::from_secs(u64::from(lock.days) * 24 * 3600) < retention.keep_within {
+        if Duration::from_secs(u64::from(lock.days) * 24 * 3600) < site.retention.keep_within {
             findings.add(
                 &path.key("days"),
                 format!(
                     "is shorter than retention.keep_within ({}): points that are to be kept could be deleted; make it as long",
-                    humantime::format_duration(retention.keep_within)
+                    humantime::format_duration(site.retention.keep_within)
                 ),
             );
         }
@@ -123,15 +123,26 @@ pub fn locks(sites: &[(Path, SitePolicy)], retention: &Retention, findings: &mut
 }
 
 /// What prune dooms must outlast every backup that may rely on it.
-pub fn grace(retention: &Retention, limits: &Limits, findings: &mut Findings<'_>) {
-    let Some(longest) = limits.backup_time.filter(|longest| *longest > retention.grace) else { return };
-    findings.add(
-        &Path::root().key("retention").key("grace"),
-        format!(
-            "is shorter than limits.backup_time ({}): prune could delete what a backup at work builds on; make it longer",
-            humantime::format_duration(longest)
-        ),
-    );
+pub fn grace(retention: &Retention, sites: &[(Path, SitePolicy)], limits: &Limits, findings: &mut Findings<'_>) {
+    let Some(longest) = limits.backup_time else { return };
+    let mut at = |path: &Path| {
+        findings.add(
+            &path.key("retention").key("grace"),
+            format!(
+                "is shorter than limits.backup_time ({}): prune could delete what a backup at work builds on; make it longer",
+                humantime::format_duration(longest)
+            ),
+        );
+    };
+    if longest > retention.grace {
+        at(&Path::root());
+    }
+    for (path, site) in sites {
+        // One that is the policy's was said there.
+        if longest > site.retention.grace && site.retention.grace != retention.grace {
+            at(path);
+        }
+    }
 }
 
 fn overlap(left: &StorePolicy, right: &StorePolicy) -> bool {

@@ -213,9 +213,8 @@ pub fn lock(typed: TypedLock) -> Option<LockPolicy> {
     Some(LockPolicy { mode, days: u32::try_from(typed.days?).ok()? })
 }
 
-/// `[retention]`.
-pub fn retention(typed: TypedRetention, path: &Path, findings: &mut Findings<'_>) -> Retention {
-    let default = Retention::default();
+/// `[retention]`, or a site's own; what is left out is as in `default`.
+pub fn retention(typed: TypedRetention, default: Retention, path: &Path, findings: &mut Findings<'_>) -> Retention {
     let count = |typed: Option<i64>, otherwise| typed.and_then(|count| u32::try_from(count).ok()).unwrap_or(otherwise);
     Retention {
         keep_within: duration(typed.keep_within, "30d", &path.key("keep_within"), findings).unwrap_or(default.keep_within),
@@ -280,10 +279,16 @@ pub fn encryption(typed: TypedEncryption, path: &Path, findings: &mut Findings<'
         TypedEncryption::Word(_) => return Encryption::None,
         TypedEncryption::Recipients(typed) => typed,
     };
+    let recipients = public_keys(typed.recipients, &path.key("recipients"), findings);
+    Encryption::Recipients(Recipients { recipients, agent: secret(typed.agent, &path.key("agent"), findings) })
+}
+
+/// The public keys of recipients, each once.
+pub fn public_keys(typed: Option<Vec<Option<String>>>, path: &Path, findings: &mut Findings<'_>) -> Vec<String> {
     let mut recipients: Vec<String> = Vec::new();
-    for (index, recipient) in typed.recipients.into_iter().flatten().enumerate() {
+    for (index, recipient) in typed.into_iter().flatten().enumerate() {
         let Some(recipient) = recipient else { continue };
-        let place = path.key("recipients").index(index);
+        let place = path.index(index);
         if recipient.to_ascii_uppercase().starts_with("AGE-SECRET-KEY-") {
             findings.add(
                 &place,
@@ -297,7 +302,29 @@ pub fn encryption(typed: TypedEncryption, path: &Path, findings: &mut Findings<'
         }
         recipients.push(recipient);
     }
-    Encryption::Recipients(Recipients { recipients, agent: secret(typed.agent, &path.key("agent"), findings) })
+    recipients
+}
+
+/// The recipients of a site that has its own; the agent is everywhere the same.
+pub fn site_encryption(
+    recipients: Option<Vec<String>>,
+    policy: &Encryption,
+    path: &Path,
+    findings: &mut Findings<'_>,
+) -> Encryption {
+    match (recipients, policy) {
+        (None, encryption) => encryption.clone(),
+        (Some(recipients), Encryption::Recipients(of_policy)) => {
+            Encryption::Recipients(Recipients { recipients, agent: of_policy.agent.clone() })
+        }
+        (Some(_), Encryption::None) => {
+            findings.add(
+                path,
+                "stands beside encryption = \"none\" of the policy, which holds for all sites; leave it out, or write [encryption] with recipients",
+            );
+            Encryption::None
+        }
+    }
 }
 
 /// `[drill]` without its probes.

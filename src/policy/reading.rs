@@ -3,8 +3,8 @@
 use std::path::Path as FilePath;
 
 use super::{
-    CrossCheck, DrillPolicy, Limits, Objectives, Policy, PolicyErrors, PolicyProblem, Probe, Retention, SitePolicy, SourcePolicy,
-    consistency,
+    CrossCheck, DrillPolicy, Encryption, Limits, Objectives, Policy, PolicyErrors, PolicyProblem, Probe, Retention, SitePolicy,
+    SourcePolicy, consistency,
     document::{Document, Findings, Path},
     meaning,
     source_meaning::source,
@@ -57,20 +57,22 @@ fn meant(typed: TypedPolicy, text: &str, document: &Document<'_>, findings: &mut
     consistency::unique_names("source", document, findings);
     consistency::unique_names("site", document, findings);
     let located = sources(typed.source, findings);
-    let sites = sites(typed.site, findings);
+    let retention = match typed.retention {
+        Some(typed) => meaning::retention(typed, Retention::default(), &root.key("retention"), findings),
+        None => Retention::default(),
+    };
+    let encryption = typed.encryption.map(|typed| meaning::encryption(typed, &root.key("encryption"), findings));
+    let sites = sites(typed.site, retention, encryption.as_ref(), findings);
     let stores: Vec<_> = sites.iter().map(|(path, site)| (path.clone(), site.store.clone())).collect();
     consistency::separate_places(&located, &stores, findings);
-    let retention =
-        typed.retention.map_or_else(Retention::default, |typed| meaning::retention(typed, &root.key("retention"), findings));
-    consistency::locks(&sites, &retention, findings);
+    consistency::locks(&sites, findings);
     let sources: Vec<SourcePolicy> = located.into_iter().map(|(_, source)| source).collect();
     let cross_checks = cross_checks(typed.cross_check, &sources, document, findings);
     let drill = drill(typed.drill, &sources, document, findings);
-    let encryption = typed.encryption.map(|typed| meaning::encryption(typed, &root.key("encryption"), findings));
     let objectives =
         typed.objectives.map_or_else(Objectives::default, |typed| meaning::objectives(typed, &root.key("objectives"), findings));
     let limits = typed.limits.map_or_else(Limits::default, |typed| meaning::limits(typed, &root.key("limits"), findings));
-    consistency::grace(&retention, &limits, findings);
+    consistency::grace(&retention, &sites, &limits, findings);
     Some(Policy {
         name,
         region: typed.region,
@@ -98,15 +100,31 @@ fn sources(typed: Option<Vec<Option<TypedSource>>>, findings: &mut Findings<'_>)
     sources
 }
 
-fn sites(typed: Option<Vec<Option<TypedSite>>>, findings: &mut Findings<'_>) -> Vec<(Path, SitePolicy)> {
+fn sites(
+    typed: Option<Vec<Option<TypedSite>>>,
+    retention: Retention,
+    encryption: Option<&Encryption>,
+    findings: &mut Findings<'_>,
+) -> Vec<(Path, SitePolicy)> {
     let mut sites = Vec::new();
     for (index, typed) in typed.into_iter().flatten().enumerate() {
         let Some(typed) = typed else { continue };
         let path = Path::root().key("site").index(index);
         let name = meaning::name(typed.name, &path.key("name"), findings);
         let lock = typed.lock.and_then(meaning::lock);
+        let retention = match typed.retention {
+            Some(typed) => meaning::retention(typed, retention, &path.key("retention"), findings),
+            None => retention,
+        };
+        let place = path.key("recipients");
+        let recipients = typed.recipients.map(|typed| meaning::public_keys(Some(typed), &place, findings));
+        // Where the policy's own is missing there is no policy, which was said; its sites are looked at all the same.
+        let encryption = match encryption {
+            Some(encryption) => meaning::site_encryption(recipients, encryption, &place, findings),
+            None => Encryption::None,
+        };
         if let Some(store) = meaning::store(typed.store, &path.key("store"), findings) {
-            sites.push((path, SitePolicy { name, store, lock }));
+            sites.push((path, SitePolicy { name, store, lock, retention, encryption }));
         }
     }
     sites

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{PlainOrSecret, SecretReference};
+use super::{Encryption, PlainOrSecret, Retention, SecretReference};
 
 /// One `[[site]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,10 @@ pub struct SitePolicy {
     pub store: StorePolicy,
     /// How firmly and how long the site itself keeps what a backup stores; `None`: not at all.
     pub lock: Option<LockPolicy>,
+    /// How long points are kept here: the policy's retention, where the site says nothing else.
+    pub retention: Retention,
+    /// Who can read it: as for the policy, with the site's own recipients where it has some.
+    pub encryption: Encryption,
 }
 
 /// `lock` of a `[[site]]`: Object Lock.

@@ -141,6 +141,11 @@ pub struct TypedSite {
     pub store: Option<TypedStore>,
     /// Object Lock: the site refuses to delete what a backup stored, whoever asks. S3 only; the bucket must have it enabled.
     pub lock: Option<TypedLock>,
+    /// How long points are kept here. What is left out comes from the policy's own retention.
+    pub retention: Option<TypedRetention>,
+    /// Public keys (age1…) of those who can restore from here, instead of the policy's recipients.
+    #[schemars(length(min = 1), example = ["age1…"])]
+    pub recipients: Option<Vec<Option<String>>>,
 }
 
 /// How firmly and how long the site keeps what a backup stored.

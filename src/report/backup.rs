@@ -39,6 +39,9 @@ pub struct BackupReport {
     /// In what it is far from the points before it; each is among `problems`, too.
     #[serde(default)]
     pub anomalies: Vec<Anomaly>,
+    /// Names of the policy's sites that should have got the point and did not.
+    #[serde(default)]
+    pub missing_at: Vec<String>,
     /// Problems that belong to no source.
     pub problems: Vec<Problem>,
 }
@@ -88,7 +91,7 @@ impl BackupReport {
     pub fn text(&self, look: Look) -> String {
         let problems = self.all_problems();
         let mut text = String::new();
-        let mark = if problems.is_empty() { look.ok() } else { look.note() };
+        let mark = if problems.is_empty() && self.missing_at.is_empty() { look.ok() } else { look.note() };
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{mark} Recovery point {} of {}", printable(&self.point_id), printable(&self.policy));
         for anomaly in &self.anomalies {
@@ -96,6 +99,13 @@ impl BackupReport {
         }
         let _ = writeln!(text, "  consistent at  {}", timestamp(self.consistent_at));
         let _ = writeln!(text, "  site           {}", printable(&self.site));
+        if !self.missing_at.is_empty() {
+            let names = self.missing_at.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
+            let _ = writeln!(
+                text,
+                "  NOT AT         {names}; the next backup catches up, and `farshore copy` brings this very point there"
+            );
+        }
         let _ = writeln!(text, "  encryption     {}", encryption_words(&self.encryption));
         let _ = writeln!(text, "  took           {}\n", seconds(self.seconds));
         let mut table = Table::new(&[
@@ -180,6 +190,7 @@ mod tests {
             chunks_known: 120,
             encryption: "2 recipients".into(),
             anomalies: vec![],
+            missing_at: vec![],
             problems: vec![],
         }
     }
@@ -228,6 +239,17 @@ mod tests {
         let text = report.text(Look::Unicode);
         let second = text.lines().nth(1);
         assert_eq!(second, Some("✗ ANOMALOUS: attachments: 84 % of 200,000 objects of the point before are gone"));
+    }
+
+    #[test]
+    fn sites_that_did_not_get_the_point_are_named() {
+        let mut report = report();
+        report.missing_at = vec!["eu".to_owned(), "asia".to_owned()];
+        assert!(
+            report.text(Look::Unicode).contains("\n  NOT AT         eu, asia; the next backup"),
+            "{}",
+            report.text(Look::Unicode)
+        );
     }
 
     #[test]

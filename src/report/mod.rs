@@ -7,6 +7,7 @@
 mod anomaly;
 mod backup;
 mod check;
+mod copy;
 mod drill;
 mod drill_text;
 pub mod exit;
@@ -23,6 +24,7 @@ mod verify;
 pub use anomaly::{Anomaly, AnomalyKind};
 pub use backup::{BackupReport, SourceReport};
 pub use check::{Check, CheckOutcome, PhaseTime};
+pub use copy::{CopiedPoint, CopyReport};
 pub use drill::{Agent, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, EvidenceLink, Isolation, TrendEntry, Verdict};
 pub use exit::ExitCode;
 pub use figures::{Look, bytes, count, printable, seconds, timestamp};

@@ -17,6 +17,7 @@ pub struct Budget {
     chunks: Arc<Semaphore>,
     chunk_bytes: usize,
     pack_bytes: usize,
+    uploads: usize,
     buffers: Arc<Buffers>,
 }
 
@@ -24,18 +25,26 @@ pub struct Budget {
 const MIN_PACK_BYTES: usize = 16 << 20;
 /// Largest pack aimed at, bytes.
 const MAX_PACK_BYTES: usize = 64 << 20;
-/// Packs in flight to the site at once, per pipeline.
-pub const UPLOADS: usize = 4;
+/// Packs in flight to the sites at once.
+const UPLOADS: usize = 4;
 
 impl Budget {
-    /// Divides `limit_bytes`: a quarter for chunks on their way, a sixteenth for a pack (of which [`UPLOADS`] and two being
+    /// Divides `limit_bytes`: a quarter for chunks on their way, a sixteenth for a pack (of which `UPLOADS` and two being
     /// filled exist at once), the rest for the sources' buffers, the local index and the program itself.
     pub fn new(limit_bytes: u64) -> Self {
-        let limit = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
+        Self::one_of(limit_bytes, 1)
+    }
+
+    /// One of `pipelines` equal parts of `limit_bytes`, each divided as by [`Self::new`]; they have the uploads between them, and
+    /// each at least one. Below what each of them needs at least (32 MiB for chunks, 16 MiB for each pack), their sum is more
+    /// than the limit.
+    pub fn one_of(limit_bytes: u64, pipelines: usize) -> Self {
+        let limit = usize::try_from(limit_bytes).unwrap_or(usize::MAX) / pipelines.max(1);
         let chunk_bytes = (limit / 4).clamp(32 << 20, 512 << 20);
         Self {
             chunks: Arc::new(Semaphore::new(chunk_bytes)),
             chunk_bytes,
+            uploads: (UPLOADS / pipelines.max(1)).max(1),
             pack_bytes: (limit / 16).clamp(MIN_PACK_BYTES, MAX_PACK_BYTES),
             buffers: Arc::new(Buffers { free: Mutex::default(), most_bytes: chunk_bytes / 2 }),
         }
@@ -54,6 +63,11 @@ impl Budget {
     /// Bytes whose buffer is taken back when the last reference to them is dropped. `share`, if any, goes back then, too.
     pub fn lend(&self, bytes: Vec<u8>, share: Option<Share>) -> Bytes {
         Bytes::from_owner(Lent { bytes, buffers: Arc::clone(&self.buffers), _share: share })
+    }
+
+    /// Packs in flight to the site at once.
+    pub fn uploads(&self) -> usize {
+        self.uploads
     }
 
     /// What a pack aims at, bytes.

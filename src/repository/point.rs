@@ -92,6 +92,9 @@ pub struct Point {
     /// In what it is far from the points before it; empty for a usual one, and in points of earlier versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub anomalies: Vec<Anomaly>,
+    /// Names of the sites that should have got it from the same backup and did not, as far as that was known when it was committed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_at: Vec<String>,
     /// What later versions add.
     #[serde(flatten)]
     pub more: BTreeMap<String, serde_json::Value>,

@@ -157,6 +157,7 @@ async fn a_point_cannot_be_committed_under_a_name_that_is_no_point() {
         encryption: "none".to_owned(),
         snapshots: Vec::new(),
         anomalies: Vec::new(),
+        missing_at: Vec::new(),
         more: std::collections::BTreeMap::new(),
     };
     writer.commit(&repository, &point).await.unwrap_err();

@@ -18,6 +18,7 @@ mod prune;
 mod readme;
 mod retention;
 mod rotation;
+mod sites;
 mod stores;
 mod system;
 mod systemd;

@@ -1,5 +1,7 @@
 //! The policy: what is refused, in which words and where; what is meant by what is accepted.
 
+mod sites;
+
 use std::{path::PathBuf, time::Duration};
 
 use farshore::policy::{

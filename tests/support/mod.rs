@@ -10,6 +10,7 @@ pub mod fault_proxy;
 pub mod faulty_store;
 pub mod lock_contract;
 pub mod recovery;
+pub mod sites;
 pub mod store_contract;
 pub mod watched_store;
 

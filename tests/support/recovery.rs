@@ -12,7 +12,7 @@ use chrono::DateTime;
 use farshore::{
     clock::{FixedClock, SharedClock, SystemClock},
     operations::{
-        BackupRequest, NamedSource, OperationError, Phases, PointSummary, PruneRequest, RepairRequest, RestoreRequest,
+        BackupRequest, Destination, NamedSource, OperationError, Phases, PointSummary, PruneRequest, RepairRequest, RestoreRequest,
         UndeleteRequest, VerifyLevel, VerifyRequest, backup, open_point, point_summaries, prune, repair, restore, undelete, verify,
     },
     policy::{Policy, Retention},
@@ -42,8 +42,8 @@ pub struct Recovery {
     pub lock: Option<LockTerm>,
     /// What retention keeps.
     pub retention: Retention,
-    workers: Arc<Workers>,
-    policy: Policy,
+    pub workers: Arc<Workers>,
+    pub policy: Policy,
     directory: tempfile::TempDir,
 }
 
@@ -120,7 +120,7 @@ impl Recovery {
         self.source.put(key, body.into(), PutOptions::default()).await.unwrap();
     }
 
-    fn shared_clock(&self) -> SharedClock {
+    pub fn shared_clock(&self) -> SharedClock {
         self.clock.clone()
     }
 
@@ -153,14 +153,15 @@ impl Recovery {
     pub async fn backup(&self, store: SharedStore, cache: &Path) -> Result<BackupReport, OperationError> {
         self.clock.advance(Duration::from_secs(60));
         let repository = self.open(store, cache).await?;
-        backup(BackupRequest {
+        let destinations = vec![Destination { name: "s".to_owned(), repository: &repository, recipients: &self.recipients }];
+        let mut backed = backup(BackupRequest {
             policy: &self.policy,
             sources: vec![NamedSource {
                 name: "b".to_owned(),
                 capture: Arc::new(BucketSource::new(self.source.clone(), BucketOptions::default())),
             }],
-            repository: &repository,
-            recipients: &self.recipients,
+            destinations,
+            unreachable: Vec::new(),
             workers: Arc::clone(&self.workers),
             observer: Tally::alone(),
             clock: self.shared_clock(),
@@ -168,7 +169,11 @@ impl Recovery {
             parallelism: 2,
             time_limit: Some(Duration::from_secs(60)),
         })
-        .await
+        .await?;
+        match backed.failed.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(backed.reports.remove(0)),
+        }
     }
 
     pub async fn points(&self, store: SharedStore, cache: &Path) -> Result<Vec<PointSummary>, OperationError> {

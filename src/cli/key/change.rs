@@ -78,7 +78,7 @@ pub(super) async fn add(context: &Context, args: AddArgs) -> Result<ExitCode, Cl
     let names = args.name.map(|name| (added.clone(), name)).into_iter().collect();
     let with = |mut readers: Vec<String>| {
         if !readers.contains(&added) {
-            readers.push(added);
+            readers.push(added.clone());
         }
         readers
     };
@@ -110,25 +110,27 @@ fn agents(policy: &Policy, change: &Change) -> Option<Vec<String>> {
 async fn change(
     context: &Context,
     args: Change,
-    readers: impl FnOnce(Vec<String>) -> Vec<String>,
+    readers: impl Fn(Vec<String>) -> Vec<String>,
     names: BTreeMap<String, String>,
     anew: bool,
 ) -> Result<ExitCode, CliError> {
     let policy = place::load_policy(&args.policy)?;
-    let Encryption::Recipients(encryption) = &policy.encryption else {
+    if policy.encryption == Encryption::None {
         return Err(CliError::Usage("the policy says encryption = \"none\": there are no recipients to change".to_owned()));
-    };
-    // From the policy and the command line alone: an agent's key is enough to write a false set at the site.
-    let mut named = encryption.recipients.clone();
-    named.sort();
-    let request = RotationRequest { readers: readers(named.clone()), agents: agents(&policy, &args), names, anew };
-    let sites: Vec<String> = match &args.place.site {
-        Some(name) => vec![place::choose_site(&policy, Some(name))?.name.clone()],
-        None => policy.sites.iter().map(|site| site.name.clone()).collect(),
+    }
+    let agents = agents(&policy, &args);
+    let sites: Vec<_> = match &args.place.site {
+        Some(name) => vec![place::choose_site(&policy, Some(name))?],
+        None => policy.sites.iter().collect(),
     };
     let (mut reports, mut failure) = (Vec::new(), None);
     for site in sites {
-        match one_site(context, &args, &request, &site, &named).await {
+        let Encryption::Recipients(encryption) = &site.encryption else { continue };
+        // From the policy and the command line alone: an agent's key is enough to write a false set at the site.
+        let mut named = encryption.recipients.clone();
+        named.sort();
+        let request = RotationRequest { readers: readers(named.clone()), agents: agents.clone(), names: names.clone(), anew };
+        match one_site(context, &args, &request, &site.name, &named).await {
             Ok(report) => reports.push(report),
             // One site that is down must not keep a thief's key valid at the others.
             Err(error) => {

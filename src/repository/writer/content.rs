@@ -195,33 +195,62 @@ impl ContentStream {
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
         self.shared.check()?;
         while !bytes.is_empty() {
-            if self.buffer.len() == self.capacity {
+            if self.room() == 0 {
+                self.hand_over().await?;
                 self.make_room().await?;
             }
-            let piece = bytes.split_to(bytes.len().min(self.capacity - self.buffer.len()));
-            self.buffer.extend_from_slice(&piece);
-            self.size += piece.len() as u64;
-            self.expected = self.expected.map(|expected| expected.saturating_sub(piece.len() as u64));
+            let piece = bytes.split_to(bytes.len().min(self.room()));
+            self.push(&piece);
         }
         Ok(())
     }
 
-    /// A new buffer, filled while the last one is being cut; or a larger one, where the hint was wrong.
-    async fn make_room(&mut self) -> Result<()> {
-        let full = self.full_capacity();
-        let expected = self.expected.map_or(usize::MAX, |expected| usize::try_from(expected).unwrap_or(usize::MAX));
-        let room = if expected == 0 { full } else { expected.min(full) };
-        if matches!(self.cutting, Cutting::Fixed(_)) && self.capacity > 0 && self.capacity < full {
-            // The part is not whole yet. The old share goes back first, so that no task waits with one in hand.
+    /// Bytes that [`Self::push`] takes before [`Self::hand_over`] and [`Self::make_room`] are due.
+    pub fn room(&self) -> usize {
+        self.capacity - self.buffer.len()
+    }
+
+    /// Takes bytes, at most [`Self::room`] of them; what is beyond that would not be covered by the memory limit.
+    pub fn push(&mut self, piece: &[u8]) {
+        self.buffer.extend_from_slice(piece);
+        self.size += piece.len() as u64;
+        self.expected = self.expected.map(|expected| expected.saturating_sub(piece.len() as u64));
+    }
+
+    /// Whether the part of a fixed size is not whole yet, because the hint was wrong.
+    fn is_too_small(&self) -> bool {
+        matches!(self.cutting, Cutting::Fixed(_)) && self.capacity > 0 && self.capacity < self.full_capacity()
+    }
+
+    /// Where there is no room left: gives its share of the memory back, so that no task waits for one with another in hand. Who
+    /// writes the same bytes to several repositories calls this for all of them first, and then [`Self::make_room`].
+    ///
+    /// # Errors
+    /// The first error of the run.
+    pub async fn hand_over(&mut self) -> Result<()> {
+        self.shared.check()?;
+        if self.is_too_small() {
             self.share = None;
+            return Ok(());
+        }
+        if self.capacity > 0 { self.send(false).await } else { Ok(()) }
+    }
+
+    /// After [`Self::hand_over`]: a new buffer, filled while the last one is being cut; or a larger one, where the hint was
+    /// wrong. Streams that took the same bytes, cut in the same way, get the same room.
+    ///
+    /// # Errors
+    /// The first error of the run.
+    pub async fn make_room(&mut self) -> Result<()> {
+        let full = self.full_capacity();
+        if self.is_too_small() {
             self.share = Some(self.shared.unless_failed(self.shared.budget.share(full)).await?);
             self.buffer.reserve_exact(full - self.buffer.len());
             self.capacity = full;
             return Ok(());
         }
-        if self.capacity > 0 {
-            self.send(false).await?;
-        }
+        let expected = self.expected.map_or(usize::MAX, |expected| usize::try_from(expected).unwrap_or(usize::MAX));
+        let room = if expected == 0 { full } else { expected.min(full) };
         self.start = if self.tail.is_some() { MAX_CUT_BYTES } else { 0 };
         self.share = Some(self.shared.unless_failed(self.shared.budget.share(self.start + room)).await?);
         self.buffer = self.shared.budget.buffer(self.start + room);

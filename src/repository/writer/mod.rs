@@ -34,7 +34,6 @@ use super::{
     error::Result,
     format::{Header, Id, Kind},
     keys::{Catalogue, SetName, create_data_key, random},
-    memory::UPLOADS,
     pack::{PackBuilder, PackEntry},
     seal::SealingKey,
 };
@@ -216,6 +215,7 @@ impl Writer {
             store: repository.store.clone(),
             catalogue: Arc::clone(&repository.catalogue),
             workers,
+            uploads: Arc::new(Semaphore::new(budget.uploads())),
             budget,
             runtime: tokio::runtime::Handle::current(),
             cache,
@@ -229,7 +229,6 @@ impl Writer {
             cutter: content::Cutter::new(repository.catalogue.cut_seed),
             claims: (0..64).map(|_| Mutex::default()).collect(),
             builders: Mutex::default(),
-            uploads: Arc::new(Semaphore::new(UPLOADS)),
             tasks: TaskTracker::new(),
             found: Mutex::default(),
             own: Mutex::default(),

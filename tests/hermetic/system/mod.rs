@@ -12,5 +12,6 @@ mod recipients;
 mod repair;
 mod retention;
 mod round_trip;
+mod sites;
 mod stolen;
 mod targets;

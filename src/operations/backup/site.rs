@@ -1,0 +1,210 @@
+//! One of the sites that a backup goes to, from the first look at it to the commit.
+//!
+//! A site that fails is left behind: its error is kept, nothing more is sent to it, and the others go on.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use chrono::{DateTime, Utc};
+
+use super::{BackupRequest, Destination, encryption_words};
+use crate::{
+    operations::{OperationError, anomaly, history},
+    policy::Policy,
+    progress::{Anomaly, Observer, Problem, SharedObserver, Tally},
+    report::{BackupReport, SourceReport},
+    repository::{Budget, Point, PointName, Reader, Repository, RepositoryError, Snapshot, Writer},
+};
+
+/// Why a site was left behind, once it was.
+#[derive(Debug, Default)]
+pub(super) struct Failure(OnceLock<Arc<RepositoryError>>);
+
+impl Failure {
+    /// Leaves the site behind; the first reason counts.
+    pub(super) fn set(&self, error: RepositoryError) {
+        tracing::warn!(%error, "a site fails; the backup goes on without it");
+        let _ = self.0.set(Arc::new(error));
+    }
+
+    /// Whether it was left behind.
+    pub(super) fn is_set(&self) -> bool {
+        self.0.get().is_some()
+    }
+
+    /// The reason, for one more who must know it.
+    pub(super) fn error(&self) -> Option<RepositoryError> {
+        self.0.get().map(|error| RepositoryError::Earlier(Arc::clone(error)))
+    }
+}
+
+/// What all points of a run have in common.
+pub(super) struct Draft<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) id: String,
+    pub(super) consistent_at: DateTime<Utc>,
+    pub(super) started_at: DateTime<Utc>,
+    pub(super) finished_at: DateTime<Utc>,
+    pub(super) agent: crate::repository::Agent,
+}
+
+/// A site that takes part in a run.
+pub(super) struct Site<'a> {
+    pub(super) destination: &'a Destination<'a>,
+    pub(super) writer: Writer,
+    pub(super) reader: Reader,
+    /// The point to build on.
+    pub(super) earlier: Option<Point>,
+    pub(super) failure: Arc<Failure>,
+    observer: SharedObserver,
+    general: Arc<Tally>,
+    /// Problems that this site alone has with the source at hand.
+    of_source: Mutex<Vec<Problem>>,
+}
+
+impl<'a> Site<'a> {
+    /// Opens the way in, and finds the point to build on.
+    pub(super) async fn begin(request: &BackupRequest<'_>, destination: &'a Destination<'a>) -> Result<Self, OperationError> {
+        let (repository, sites) = (destination.repository, request.destinations.len());
+        let memory = request.policy.limits.memory_bytes;
+        let general = Tally::over(Arc::clone(&request.observer));
+        let budget = Budget::one_of(memory, sites);
+        let writer = Writer::begin(repository, destination.recipients, Arc::clone(&request.workers), budget).await?;
+        if writer.packs_missing() > 0 {
+            general.problem(Problem::new(
+                repository.store().describe(),
+                format!("{} packs that indexes name are missing or cut short; what is still the same is stored anew. Run `farshore verify` to see which points are hurt", writer.packs_missing()),
+            ));
+        }
+        for damaged in writer.indexes_damaged() {
+            general
+                .problem(Problem::new(damaged.key, format!("is left out, what only it names is stored anew: {}", damaged.detail)));
+        }
+        // A budget of its own: a reader ahead of the sources must never hold what the writer waits for.
+        let reader = Reader::open(repository, Arc::clone(&request.workers), Budget::one_of(memory / 4, sites)).await?;
+        let earlier = newest_point(repository, &request.policy.name, &general).await?;
+        Ok(Self {
+            destination,
+            writer,
+            reader,
+            earlier,
+            failure: Arc::default(),
+            observer: Arc::clone(&request.observer),
+            general,
+            of_source: Mutex::default(),
+        })
+    }
+
+    /// Whether it still takes part.
+    pub(super) fn is_living(&self) -> bool {
+        !self.failure.is_set()
+    }
+
+    /// The snapshot of a source in the point to build on.
+    pub(super) fn earlier_snapshot(&self, source: &str, kind: &str) -> Option<&Snapshot> {
+        self.earlier.iter().flat_map(|point| &point.snapshots).find(|snapshot| snapshot.source == source && snapshot.kind == kind)
+    }
+
+    /// Something is wrong here with the source at hand.
+    pub(super) fn problem_with_source(&self, problem: Problem) {
+        self.observer.problem(problem.clone());
+        self.of_source.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(problem);
+    }
+
+    /// What was wrong here with the source that has just been captured.
+    pub(super) fn take_source_problems(&self) -> Vec<Problem> {
+        std::mem::take(&mut *self.of_source.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// Commits the point here; returns it with its name.
+    pub(super) async fn commit(
+        &self,
+        draft: &Draft<'_>,
+        snapshots: Vec<Snapshot>,
+        missing_at: Vec<String>,
+    ) -> Result<(PointName, Vec<Anomaly>), OperationError> {
+        let repository = self.destination.repository;
+        let point = Point {
+            id: draft.id.clone(),
+            policy: draft.policy.name.clone(),
+            region: draft.policy.region.clone(),
+            consistent_at: draft.consistent_at,
+            started_at: draft.started_at,
+            finished_at: draft.finished_at,
+            agent: draft.agent.clone(),
+            policy_text: draft.policy.text.clone(),
+            encryption: repository.file().encryption.clone(),
+            anomalies: anomalies(repository, &draft.policy.name, &snapshots).await?,
+            snapshots,
+            missing_at,
+            more: std::collections::BTreeMap::new(),
+        };
+        for anomaly in &point.anomalies {
+            let advice = "This point counts for no rule of retention, so that it pushes no good one out. If nobody meant that, find out what happened before the points before it are gone: `farshore pin` keeps them";
+            self.general.problem(Problem::new(&anomaly.source, format!("ANOMALOUS: {}. {advice}", anomaly.message)));
+        }
+        if self.writer.recipients_changed(repository).await? {
+            self.general.problem(Problem::new(
+                repository.store().describe(),
+                "the recipients were changed while this backup ran: its data key is wrapped to those of before. Run `farshore key rotate POLICY --identity FILE` with a reader's identity",
+            ));
+        }
+        let name = self.writer.commit(repository, &point).await?;
+        Ok((name, point.anomalies))
+    }
+
+    /// What happened here.
+    pub(super) fn report(
+        &self,
+        draft: &Draft<'_>,
+        sources: Vec<SourceReport>,
+        anomalies: Vec<Anomaly>,
+        missing_at: Vec<String>,
+        seconds: f64,
+    ) -> BackupReport {
+        let written = self.writer.summary();
+        BackupReport {
+            policy: draft.policy.name.clone(),
+            region: draft.policy.region.clone(),
+            site: self.destination.repository.store().describe(),
+            point_id: draft.id.clone(),
+            consistent_at: draft.consistent_at,
+            started_at: draft.started_at,
+            seconds,
+            sources,
+            bytes_stored: written.bytes_stored,
+            packs_written: written.packs,
+            chunks_new: written.chunks_new,
+            chunks_known: written.chunks_known,
+            encryption: encryption_words(self.destination.recipients),
+            anomalies,
+            missing_at,
+            problems: self.general.problems(),
+        }
+    }
+}
+
+/// The point to build on. One that cannot be read costs time, not the backup; but it is said.
+async fn newest_point(repository: &Repository, policy: &str, observer: &Tally) -> Result<Option<Point>, OperationError> {
+    let Some(name) = repository.point_names(Some(policy)).await?.pop() else { return Ok(None) };
+    match repository.point(&name).await {
+        Ok(point) => Ok(Some(point)),
+        Err(error) if error.is_damage() => {
+            observer.problem(Problem::new(
+                format!("point {}", name.id),
+                format!("cannot be built on, everything is read again: {error}"),
+            ));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// In what these snapshots are far from those of the recent points of the policy.
+async fn anomalies(repository: &Repository, policy: &str, snapshots: &[Snapshot]) -> Result<Vec<Anomaly>, OperationError> {
+    let recent = history::recent_shapes(repository, policy, anomaly::RECENT).await?;
+    let of = |snapshot: &Snapshot| {
+        let before = recent.get(&(snapshot.source.clone(), snapshot.kind.clone())).map_or(&[][..], Vec::as_slice);
+        anomaly::anomalies(&snapshot.source, &snapshot.kind, &snapshot.into(), before)
+    };
+    Ok(snapshots.iter().flat_map(of).collect())
+}

@@ -1,0 +1,97 @@
+//! Several sites, and copies between them, as an operator sees them.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::support::agent::Agent;
+
+/// A machine whose policy has the sites `far` and `vault`; the second keeps points longer, for one reader of its own.
+fn with_two_sites() -> Agent {
+    let agent = Agent::with_everything();
+    let auditor = agent.generate_key("auditor.txt");
+    let sites = format!(
+        "[[site]]\nname = \"far\"\nstore = {{ kind = \"filesystem\", path = \"{}\" }}\n\n\
+         [[site]]\nname = \"vault\"\nstore = {{ kind = \"filesystem\", path = \"{}\" }}\n\
+         retention = {{ keep_last = 1, keep_within = \"1s\", keep_verified = 1 }}\nrecipients = [\"{auditor}\"]\n",
+        agent.text("site"),
+        agent.text("vault"),
+    );
+    agent.write_policy_with(&agent.all_sources(), &sites, &agent.drill_table());
+    agent.run(["init", "policy.toml", "--create"]).succeeds();
+    agent
+}
+
+fn ids(agent: &Agent, site: &str) -> Vec<String> {
+    let points = agent.run(["points", "policy.toml", "--site", site, "--json"]).json();
+    points.as_array().unwrap().iter().map(|point| point["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_backup_goes_to_both_sites_each_with_its_own_readers_and_retention() {
+    let agent = with_two_sites();
+    let reports = agent.run(["backup", "policy.toml", "--json"]).succeeds().json();
+    assert_eq!((reports.as_array().unwrap().len(), &reports[0]["point_id"]), (2, &reports[1]["point_id"]));
+    assert_eq!((&reports[0]["encryption"], &reports[1]["encryption"]), (&json!("2 recipients"), &json!("1 recipient")));
+    let read = |site: &str, identity: &str| {
+        let (site, identity) = (agent.text(site), agent.text(identity));
+        agent.run(["cat", "--site", &site, "--identity", &identity, "latest:cluster/output"]).code
+    };
+    assert_eq!((read("site", "operator.txt"), read("vault", "auditor.txt")), (0, 0));
+    assert_eq!((read("site", "auditor.txt"), read("vault", "operator.txt")), (7, 7), "each opens its own site alone");
+    agent.run(["backup", "policy.toml"]).succeeds();
+    let reasons = |site: &str| agent.run(["points", "policy.toml", "--site", site, "--retention", "--json"]).json().to_string();
+    assert!(
+        reasons("vault").contains("the last one")
+            && !reasons("far").contains("the last one")
+            && reasons("far").contains("within 30"),
+        "{}",
+        reasons("vault")
+    );
+}
+
+#[test]
+fn a_site_that_is_down_decides_the_exit_code_and_the_point_says_where_it_is_missing() {
+    let agent = with_two_sites();
+    fs::rename(agent.path("vault"), agent.path("away")).unwrap();
+    let outcome = agent.run(["backup", "policy.toml"]);
+    assert_eq!(outcome.code, 6, "{}", outcome.stderr);
+    assert!(
+        outcome.stdout.contains("NOT AT         vault") && outcome.stderr.contains("no such bucket, container or directory"),
+        "{outcome:?}"
+    );
+    assert!(agent.run(["points", "policy.toml", "--site", "far"]).succeeds().stdout.contains("not at vault"));
+    assert!(agent.run(["show", "policy.toml", "latest"]).succeeds().stdout.contains("not at         vault"));
+    fs::rename(agent.path("away"), agent.path("vault")).unwrap();
+    agent.run(["backup", "policy.toml"]).succeeds();
+    assert_eq!((ids(&agent, "far").len(), ids(&agent, "vault").len()), (2, 1));
+    // The night that was missed, too.
+    let identity = agent.text("operator.txt");
+    let words = ["copy", "policy.toml", "--all", "--from", "far", "--to", "vault", "--identity", &identity];
+    let planned = agent.run([&words[..], &["--dry-run"]].concat()).succeeds().stdout;
+    assert!(planned.contains(&ids(&agent, "far")[0]) && !planned.contains(&ids(&agent, "far")[1]), "{planned}");
+    agent.run(words).succeeds();
+    assert_eq!(ids(&agent, "far"), ids(&agent, "vault"));
+    assert!(!agent.run(["points", "policy.toml", "--site", "vault"]).stdout.contains("not at"), "there it is not missing");
+    let again = ["copy", "policy.toml", "latest", "--from", "far", "--to", "vault", "--identity", &identity];
+    assert!(agent.run(again).succeeds().stdout.contains("is there already"));
+    let auditor = agent.text("auditor.txt");
+    let (vault, target) = (agent.text("vault"), agent.text("restored"));
+    let first = ids(&agent, "vault").remove(0);
+    agent.run(["restore", "--site", &vault, "--identity", &auditor, &first, "--source", "attachments", "--to", &target]).succeeds();
+    assert_eq!(fs::read(agent.path("restored/2026/07.png")).unwrap(), fs::read(agent.path("objects/2026/07.png")).unwrap());
+}
+
+#[test]
+fn what_makes_no_sense_of_a_copy_is_refused() {
+    let agent = with_two_sites();
+    agent.run(["backup", "policy.toml", "--site", "far"]).succeeds();
+    let identity = agent.text("operator.txt");
+    let copy = |words: &[&str]| agent.run([&["copy", "policy.toml", "--identity", &identity], words].concat());
+    copy(&["latest", "--from", "far", "--to", "far"]).fails(2, &["the same place"]);
+    copy(&["latest", "--from", "far", "--to", "elsewhere"]).fails(2, &["has no site \"elsewhere\""]);
+    copy(&["ffff", "--from", "far", "--to", "vault"]).fails(2, &["`farshore points` lists them"]);
+    agent.run(["copy", "policy.toml", "latest", "--from", "far", "--to", "vault"]).fails(7, &["keys/data-"]);
+    assert_eq!(copy(&["--from", "far", "--to", "vault"]).code, 2, "no point is named");
+    assert!(ids(&agent, "vault").is_empty());
+}
