@@ -97,6 +97,7 @@ fn main() {
                 encryption: repository.file().encryption.clone(),
                 snapshots: vec![snapshot],
                 anomalies: Vec::new(),
+                missing_at: Vec::new(),
                 more: BTreeMap::new(),
             };
             writer.commit(&repository, &point).await.unwrap();
