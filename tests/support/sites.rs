@@ -1,7 +1,7 @@
 //! Several repositories in memory, and what is done to more than one of them: backups from one read, and copies.
 
 use std::{
-    path::PathBuf,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -43,12 +43,12 @@ impl Recovery {
         Far { name, store, recipients: self.recipients.clone(), identities: self.identities.clone() }
     }
 
-    async fn open_far(&self, far: &Far, cache: &PathBuf) -> Result<Repository, OperationError> {
+    async fn open_far(&self, far: &Far, cache: &Path) -> Result<Repository, OperationError> {
         self.open_with(&far.identities, far.store.clone(), cache).await
     }
 
     /// A point later than the last one, of `source`, at all sites that can be opened.
-    pub async fn backup_to(&self, source: SharedStore, sites: &[Far], cache: &PathBuf) -> Result<Backed, OperationError> {
+    pub async fn backup_to(&self, source: SharedStore, sites: &[Far], cache: &Path) -> Result<Backed, OperationError> {
         self.clock.advance(Duration::from_secs(60));
         let (mut open, mut failed) = (Vec::new(), Vec::new());
         for far in sites {
@@ -82,7 +82,7 @@ impl Recovery {
     }
 
     /// Copies the points that `wanted` names, or all.
-    pub async fn copy(&self, from: &Far, to: &Far, wanted: Option<&str>, cache: &PathBuf) -> Result<CopyReport, OperationError> {
+    pub async fn copy(&self, from: &Far, to: &Far, wanted: Option<&str>, cache: &Path) -> Result<CopyReport, OperationError> {
         let (source, target) = (self.open_far(from, cache).await?, self.open_far(to, cache).await?);
         let points = match wanted {
             Some(wanted) => vec![source.find_point(Some("p"), wanted).await?],

@@ -27,11 +27,11 @@ async fn begun() -> (Recovery, Far, Far, Objects, Objects) {
     let from = recovery.far("from", first);
     let to = Far { name: "to", store: second, recipients, identities };
     let cache = recovery.fresh_cache();
-    recovery.backup_to(recovery.source.clone(), &[from.clone()], &cache).await.unwrap();
+    recovery.backup_to(recovery.source.clone(), std::slice::from_ref(&from), &cache).await.unwrap();
     let then = objects(recovery.source.as_ref()).await;
     recovery.put("small/07", noise(5000, 77)).await;
     recovery.put("small/new", noise(4000, 78)).await;
-    recovery.backup_to(recovery.source.clone(), &[from.clone()], &cache).await.unwrap();
+    recovery.backup_to(recovery.source.clone(), std::slice::from_ref(&from), &cache).await.unwrap();
     let now = objects(recovery.source.as_ref()).await;
     (recovery, from, to, then, now)
 }
