@@ -1,6 +1,7 @@
 # make test    everything that must hold before a change lands; installs the servers it needs
 # make demo    the main job, visibly: backup, destruction of the primary, restore, drill (SITE=s3 for a real S3 server); in the
 #              profile of the tests, whose hot crates are optimised: built once for both
+# make fuzz    every decoder of foreign bytes, coverage-guided, FUZZ_SECONDS each (a part of make test)
 # make soak    the randomised tests many times over (SOAK=20), with what they did printed: an hour
 # make bench   the benchmarks: pipelines against pure CPU work, whole processes against other tools, peak memory (an hour, 60 GB of disk)
 # make build   the release binary
@@ -12,7 +13,7 @@ CARGO ?= cargo
 SITE ?= filesystem
 SOAK ?= 20
 
-.PHONY: test checks fmt-check clippy deny demo soak bench build fmt
+.PHONY: test checks fmt-check clippy deny fuzz demo soak bench build fmt
 
 # Tests are compiled before the servers start, so that those do not wait for the compiler.
 test:
@@ -22,6 +23,7 @@ test:
 	@echo "== cargo test (real servers: testbed/with-servers)"
 	@$(CARGO) test --locked --no-run
 	@testbed/with-servers $(CARGO) test --locked --no-fail-fast
+	@$(MAKE) --no-print-directory fuzz
 
 checks: fmt-check clippy deny
 
@@ -38,6 +40,12 @@ deny:
 	@echo "== cargo deny: bans, licences, sources"
 	@testbed/install cargo-deny
 	@. testbed/versions.sh && "$$cargo_deny_home/bin/cargo-deny" --all-features --locked check bans licenses sources
+
+# Built apart, with instrumentation, and kept outside the tree.
+fuzz:
+	@echo "== cargo fuzz: each decoder for FUZZ_SECONDS (3)"
+	@testbed/install cargo-fuzz
+	@fuzz/run
 
 demo:
 	@echo "== cargo build (the first time some minutes on two cores; make test uses the same)"

@@ -5,6 +5,8 @@
 //! pack: sha256 32 | size u32 | class u8 (1 data, 2 catalogue) | run 16 | data key 16 | count u32 | count × directory record
 //! ```
 
+use std::io::Read;
+
 use super::{
     Class, RepositoryError,
     error::Result,
@@ -45,16 +47,42 @@ pub fn open_object(place: &str, bytes: &[u8], kind: Kind, catalogue: &Catalogue)
     let (header_bytes, sealed) = bytes.split_at(HEADER_BYTES);
     let mut compressed = Vec::new();
     catalogue.opening_key(&header.run).open(header_bytes, sealed, &mut compressed).map_err(|error| damaged(error.to_string()))?;
-    let plain =
-        zstd::bulk::decompress(&compressed, frame_bytes(&compressed).ok_or_else(|| damaged("says no sane length".to_owned()))?)
-            .map_err(|error| damaged(format!("does not decompress: {error}")))?;
+    let plain = open_frame(&compressed, most_plain_bytes(kind)).map_err(damaged)?;
     Ok((header, plain))
 }
 
-/// What the zstd frame says of its plain length, if that is within bounds.
-fn frame_bytes(compressed: &[u8]) -> Option<usize> {
-    let length = zstd::zstd_safe::get_frame_content_size(compressed).ok()??;
-    usize::try_from(length).ok().filter(|length| *length <= MAX_CATALOGUE_PLAIN_BYTES)
+/// How many plain bytes an object of a kind may have: `docs/format.md`.
+fn most_plain_bytes(kind: Kind) -> usize {
+    match kind {
+        Kind::Pin | Kind::Mark => 1 << 20,
+        Kind::Doom | Kind::RecipientSet => 16 << 20,
+        Kind::Point | Kind::Evidence => 128 << 20,
+        Kind::Index | Kind::DataPack | Kind::CataloguePack => MAX_CATALOGUE_PLAIN_BYTES,
+    }
+}
+
+/// So much is believed of a frame that says how long its plain bytes are: beyond that, memory grows with what comes out.
+fn believed_bytes(compressed: &[u8]) -> usize {
+    (1 << 20) + 64 * compressed.len()
+}
+
+/// Decompresses one zstd frame, which must say how many plain bytes it has, at most `most`. Returns a buffer that never had more room
+/// than twice what came out, or [`believed_bytes`].
+///
+/// # Errors
+/// What is wrong with it.
+pub fn open_frame(compressed: &[u8], most: usize) -> std::result::Result<Vec<u8>, String> {
+    let stated = zstd::zstd_safe::get_frame_content_size(compressed).ok().flatten().and_then(|length| usize::try_from(length).ok());
+    let stated = stated.filter(|length| *length <= most).ok_or_else(|| "says no sane length".to_owned())?;
+    let failed = |error: std::io::Error| format!("does not decompress: {error}");
+    if stated <= believed_bytes(compressed) {
+        return zstd::bulk::decompress(compressed, stated).map_err(failed);
+    }
+    let mut plain = Vec::with_capacity(believed_bytes(compressed));
+    let frame = zstd::stream::read::Decoder::with_buffer(compressed).map_err(failed)?.single_frame();
+    // One more than stated shows that there is more.
+    frame.take(stated as u64 + 1).read_to_end(&mut plain).map_err(failed)?;
+    if plain.len() == stated { Ok(plain) } else { Err("is not as long as it says".to_owned()) }
 }
 
 /// Makes an index of `packs`; returns its bytes and their SHA-256.
@@ -91,7 +119,16 @@ pub fn decode_index(place: &str, name: &[u8; 32], bytes: &[u8], catalogue: &Cata
         return Err(damaged("the SHA-256 of its bytes is not its name"));
     }
     let (_, plain) = open_object(place, bytes, Kind::Index, catalogue)?;
-    let mut rest = plain.as_slice();
+    parse_index(place, &plain)
+}
+
+/// Reads the plain text of an index.
+///
+/// # Errors
+/// [`RepositoryError::Damaged`] naming `place`.
+pub fn parse_index(place: &str, plain: &[u8]) -> Result<Vec<PackEntry>> {
+    let damaged = |detail: &str| RepositoryError::Damaged { place: place.to_owned(), detail: detail.to_owned() };
+    let mut rest = plain;
     let mut packs = Vec::new();
     while !rest.is_empty() {
         let (head, tail) = rest.split_at_checked(PACK_BYTES).ok_or_else(|| damaged("ends within a pack"))?;

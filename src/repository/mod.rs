@@ -12,6 +12,7 @@
 
 mod cache;
 mod chunk;
+pub mod decoding;
 mod entry;
 mod error;
 mod evidence;

@@ -242,13 +242,23 @@ pub fn open_directory(
     if plain.len() != records * RECORD_BYTES {
         return Err(damaged("its directory has not the length that the trailer says"));
     }
+    let places = parse_directory(place, &plain, start)?;
+    let class = if found.kind == Kind::DataPack { Class::Data } else { Class::Catalogue };
+    Ok(PackEntry { sha256: *name, size, class, run: found.run, data_key: found.data_key, places })
+}
+
+/// Reads the plain text of a directory that begins at `start` in its pack.
+///
+/// # Errors
+/// [`RepositoryError::Damaged`] naming `place`.
+pub fn parse_directory(place: &str, plain: &[u8], start: u64) -> Result<Vec<Place>> {
+    let damaged = |detail: &str| RepositoryError::Damaged { place: place.to_owned(), detail: detail.to_owned() };
     let places: Option<Vec<Place>> = plain.chunks_exact(RECORD_BYTES).map(Place::decode).collect();
     let places = places.ok_or_else(|| damaged("its directory has an impossible record"))?;
     if !places.iter().all(|place| place.is_within(start)) {
         return Err(damaged("its directory points outside of it"));
     }
-    let class = if found.kind == Kind::DataPack { Class::Data } else { Class::Catalogue };
-    Ok(PackEntry { sha256: *name, size, class, run: found.run, data_key: found.data_key, places })
+    Ok(places)
 }
 
 /// Reads header and directory of a whole pack, after comparing its bytes with its name.

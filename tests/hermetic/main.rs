@@ -11,6 +11,7 @@ mod crash;
 mod damage;
 mod fault_proxy;
 mod files;
+mod fuzz;
 mod golden;
 mod hostile;
 mod locks;

@@ -396,13 +396,20 @@ async fn sort_out(origin: &dyn Origin) -> Result<Contents, SourceError> {
     })
 }
 
+/// Most that the catalogue of a database or its roles may have, bytes: a hundred thousand tables have some tens of megabytes.
+const MAX_JSON_BYTES: usize = 256 << 20;
+
 async fn read_json<T: DeserializeOwned>(origin: &dyn Origin, path: &str, content: &Content) -> Result<T, SourceError> {
+    let malformed = |detail: String| SourceError::Malformed { subject: path.to_owned(), detail };
     let mut all = Vec::new();
     let mut stream = origin.read(content);
     while let Some(bytes) = stream.try_next().await? {
+        if all.len() + bytes.len() > MAX_JSON_BYTES {
+            return Err(malformed(format!("has more than {MAX_JSON_BYTES} bytes")));
+        }
         all.extend_from_slice(&bytes);
     }
-    serde_json::from_slice(&all).map_err(|error| SourceError::Malformed { subject: path.to_owned(), detail: error.to_string() })
+    serde_json::from_slice(&all).map_err(|error| malformed(error.to_string()))
 }
 
 /// Drops the half-built database: at once after an error, and in the background when the restore itself is dropped (cancelled).

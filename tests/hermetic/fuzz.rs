@@ -1,0 +1,164 @@
+//! Every decoder of foreign bytes against the kept corpus and seeded mutations of it, on the allocator's books: no panic, and no more
+//! memory than the stated bound. The bodies are those of `cargo fuzz` (`make fuzz`).
+
+#[path = "../../fuzz/bodies.rs"]
+mod bodies;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    fs,
+    path::Path,
+};
+
+use farshore::repository::decoding::open_frame;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use crate::support::soak;
+
+thread_local! {
+    // Constant and without a destructor: an allocator may ask for it at any time.
+    static HELD: Cell<usize> = const { Cell::new(0) };
+    static MOST: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The system's allocator, with what this thread holds written down.
+struct Counting;
+
+fn grown(by: usize) {
+    let held = HELD.get().saturating_add(by);
+    HELD.set(held);
+    MOST.set(MOST.get().max(held));
+}
+
+// SAFETY: every call goes to the system's allocator as it is, with the layout and pointer that the caller must have got from it; the
+// counters beside it are plain numbers of this thread.
+#[allow(unsafe_code, reason = "an allocator cannot be written without")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        grown(layout.size());
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.set(HELD.get().saturating_sub(layout.size()));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        grown(size);
+        HELD.set(HELD.get().saturating_sub(layout.size()));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The most that this thread holds more than before, while it does something.
+fn most_held(work: impl FnOnce()) -> usize {
+    let before = HELD.get();
+    MOST.set(before);
+    work();
+    MOST.get().saturating_sub(before)
+}
+
+fn corpus(name: &str) -> Vec<(String, Vec<u8>)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+    let files = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty(), "{name} has no corpus");
+    files.into_iter().map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap())).collect()
+}
+
+/// One of the things that go wrong with bytes, and that somebody may do to them.
+fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut StdRng) {
+    if bytes.is_empty() {
+        bytes.extend_from_slice(other);
+        return;
+    }
+    let at = random.random_range(0..bytes.len());
+    match random.random_range(0..7) {
+        0 => bytes[at] ^= 1 << random.random_range(0..8),
+        1 => bytes[at] = random.random(),
+        2 => bytes.truncate(at),
+        3 => {
+            let number: u32 = [0, 1, 127, 128, 0xffff, 0x7fff_ffff, u32::MAX][random.random_range(0..7)];
+            let number = if random.random() { number.to_le_bytes() } else { number.to_be_bytes() };
+            let end = bytes.len().min(at + 4);
+            bytes[at..end].copy_from_slice(&number[..end - at]);
+        }
+        4 => {
+            let piece = bytes[at..bytes.len().min(at + random.random_range(1..64))].to_vec();
+            let times = random.random_range(1..40);
+            bytes.splice(at..at, piece.repeat(times));
+        }
+        5 if !other.is_empty() => {
+            let from = random.random_range(0..other.len());
+            bytes.splice(at.., other[from..].iter().copied());
+        }
+        _ => drop(bytes.remove(at)),
+    }
+}
+
+#[test]
+fn no_decoder_panics_or_takes_more_memory_than_its_bound() {
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    for (name, body) in bodies::ALL {
+        let corpus = corpus(name);
+        let try_one = |what: &str, bytes: &[u8]| {
+            let held = most_held(|| body(bytes));
+            let bound = bodies::bound(name, bytes.len());
+            assert!(held <= bound, "{name}, {what}: {held} bytes for {} of input, not more than {bound}", bytes.len());
+        };
+        for (file, bytes) in &corpus {
+            try_one(file, bytes);
+        }
+        for number in 0..soak(400) {
+            let pick = |random: &mut StdRng| corpus[random.random_range(0..corpus.len())].1.clone();
+            let (mut bytes, other) = (pick(&mut random), pick(&mut random));
+            for _ in 0..random.random_range(1..6) {
+                mutate(&mut bytes, &other, &mut random);
+            }
+            bytes.truncate(256 << 10);
+            try_one(&format!("mutation {number} of seed {seed}"), &bytes);
+        }
+    }
+}
+
+#[test]
+fn the_valid_ones_of_the_corpus_are_taken() {
+    // Otherwise the mutations would begin at nothing.
+    let text = |name: &str, file: &str| corpus(name).into_iter().find(|(other, _)| other == file).unwrap().1;
+    farshore::repository::decoding::parse_index("x", &text("index", "golden")).unwrap();
+    farshore::repository::decoding::parse_chunk(&text("entries", "golden").into(), &mut None).unwrap();
+    serde_json::from_slice::<farshore::repository::Point>(&text("point", "golden")).unwrap();
+    farshore::policy::Policy::parse(std::str::from_utf8(&text("policy", "laptop-demo")).unwrap(), "x").unwrap();
+    assert_eq!(open_frame(&text("frame", "golden"), 1 << 20).unwrap(), text("index", "golden"));
+}
+
+#[test]
+fn a_frame_that_says_half_a_gigabyte_and_holds_nothing_takes_next_to_none() {
+    // A frame of a few bytes; its stated length, four bytes at the end of its header, is another's.
+    let mut lie = zstd::bulk::compress(&vec![7; 100_000], 1).unwrap();
+    let stated = 100_000_u32.to_le_bytes();
+    let at = lie.windows(4).position(|window| window == stated).expect("the length is in the header");
+    lie[at..at + 4].copy_from_slice(&(512_u32 << 20).to_le_bytes());
+    let held = most_held(|| {
+        let refused = open_frame(&lie, 512 << 20).unwrap_err();
+        assert!(refused.contains("as it says") || refused.contains("decompress"), "{refused}");
+    });
+    assert!(held < 3 << 20, "{held} bytes");
+    let mut more = lie.clone();
+    more[at..at + 4].copy_from_slice(&(513_u32 << 20).to_le_bytes());
+    assert!(open_frame(&more, 512 << 20).unwrap_err().contains("no sane length"));
+    // And what is as long as it says comes out, however well it was compressed.
+    let zeros = zstd::bulk::compress(&vec![0; 20 << 20], 1).unwrap();
+    assert!(zeros.len() < 10_000 && open_frame(&zeros, 32 << 20).unwrap() == vec![0; 20 << 20]);
+}
