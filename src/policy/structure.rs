@@ -16,7 +16,6 @@ use super::{
 
 /// Words that a later version will understand, so that this one can say so rather than "unknown": key, word, what to do today.
 const NOT_BUILT_YET: &[(&str, &str, &str)] = &[
-    ("kind", "azure", "use kind = \"s3\" (also for S3-compatible servers) or kind = \"filesystem\""),
     ("method", "physical", "use method = \"logical\""),
 ];
 
