@@ -9,8 +9,8 @@ use crate::{
     clock::SharedClock,
     operations::NamedSource,
     policy::{
-        AzurePolicy, Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy, PostgresPolicy, SecretReference, SourceKind,
-        StorePolicy,
+        AzurePolicy, Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy, PostgresPolicy, SecretReference,
+        SourceKind, StorePolicy,
     },
     report::Agent,
     repository::{LockTerm, Recipients, Workers},
@@ -21,7 +21,10 @@ use crate::{
         files::{FilesOptions, FilesSource},
         postgres::{LogicalOptions, PostgresConfig, PostgresLogical},
     },
-    stores::{AzureConfig, AzureCredential, AzureStore, FilesystemStore, Limit, LockMode, Retry, RetryPolicy, S3Config, S3Store, SharedStore, StoreError},
+    stores::{
+        AzureConfig, AzureCredential, AzureStore, FilesystemStore, Limit, LockMode, Retry, RetryPolicy, S3Config, S3Store,
+        SharedStore, StoreError,
+    },
 };
 
 /// Requests in flight to one store at once.

@@ -13,8 +13,8 @@ use std::{
 use bytesize::ByteSize;
 
 use super::{
-    AzurePolicy, DrillPolicy, Encryption, FilesystemPolicy, Limits, LockModePolicy, LockPolicy, Objectives, PlainOrSecret, Recipients,
-    Retention, S3Policy, SecretReference, StorePolicy, connection,
+    AzurePolicy, DrillPolicy, Encryption, FilesystemPolicy, Limits, LockModePolicy, LockPolicy, Objectives, PlainOrSecret,
+    Recipients, Retention, S3Policy, SecretReference, StorePolicy, connection,
     document::{Findings, Path},
     typed::{
         TypedDrill, TypedEncryption, TypedLimits, TypedLock, TypedLockMode, TypedObjectives, TypedPlainOrSecret, TypedRetention,

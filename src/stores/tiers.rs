@@ -31,7 +31,10 @@ mod tests {
 
     #[test]
     fn each_providers_own_words_stay_and_the_others_are_translated() {
-        assert_eq!(["STANDARD_IA", "MADE_UP", "Cool", "Hot"].map(s3_class), [Some("STANDARD_IA"), Some("MADE_UP"), Some("STANDARD_IA"), None]);
+        assert_eq!(
+            ["STANDARD_IA", "MADE_UP", "Cool", "Hot"].map(s3_class),
+            [Some("STANDARD_IA"), Some("MADE_UP"), Some("STANDARD_IA"), None]
+        );
         assert_eq!(["Cold", "GLACIER_IR", "STANDARD", "MADE_UP"].map(azure_tier), [Some("Cold"), Some("Cold"), None, None]);
     }
 }

@@ -33,7 +33,10 @@ fn endpoint(status: &'static str, body: &'static str) -> (String, Arc<Mutex<Vec<
 
 #[test]
 fn without_a_secret_the_machines_identity_is_asked_for_a_token_of_the_storage_service() {
-    let (address, asked) = endpoint("200 OK", "{\"access_token\": \"hush-hush\", \"expires_on\": \"4102444800\", \"resource\": \"r\", \"token_type\": \"Bearer\"}");
+    let (address, asked) = endpoint(
+        "200 OK",
+        "{\"access_token\": \"hush-hush\", \"expires_on\": \"4102444800\", \"resource\": \"r\", \"token_type\": \"Bearer\"}",
+    );
     let mut agent = Agent::new("");
     agent.set("IDENTITY_ENDPOINT", &*address);
     agent.set("IDENTITY_HEADER", "header-of-the-test");
@@ -56,14 +59,17 @@ fn an_identity_that_is_refused_is_told_with_what_else_could_be_given() {
     agent.set("IDENTITY_ENDPOINT", &*address);
     agent.set("IDENTITY_HEADER", "header-of-the-test");
     let ended = agent.operator(["points", "--site", "azure://account/container"]).ends_with(6);
-    assert!(ended.stderr.contains("credentials were refused") && ended.stderr.contains("shared access signature"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("credentials were refused") && ended.stderr.contains("shared access signature"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]
 fn a_workload_whose_token_file_is_missing_is_told_so() {
     let mut agent = Agent::new("");
-    for (variable, value) in
-        [("AZURE_FEDERATED_TOKEN_FILE", "/nowhere/token"), ("AZURE_CLIENT_ID", "c"), ("AZURE_TENANT_ID", "t")]
+    for (variable, value) in [("AZURE_FEDERATED_TOKEN_FILE", "/nowhere/token"), ("AZURE_CLIENT_ID", "c"), ("AZURE_TENANT_ID", "t")]
     {
         agent.set(variable, value);
     }

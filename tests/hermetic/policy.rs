@@ -309,7 +309,7 @@ fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
         (
             "kind = \"s3\", bucket = \"primary\"",
             "kind = \"azure\", account = \"acc\", container = \"con/p\"",
-            "14:52: source[objects].store.container: is no such name in Azure; only the name stands here: 3 to 63 lower-case letters, digits and hyphens",
+            "14:56: source[objects].store.container: is no such name in Azure; only the name stands here: 3 to 63 lower-case letters, digits and hyphens",
         ),
         (
             "kind = \"s3\", bucket = \"primary\"",
@@ -319,12 +319,12 @@ fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
         (
             "kind = \"s3\", bucket = \"primary\"",
             "kind = \"azure\", account = \"acc\", container = \"con\", account_key = \"a2V5\"",
-            "14:73: source[objects].store.account_key: is a text, and secrets are never written in a policy; should be { file = \"/…\" }, { env = \"NAME\" } or { credential = \"name\" }",
+            "14:77: source[objects].store.account_key: is a text, and secrets are never written in a policy; should be { file = \"/…\" }, { env = \"NAME\" } or { credential = \"name\" }",
         ),
         (
             "kind = \"s3\", bucket = \"primary\"",
             "kind = \"azure\", account = \"acc\", container = \"con\", endpoint = \"https://h/?sig=x\"",
-            "14:70: source[objects].store.endpoint: is no endpoint; should be http:// or https:// with a host and no query, such as \"https://account.blob.core.windows.net\"",
+            "14:74: source[objects].store.endpoint: is no endpoint; should be http:// or https:// with a host and no query, such as \"https://account.blob.core.windows.net\"",
         ),
         (
             "kind = \"s3\", bucket = \"primary\"",

@@ -4,7 +4,9 @@ use std::{env, sync::Arc, time::Duration};
 
 use azure_core::{
     credentials::TokenCredential,
-    http::{ClientOptions, Pipeline, RetryOptions, Transport, Url, policies::Policy, policies::auth::BearerTokenAuthorizationPolicy},
+    http::{
+        ClientOptions, Pipeline, RetryOptions, Transport, Url, policies::Policy, policies::auth::BearerTokenAuthorizationPolicy,
+    },
 };
 use azure_identity::{ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential};
 use secrecy::{ExposeSecret, SecretString};
@@ -210,7 +212,8 @@ mod tests {
     #[test]
     fn connection_strings_are_read_as_the_provider_writes_them() {
         let read = |text: &str| config(text).read_connection_string(&text.into());
-        let key = read("DefaultEndpointsProtocol=https;AccountName=acc;AccountKey=aGk=;EndpointSuffix=core.usgovcloudapi.net").unwrap();
+        let key =
+            read("DefaultEndpointsProtocol=https;AccountName=acc;AccountKey=aGk=;EndpointSuffix=core.usgovcloudapi.net").unwrap();
         assert_eq!(key.key.unwrap().expose_secret(), "aGk=");
         assert_eq!(key.endpoint.unwrap(), "https://acc.blob.core.usgovcloudapi.net");
         let sas = read("BlobEndpoint=https://acc.example/;SharedAccessSignature=sv=1&sig=a%3D").unwrap();

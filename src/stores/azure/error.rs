@@ -65,7 +65,10 @@ impl Refusal<'_> {
             "InvalidRange" => return StoreError::InvalidRange { place },
             "AuthenticationFailed" | "NoAuthenticationInformation" | "InvalidAuthenticationInfo" => {
                 if self.skew_seconds.abs() > MOST_SKEW_SECONDS {
-                    detail.push_str(&format!("; this machine's clock differs from the server's by {} s: set it right", self.skew_seconds));
+                    detail.push_str(&format!(
+                        "; this machine's clock differs from the server's by {} s: set it right",
+                        self.skew_seconds
+                    ));
                 }
                 return StoreError::Unauthenticated { place, detail };
             }

@@ -14,16 +14,8 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::clock::SharedClock;
 
 /// Headers whose values are signed by their place; the date travels as `x-ms-date`.
-const BY_PLACE: [&str; 8] = [
-    "content-md5",
-    "content-type",
-    "date",
-    "if-modified-since",
-    "if-match",
-    "if-none-match",
-    "if-unmodified-since",
-    "range",
-];
+const BY_PLACE: [&str; 8] =
+    ["content-md5", "content-type", "date", "if-modified-since", "if-match", "if-none-match", "if-unmodified-since", "range"];
 
 /// Signs each request anew, and so each attempt.
 pub(super) struct SharedKey {
@@ -68,7 +60,8 @@ fn string_to_sign(account: &str, request: &Request) -> String {
     let header = |name: &str| headers.get(name).copied().unwrap_or_default();
     // An empty body counts as no length.
     let length = request.body().len().filter(|length| *length > 0).map_or_else(String::new, |length| length.to_string());
-    let mut text = format!("{}\n{}\n{}\n{length}\n", request.method().as_str(), header("content-encoding"), header("content-language"));
+    let mut text =
+        format!("{}\n{}\n{}\n{length}\n", request.method().as_str(), header("content-encoding"), header("content-language"));
     for name in BY_PLACE {
         text.push_str(header(name));
         text.push('\n');
@@ -102,7 +95,8 @@ mod tests {
         request.insert_header("x-ms-meta-b", "2");
         request.insert_header("if-none-match", "*");
         request.set_body(azure_core::Bytes::from_static(b"12345"));
-        let expected = "PUT\n\n\n5\n\n\n\n\n\n*\n\n\nx-ms-meta-b:2\nx-ms-version:2021-12-02\n/acc/con/a%20b\nblockid:QUE=\ncomp:block";
+        let expected =
+            "PUT\n\n\n5\n\n\n\n\n\n*\n\n\nx-ms-meta-b:2\nx-ms-version:2021-12-02\n/acc/con/a%20b\nblockid:QUE=\ncomp:block";
         assert_eq!(string_to_sign("acc", &request), expected);
     }
 }

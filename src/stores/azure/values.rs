@@ -9,9 +9,7 @@ use crate::stores::header_values::UNRESERVED;
 
 /// A metadata name as Azure takes it.
 pub(super) fn encode_name(name: &str) -> String {
-    encode(name, |index, character| {
-        character == '_' || character.is_ascii_lowercase() || (index > 0 && character.is_ascii_digit())
-    })
+    encode(name, |index, character| character == '_' || character.is_ascii_lowercase() || (index > 0 && character.is_ascii_digit()))
 }
 
 /// The name or value of a tag as Azure takes it (Microsoft's "Set Blob Tags").

@@ -100,8 +100,7 @@ impl AzureStore {
             return Err(StoreError::Other { place: self.object_place(key), action: "upload a part", detail });
         }
         let bytes = body.clone();
-        let (sha256, crc) =
-            self.hashed(key, "upload a part", body.len(), move || (sha256(&bytes), crc64(&bytes))).await?;
+        let (sha256, crc) = self.hashed(key, "upload a part", body.len(), move || (sha256(&bytes), crc64(&bytes))).await?;
         let call = Call::blob(Method::Put, &self.whole(key))
             .query("comp", "block")
             .query("blockid", block_id(upload, number))

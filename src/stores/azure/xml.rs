@@ -92,7 +92,8 @@ mod tests {
 
     #[test]
     fn texts_keep_every_character() {
-        let document = b"\xef\xbb\xbf<?xml version=\"1.0\"?><A><B><Name> a&amp;&#xfc; </Name><Name Encoded=\"true\">%0A%25</Name><N/></B></A>";
+        let document =
+            b"\xef\xbb\xbf<?xml version=\"1.0\"?><A><B><Name> a&amp;&#xfc; </Name><Name Encoded=\"true\">%0A%25</Name><N/></B></A>";
         let root = read(document).unwrap();
         let names: Vec<_> = root.children_of("B").iter().map(|name| name.plain().unwrap()).collect();
         assert_eq!(names, [" a&ü ", "\n%", ""]);

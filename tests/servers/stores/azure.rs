@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use farshore::stores::{AzureConfig, AzureCredential, AzureStore, GetOptions, Lock, LockMode, PutOptions, Store, StoreError, read_all};
+use farshore::stores::{
+    AzureConfig, AzureCredential, AzureStore, GetOptions, Lock, LockMode, PutOptions, Store, StoreError, read_all,
+};
 
 use crate::support::{
     fault_proxy::{Direction, Fault, FaultProxy},
@@ -32,14 +34,17 @@ async fn fresh() -> Fresh {
 }
 
 async fn fresh_with_signature() -> Fresh {
-    let store = connect(AzureConfig { credential: AzureCredential::Sas(server("FARSHORE_TEST_AZURE_SAS").into()), ..config() }).await;
+    let store =
+        connect(AzureConfig { credential: AzureCredential::Sas(server("FARSHORE_TEST_AZURE_SAS").into()), ..config() }).await;
     store.create().await.unwrap();
     Fresh { can_hold: azure_can_hold, ..Fresh::new(Arc::new(store)) }
 }
 
-/// What the store refuses, because Azure would hold it under another name or not at all; and names with the prefix over 1,024 characters.
+/// What the store refuses, because Azure would hold it under another name or not at all; names with the prefix over 1,024 characters;
+/// and characters that XML cannot hold: Azure lists them escaped, Azurite answers 500 to the whole listing.
 fn azure_can_hold(key: &str) -> bool {
-    !key.contains('\\') && !key.split('/').any(|segment| segment.ends_with('.')) && key.chars().count() < 980
+    let xml = key.chars().all(|character| character >= ' ' || matches!(character, '\t' | '\n'));
+    xml && !key.contains('\\') && !key.split('/').any(|segment| segment.ends_with('.')) && key.chars().count() < 980
 }
 
 mod contract {
@@ -98,7 +103,8 @@ async fn wrong_credentials_are_refused_and_never_repeated() {
             store.put("k", Bytes::new(), PutOptions::default()).await.unwrap_err(),
             store.list("", None, 1).await.unwrap_err(),
         ] {
-            assert!(matches!(error, StoreError::Unauthenticated { .. }), "{error:?}");
+            // To a forged signature Azurite answers AuthorizationFailure, where Azure answers AuthenticationFailed.
+            assert!(matches!(error, StoreError::Unauthenticated { .. } | StoreError::Denied { .. }), "{error:?}");
             let shown = format!("{error} {error:?} {store:?} {}", store.describe());
             assert!(!shown.contains("aHVzaC1odXNo") && !shown.contains("sig="), "{shown}");
         }
@@ -117,10 +123,9 @@ async fn a_signature_for_reading_reads_and_is_denied_to_write() {
     let reader = connect(AzureConfig { credential: sas, ..config }).await;
     assert_eq!(read_all(&reader, "k", GetOptions::default(), 10).await.unwrap(), "x");
     assert_eq!(reader.list("", None, 10).await.unwrap().objects.len(), 1);
-    for error in [
-        reader.put("k", Bytes::new(), PutOptions::default()).await.map(|_| ()).unwrap_err(),
-        reader.delete("k").await.unwrap_err(),
-    ] {
+    for error in
+        [reader.put("k", Bytes::new(), PutOptions::default()).await.map(|_| ()).unwrap_err(), reader.delete("k").await.unwrap_err()]
+    {
         assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
         assert!(!error.to_string().contains("sig"), "{error}");
     }
