@@ -1,4 +1,4 @@
-# How PostgreSQL and SeaweedFS are started, awaited and killed. Sourced by with-servers and demo/run, after versions.sh.
+# How PostgreSQL, SeaweedFS and Azurite are started, awaited and killed. Sourced by with-servers and demo/run, after versions.sh.
 #
 # Servers belong to the shell that starts them: they die with it, even if it is killed. The caller's exit trap calls
 # kill_servers. Nothing is durable (fsync is off): these servers are for tests and demonstrations.
@@ -89,6 +89,48 @@ await_seaweedfs() {
     python3 "$testbed/await-seaweedfs" "$seaweedfs_pid" "$seaweedfs_filer" "$seaweedfs_s3" || server_failed SeaweedFS "$1/log"
 }
 
+# Starts Azurite in the new directory $1. Sets azurite_pid, azure_endpoint, azure_account, azure_key, azure_sas (all rights for a day)
+# and azure_read_sas (read and list).
+start_azurite() {
+    local directory="$1"
+    read -r azurite_port < <(free_ports 1)
+    azure_account=farshoretest
+    azure_endpoint="http://127.0.0.1:$azurite_port/$azure_account"
+    azure_key="$(head -c 64 /dev/urandom | base64 --wrap 0)"
+    azure_sas="$(account_sas rwdlacupitfx)"
+    azure_read_sas="$(account_sas rl)"
+    mkdir -m 700 "$directory"
+    AZURITE_ACCOUNTS="$azure_account:$azure_key" setpriv --pdeathsig KILL \
+        node "$azurite_home/node_modules/azurite/dist/src/blob/main.js" --blobHost 127.0.0.1 --blobPort "$azurite_port" \
+        --location "$directory" --disableTelemetry --silent >"$directory/log" 2>&1 </dev/null &
+    azurite_pid="$!"
+    servers+=("$azurite_pid")
+}
+
+# Prints a shared access signature of the account for the rights $1 (Microsoft's "Create an account SAS").
+account_sas() {
+    AZURE_ACCOUNT="$azure_account" AZURE_KEY="$azure_key" python3 - "$1" <<'PYTHON'
+import base64, datetime, hashlib, hmac, os, sys, urllib.parse
+
+version, services, types, protocols = "2021-12-02", "b", "sco", "https,http"
+expires = (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+fields = [os.environ["AZURE_ACCOUNT"], sys.argv[1], services, types, "", expires, "", protocols, version, "", ""]
+digest = hmac.new(base64.b64decode(os.environ["AZURE_KEY"]), "\n".join(fields).encode(), hashlib.sha256).digest()
+signature = base64.b64encode(digest).decode()
+print(urllib.parse.urlencode({"sv": version, "ss": services, "srt": types, "sp": sys.argv[1], "se": expires, "spr": protocols, "sig": signature}))
+PYTHON
+}
+
+# $1: directory
+await_azurite() {
+    local until=$((SECONDS + 60))
+    until (exec 3<>"/dev/tcp/127.0.0.1/$azurite_port") 2>/dev/null; do
+        [ "$SECONDS" -lt "$until" ] || server_failed "Azurite (60 s)" "$1/log"
+        kill -0 "$azurite_pid" 2>/dev/null || server_failed Azurite "$1/log"
+        sleep 0.05
+    done
+}
+
 # Prints a directory with PostgreSQL 18's programs that the server's user can read. Root's cache may be closed to others: then
 # the programs are linked or copied into the new directory $1.
 postgres_18_programs() {
@@ -146,6 +188,7 @@ kill_servers() {
                     kill -KILL "$pid" || true
                     rm -f "${seaweedfs_sockets[@]}"
                     ;;
+                node | MainThread) kill -KILL "$pid" || true ;;
             esac
         done
         for pid in "$@"; do wait "$pid" || true; done

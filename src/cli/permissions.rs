@@ -27,7 +27,8 @@ pub(super) struct Permissions {
     document: serde_json::Value,
 }
 
-/// What each identity must be allowed at a site; nothing for a directory, where the file system decides.
+/// What each identity must be allowed at a site; nothing for a directory, where the file system decides, and for Azure, where
+/// the runbook names the roles.
 pub(super) fn of(site: &SitePolicy) -> Vec<Permissions> {
     let StorePolicy::S3(s3) = &site.store else { return Vec::new() };
     let document = |role| s3_permissions(role, &s3.bucket, &s3.prefix, site.lock.is_some());

@@ -17,7 +17,7 @@ const POLICIES: &str = "/etc/farshore/policies";
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct PlaceArgs {
     /// A site of the policy (its first, unless said); or, without a policy, where the repository is: a directory with a slash
-    /// in it (./far), or s3://bucket/prefix.
+    /// in it (./far), s3://bucket/prefix, or azure://account/container/prefix.
     #[arg(long, value_name = "SITE")]
     pub(super) site: Option<String>,
     /// A file with an age identity that opens the data (repeatable). If it is wrapped with a passphrase, that is asked for on the

@@ -110,6 +110,13 @@ pub fn locks(sites: &[(Path, SitePolicy)], findings: &mut Findings<'_>) {
                 "a directory cannot be locked: whoever owns a file can delete it; use a bucket with Object Lock (kind = \"s3\"), or leave it out",
             );
         }
+        if matches!(site.store, StorePolicy::Azure(_)) {
+            findings.add(
+                &path,
+                "objects on Azure are not locked by this version; leave it out, set a time-based retention policy on the container in Azure \
+                 itself, or use a bucket with Object Lock (kind = \"s3\")",
+            );
+        }
         if Duration::from_secs(u64::from(lock.days) * 24 * 3600) < site.retention.keep_within {
             findings.add(
                 &path.key("days"),
@@ -156,7 +163,12 @@ fn overlap(left: &StorePolicy, right: &StorePolicy) -> bool {
                 && server(&left.endpoint) == server(&right.endpoint)
                 && nested(FilePath::new(&left.prefix), FilePath::new(&right.prefix))
         }
-        (StorePolicy::Filesystem(_), StorePolicy::S3(_)) | (StorePolicy::S3(_), StorePolicy::Filesystem(_)) => false,
+        (StorePolicy::Azure(left), StorePolicy::Azure(right)) => {
+            left.account == right.account
+                && left.container == right.container
+                && nested(FilePath::new(&left.prefix), FilePath::new(&right.prefix))
+        }
+        (StorePolicy::Filesystem(_) | StorePolicy::S3(_) | StorePolicy::Azure(_), _) => false,
     }
 }
 

@@ -4,6 +4,7 @@
 //! is the result used. `source_meaning` and `consistency` are the other two parts of the same step.
 
 use std::{
+    ops::RangeInclusive,
     path::{Component, Path as FilePath, PathBuf},
     str::FromStr,
     time::Duration,
@@ -12,8 +13,8 @@ use std::{
 use bytesize::ByteSize;
 
 use super::{
-    DrillPolicy, Encryption, FilesystemPolicy, Limits, LockModePolicy, LockPolicy, Objectives, PlainOrSecret, Recipients,
-    Retention, S3Policy, SecretReference, StorePolicy, connection,
+    AzurePolicy, DrillPolicy, Encryption, FilesystemPolicy, Limits, LockModePolicy, LockPolicy, Objectives, PlainOrSecret,
+    Recipients, Retention, S3Policy, SecretReference, StorePolicy, connection,
     document::{Findings, Path},
     typed::{
         TypedDrill, TypedEncryption, TypedLimits, TypedLock, TypedLockMode, TypedObjectives, TypedPlainOrSecret, TypedRetention,
@@ -136,11 +137,7 @@ pub fn store(typed: Option<TypedStore>, path: &Path, findings: &mut Findings<'_>
                     "is no bucket name; only the name stands here, the rest goes into prefix and endpoint",
                 );
             }
-            let prefix = prefix.unwrap_or_default();
-            if prefix.starts_with('/') || prefix.ends_with('/') {
-                findings
-                    .add(&path.key("prefix"), "begins or ends with a slash; leave it away, one is added between prefix and key");
-            }
+            let prefix = prefix_of(prefix, path, findings);
             if region
                 .as_ref()
                 .is_some_and(|region| region.is_empty() || !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'))
@@ -162,6 +159,65 @@ pub fn store(typed: Option<TypedStore>, path: &Path, findings: &mut Findings<'_>
                 profile,
             }))
         }
+        TypedStore::Azure { account, container, prefix, endpoint, connection_string, account_key, sas } => {
+            let secrets = ["connection_string", "account_key", "sas"];
+            if secrets.iter().filter(|key| findings.is_there(&path.key(key))).count() > 1 {
+                findings.add(path, "has more than one of connection_string, account_key and sas; keep the one that holds");
+            }
+            let (account, container) = (account.unwrap_or_default(), container.unwrap_or_default());
+            azure_name(&account, 3..=24, false, &path.key("account"), findings);
+            azure_name(&container, 3..=63, true, &path.key("container"), findings);
+            if let Some(endpoint) = &endpoint {
+                azure_endpoint_fits(endpoint, &path.key("endpoint"), findings);
+            }
+            Some(StorePolicy::Azure(AzurePolicy {
+                account,
+                container,
+                prefix: prefix_of(prefix, path, findings),
+                endpoint,
+                connection_string: secret(connection_string, &path.key("connection_string"), findings),
+                account_key: secret(account_key, &path.key("account_key"), findings),
+                sas: secret(sas, &path.key("sas"), findings),
+            }))
+        }
+    }
+}
+
+fn prefix_of(prefix: Option<String>, path: &Path, findings: &mut Findings<'_>) -> String {
+    let prefix = prefix.unwrap_or_default();
+    if prefix.starts_with('/') || prefix.ends_with('/') {
+        findings.add(&path.key("prefix"), "begins or ends with a slash; leave it away, one is added between prefix and key");
+    }
+    prefix
+}
+
+/// Names as Azure has them ("Naming and referencing containers"); one that is missing was reported as that.
+fn azure_name(name: &str, lengths: RangeInclusive<usize>, hyphens: bool, path: &Path, findings: &mut Findings<'_>) {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || (hyphens && byte == b'-');
+    if !name.is_empty() && (!lengths.contains(&name.len()) || !name.bytes().all(fits)) {
+        let also = if hyphens { " and hyphens" } else { "" };
+        findings.add(
+            path,
+            format!(
+                "is no such name in Azure; only the name stands here: {} to {} lower-case letters, digits{also}",
+                lengths.start(),
+                lengths.end()
+            ),
+        );
+    }
+}
+
+/// Unlike S3's, an endpoint may have a path: emulators have the account there.
+fn azure_endpoint_fits(endpoint: &str, path: &Path, findings: &mut Findings<'_>) {
+    let fine = url::Url::parse(endpoint).is_ok_and(|url| {
+        let bare = url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
+        matches!(url.scheme(), "http" | "https") && url.has_host() && bare
+    });
+    if !fine {
+        findings.add(
+            path,
+            "is no endpoint; should be http:// or https:// with a host and no query, such as \"https://account.blob.core.windows.net\"",
+        );
     }
 }
 

@@ -37,7 +37,7 @@ pub use retention_reason::{Period, Reason};
 pub use schema::schema;
 pub use secret::{PlainOrSecret, SecretReference};
 pub use settings::{CrossCheck, DrillPolicy, Encryption, Limits, Objectives, Probe, Recipients, Retention};
-pub use site::{FilesystemPolicy, LockModePolicy, LockPolicy, S3Policy, SitePolicy, StorePolicy};
+pub use site::{AzurePolicy, FilesystemPolicy, LockModePolicy, LockPolicy, S3Policy, SitePolicy, StorePolicy};
 pub use source::{BucketPolicy, CommandPolicy, FilesPolicy, PostgresMethod, PostgresPolicy, SourceKind, SourcePolicy};
 
 /// A valid policy.

@@ -45,6 +45,8 @@ pub enum StorePolicy {
     Filesystem(FilesystemPolicy),
     /// A bucket, or a prefix of one, on S3 or a compatible server.
     S3(S3Policy),
+    /// A container, or a prefix of one, of Azure Blob Storage.
+    Azure(AzurePolicy),
 }
 
 /// A directory that holds objects.
@@ -77,13 +79,34 @@ pub struct S3Policy {
     pub profile: Option<String>,
 }
 
+/// A container of Azure Blob Storage. At most one of the three secrets; without one, the workload's or the machine's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AzurePolicy {
+    /// The storage account's name.
+    pub account: String,
+    /// The container's name.
+    pub container: String,
+    /// Keys begin with this and a `/`. Without leading or trailing `/`; empty for the whole container.
+    pub prefix: String,
+    /// `http://` or `https://` address of the account's blob service, where it is not the public cloud's.
+    pub endpoint: Option<String>,
+    /// A connection string.
+    pub connection_string: Option<SecretReference>,
+    /// A key of the account.
+    pub account_key: Option<SecretReference>,
+    /// A shared access signature.
+    pub sas: Option<SecretReference>,
+}
+
 impl StorePolicy {
-    /// The place as an operator would write it down: `s3://bucket/prefix`, or a directory. Never holds a secret.
+    /// The place as an operator would write it down: `s3://bucket/prefix`, `azure://account/container/prefix`, or a directory. Never holds a secret.
     pub fn place(&self) -> String {
         match self {
             Self::Filesystem(filesystem) => filesystem.path.display().to_string(),
             Self::S3(s3) if s3.prefix.is_empty() => format!("s3://{}", s3.bucket),
             Self::S3(s3) => format!("s3://{}/{}", s3.bucket, s3.prefix),
+            Self::Azure(azure) if azure.prefix.is_empty() => format!("azure://{}/{}", azure.account, azure.container),
+            Self::Azure(azure) => format!("azure://{}/{}/{}", azure.account, azure.container, azure.prefix),
         }
     }
 }

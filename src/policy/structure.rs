@@ -15,10 +15,7 @@ use super::{
 };
 
 /// Words that a later version will understand, so that this one can say so rather than "unknown": key, word, what to do today.
-const NOT_BUILT_YET: &[(&str, &str, &str)] = &[
-    ("kind", "azure", "use kind = \"s3\" (also for S3-compatible servers) or kind = \"filesystem\""),
-    ("method", "physical", "use method = \"logical\""),
-];
+const NOT_BUILT_YET: &[(&str, &str, &str)] = &[("method", "physical", "use method = \"logical\"")];
 
 /// The usable part of the document as JSON that the typed layer accepts; what is not usable is reported.
 pub fn usable(document: &Document<'_>, findings: &mut Findings<'_>) -> Value {

@@ -210,6 +210,27 @@ pub enum TypedStore {
         #[schemars(example = &"backup")]
         profile: Option<String>,
     },
+    /// A container of Azure Blob Storage. Without credentials: the identity of the workload or of the machine.
+    Azure {
+        /// The storage account's name.
+        #[schemars(required, length(min = 1), example = &"drnortheurope")]
+        account: Option<String>,
+        /// The container's name.
+        #[schemars(required, length(min = 1), example = &"farshore")]
+        container: Option<String>,
+        /// Keys begin with this and a slash.
+        #[schemars(example = &"mattermost-eu")]
+        prefix: Option<String>,
+        /// Address of the account's blob service. Default: the public cloud's.
+        #[schemars(example = &"https://drnortheurope.blob.core.usgovcloudapi.net")]
+        endpoint: Option<String>,
+        /// Where a connection string is.
+        connection_string: Option<TypedSecret>,
+        /// Where a key of the account is.
+        account_key: Option<TypedSecret>,
+        /// Where a shared access signature is.
+        sas: Option<TypedSecret>,
+    },
 }
 
 /// Where a secret is: exactly one of file, env, credential.

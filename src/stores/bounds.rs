@@ -58,6 +58,15 @@ pub(super) fn resolve_range(place: &str, key: &str, range: Option<&Range<u64>>, 
     }
 }
 
+/// Some servers sort directories by their names without the slash. A reader that relies on the order would miss objects.
+pub(super) fn unsorted(place: &str, prefix: &str, whose: &str, earlier: &str, later: &str) -> StoreError {
+    let detail = format!(
+        "the server's listing is not sorted by the bytes of its keys ({earlier:?} came before {later:?}), as {whose} is; \
+         use prefixes within which it is, or another server"
+    );
+    StoreError::Other { place: object_place(place, prefix), action: "list", detail }
+}
+
 /// SHA-256 of bytes in memory.
 pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()

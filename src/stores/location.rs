@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
-use super::{FilesystemStore, S3Config, S3Store, SharedStore, StoreError};
+use super::{AzureConfig, AzureStore, FilesystemStore, S3Config, S3Store, SharedStore, StoreError};
 
 /// A place that holds objects. Credentials are never part of it: they come as the provider's own tools take them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,10 +72,11 @@ impl Location {
     }
 
     /// The store at the place, bare: whoever opens it puts `Retry` and `Limit` over it. An S3 bucket is reached as the provider's
-    /// own tools would (`AWS_*` variables, profile, instance); where they name an endpoint, the bucket goes into the path.
+    /// own tools would (`AWS_*` variables, profile, instance); where they name an endpoint, the bucket goes into the path. A container
+    /// as [`AzureConfig::from_environment`] says.
     ///
     /// # Errors
-    /// Those of [`S3Store::connect`]; [`StoreError::Unsupported`] for Azure, which this version cannot open.
+    /// Those of [`S3Store::connect`] and [`AzureStore::connect`].
     pub async fn open(&self) -> Result<SharedStore, StoreError> {
         self.open_reading(false).await
     }
@@ -83,14 +84,14 @@ impl Location {
     /// As [`Self::open`], to read the version of each object that was stored first ([`S3Config::first_versions`]).
     ///
     /// # Errors
-    /// As [`Self::open`]; [`StoreError::Unsupported`] for a directory.
+    /// As [`Self::open`]; [`StoreError::Unsupported`] for a directory and for Azure.
     pub async fn open_first_versions(&self) -> Result<SharedStore, StoreError> {
         self.open_reading(true).await
     }
 
     async fn open_reading(&self, first_versions: bool) -> Result<SharedStore, StoreError> {
         match self {
-            Self::Directory(_) if first_versions => {
+            Self::Directory(_) | Self::Azure { .. } if first_versions => {
                 Err(StoreError::Unsupported { place: self.to_string(), what: "reading earlier versions" })
             }
             Self::Directory(path) => Ok(FilesystemStore::new(path.clone())),
@@ -105,7 +106,9 @@ impl Location {
                 };
                 Ok(Arc::new(S3Store::connect(config).await?))
             }
-            Self::Azure { .. } => Err(StoreError::Unsupported { place: self.to_string(), what: "opening Azure Blob Storage" }),
+            Self::Azure { account, container, prefix } => {
+                Ok(Arc::new(AzureStore::connect(AzureConfig::from_environment(account, container, prefix)).await?))
+            }
         }
     }
 }
@@ -174,11 +177,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn opening_azure_is_not_supported_and_says_so() {
+    async fn earlier_versions_on_azure_are_not_supported_and_it_says_so() {
         let location = Location::parse("azure://account/container/p").unwrap();
-        let error = location.open().await.unwrap_err();
+        let error = location.open_first_versions().await.unwrap_err();
         assert!(matches!(error, StoreError::Unsupported { .. }));
-        assert!(error.to_string().starts_with("azure://account/container/p: opening Azure"), "{error}");
+        assert!(error.to_string().starts_with("azure://account/container/p: reading earlier versions"), "{error}");
     }
 
     #[tokio::test]

@@ -14,15 +14,18 @@
 //!
 //! Leaves out on purpose: mutual exclusion, renames, directories.
 
+mod azure;
 mod bounds;
 mod error;
 mod filesystem;
+mod header_values;
 mod limit;
 mod location;
 mod lock;
 mod memory;
 mod retry;
 mod s3;
+mod tiers;
 
 use std::{collections::BTreeMap, fmt::Debug, ops::Range, sync::Arc};
 
@@ -32,6 +35,7 @@ use chrono::{DateTime, Utc};
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub use azure::{AzureConfig, AzureCredential, AzureStore};
 pub use error::StoreError;
 pub use filesystem::FilesystemStore;
 pub use limit::Limit;

@@ -1,6 +1,7 @@
 //! Tests that need no server.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the verdict; this covers its helper functions too")]
 
+mod azure_identity;
 mod policy;
 #[path = "../support/mod.rs"]
 mod support;

@@ -310,8 +310,23 @@ fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
         ),
         (
             "kind = \"s3\", bucket = \"primary\"",
-            "kind = \"azure\", account = \"a\", container = \"c\"",
-            "14:18: source[objects].store.kind: \"azure\" is not built yet in this version; use kind = \"s3\" (also for S3-compatible servers) or kind = \"filesystem\"",
+            "kind = \"azure\", account = \"acc\", container = \"con/p\"",
+            "14:56: source[objects].store.container: is no such name in Azure; only the name stands here: 3 to 63 lower-case letters, digits and hyphens",
+        ),
+        (
+            "kind = \"s3\", bucket = \"primary\"",
+            "kind = \"azure\", account = \"acc\", container = \"con\", sas = { env = \"S\" }, account_key = { env = \"K\" }",
+            "14:9: source[objects].store: has more than one of connection_string, account_key and sas; keep the one that holds",
+        ),
+        (
+            "kind = \"s3\", bucket = \"primary\"",
+            "kind = \"azure\", account = \"acc\", container = \"con\", account_key = \"a2V5\"",
+            "14:77: source[objects].store.account_key: is a text, and secrets are never written in a policy; should be { file = \"/…\" }, { env = \"NAME\" } or { credential = \"name\" }",
+        ),
+        (
+            "kind = \"s3\", bucket = \"primary\"",
+            "kind = \"azure\", account = \"acc\", container = \"con\", endpoint = \"https://h/?sig=x\"",
+            "14:74: source[objects].store.endpoint: is no endpoint; should be http:// or https:// with a host and no query, such as \"https://account.blob.core.windows.net\"",
         ),
         (
             "kind = \"s3\", bucket = \"primary\"",

@@ -1,9 +1,10 @@
-//! Tests against real servers: PostgreSQL, S3, etcd. Run through `make test`.
+//! Tests against real servers: PostgreSQL, S3, Azure's emulator, etcd. Run through `make test`.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the verdict; this covers its helper functions too")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod azure;
 mod bucket;
 mod etcd;
 mod locked_site;

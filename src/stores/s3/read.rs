@@ -14,8 +14,9 @@ use futures_util::{StreamExt, stream, stream::BoxStream};
 use super::{
     Download, GetOptions, ObjectAttributes, ObjectStat, Page, S3Store, StoreError,
     error::chain,
-    values::{decode_key, decode_sha256, decode_value},
+    values::{decode_key, decode_sha256},
 };
+use crate::stores::{bounds::unsorted, header_values::decode_value};
 
 /// A body that brings nothing for this long has stalled.
 const BODY_STALL: Duration = Duration::from_secs(60);
@@ -187,13 +188,8 @@ impl S3Store {
         date.stated().ok_or_else(|| self.corrupt("", "the server's answers carry no Date: its time is not known"))
     }
 
-    /// Some servers sort directories by their names without the slash. A reader that relies on the order would miss objects.
     pub(super) fn unsorted(&self, prefix: &str, earlier: &str, later: &str) -> StoreError {
-        let detail = format!(
-            "the server's listing is not sorted by the bytes of its keys ({earlier:?} came before {later:?}), as S3's is; \
-             use prefixes within which it is, or another server"
-        );
-        StoreError::Other { place: self.object_place(prefix), action: "list", detail }
+        unsorted(&self.place, prefix, "S3's", earlier, later)
     }
 
     fn listed(&self, object: &Object, escaped: bool) -> Result<ObjectStat, StoreError> {

@@ -1,84 +1,7 @@
-//! Values as they travel in S3's headers and lists: RFC 2047 words, checksums, tags, escaped keys.
-
-use std::collections::BTreeMap;
+//! Values as they travel in S3's headers and lists: checksums, escaped keys.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-
-/// What a query string may hold unescaped (RFC 3986, 2.3).
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-/// A metadata value as a header may hold it: ASCII as it is, anything else as an RFC 2047 encoded word, as S3 itself answers.
-pub(super) fn encode_value(value: &str) -> String {
-    let plain = value.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && value.trim() == value && !value.contains("=?");
-    if plain { value.to_owned() } else { format!("=?UTF-8?B?{}?=", STANDARD.encode(value)) }
-}
-
-/// A metadata value as it was meant: encoded words decoded, everything else as it is.
-pub(super) fn decode_value(value: &str) -> String {
-    let mut decoded: Vec<u8> = Vec::new();
-    let mut rest = value;
-    let mut after_word = false;
-    while let Some(start) = rest.find("=?") {
-        let Some((word, length)) = encoded_word(&rest[start..]) else {
-            decoded.extend_from_slice(&rest.as_bytes()[..start + 2]);
-            rest = &rest[start + 2..];
-            after_word = false;
-            continue;
-        };
-        // White space between two encoded words is not part of the value (RFC 2047, 6.2).
-        if !(after_word && rest[..start].trim().is_empty()) {
-            decoded.extend_from_slice(&rest.as_bytes()[..start]);
-        }
-        decoded.extend_from_slice(&word);
-        rest = &rest[start + length..];
-        after_word = true;
-    }
-    decoded.extend_from_slice(rest.as_bytes());
-    String::from_utf8(decoded).unwrap_or_else(|_| value.to_owned())
-}
-
-/// The bytes of the encoded word that `text` begins with, and its length. Only UTF-8, as S3 has it.
-fn encoded_word(text: &str) -> Option<(Vec<u8>, usize)> {
-    let mut fields = text.strip_prefix("=?")?.splitn(3, '?');
-    let (charset, encoding, rest) = (fields.next()?, fields.next()?, fields.next()?);
-    let (body, _) = rest.split_once("?=")?;
-    if !charset.eq_ignore_ascii_case("utf-8") {
-        return None;
-    }
-    let bytes = match encoding {
-        "B" | "b" => STANDARD.decode(body).ok()?,
-        "Q" | "q" => quoted(body)?,
-        _ => return None,
-    };
-    Some((bytes, 2 + charset.len() + 1 + encoding.len() + 1 + body.len() + 2))
-}
-
-fn quoted(body: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(body.len());
-    let mut rest = body.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'_' => b' ',
-            b'=' => {
-                let high = char::from(rest.next()?).to_digit(16)?;
-                let low = char::from(rest.next()?).to_digit(16)?;
-                u8::try_from(high * 16 + low).ok()?
-            }
-            other => other,
-        });
-    }
-    Some(bytes)
-}
-
-/// Tags as the `x-amz-tagging` header wants them; `None` if there are none.
-pub(super) fn encode_tags(tags: &BTreeMap<String, String>) -> Option<String> {
-    let pairs: Vec<_> = tags
-        .iter()
-        .map(|(name, value)| format!("{}={}", utf8_percent_encode(name, UNRESERVED), utf8_percent_encode(value, UNRESERVED)))
-        .collect();
-    (!pairs.is_empty()).then(|| pairs.join("&"))
-}
+use percent_encoding::percent_decode_str;
 
 /// A key as a listing with `encoding-type=url` gives it. `None` if it is not UTF-8.
 pub(super) fn decode_key(key: &str) -> Option<String> {
@@ -98,18 +21,7 @@ pub(super) fn decode_sha256(checksum: Option<&str>) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
-
-    use super::{decode_key, decode_sha256, decode_value, encode_sha256, encode_value};
-
-    #[test]
-    fn both_encodings_of_rfc_2047_are_read() {
-        assert_eq!(decode_value("=?UTF-8?Q?Gr=C3=BC=C3=9Fe_2?="), "Grüße 2");
-        assert_eq!(decode_value("=?utf-8?b?R3LDvMOfZQ==?= =?UTF-8?Q?=21?="), "Grüße!");
-        assert_eq!(decode_value("a =?UTF-8?Q?=C3=BC?= b"), "a ü b");
-        assert_eq!(decode_value("=?ISO-8859-1?Q?=FC?="), "=?ISO-8859-1?Q?=FC?=");
-        assert_eq!(decode_value("what=?UTF-8?"), "what=?UTF-8?");
-    }
+    use super::{decode_key, decode_sha256, encode_sha256};
 
     #[test]
     fn composite_checksums_are_not_taken_for_whole_ones() {
@@ -122,14 +34,5 @@ mod tests {
     fn listed_keys_are_decoded() {
         assert_eq!(decode_key("a+b%2Bc%0A%C3%BC").as_deref(), Some("a b+c\nü"));
         assert_eq!(decode_key("%FF"), None);
-    }
-
-    proptest! {
-        #[test]
-        fn any_value_survives_a_header(value in "\\PC*|[ =?UTF8Bq_\n]*") {
-            let header = encode_value(&value);
-            prop_assert!(header.bytes().all(|byte| (0x20..0x7f).contains(&byte)));
-            prop_assert_eq!(decode_value(&header), value);
-        }
     }
 }

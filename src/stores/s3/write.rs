@@ -17,10 +17,15 @@ use super::{
     ObjectAttributes, ObjectStat, PutOptions, S3Store, StoreError, UploadedPart,
     config::{COMPLETE_TIMEOUT, limits, timeouts},
     read::plain_etag,
-    values::{encode_sha256, encode_tags, encode_value},
+    values::encode_sha256,
     versions::{header_mode, seconds},
 };
-use crate::stores::{MAX_SINGLE_PUT_BYTES, bounds::sha256};
+use crate::stores::{
+    MAX_SINGLE_PUT_BYTES,
+    bounds::sha256,
+    header_values::{encode_tags, encode_value},
+    tiers::s3_class,
+};
 
 /// Bodies up to this size are hashed where they stand: it takes less than a switch of threads. Bytes.
 const HASHED_AT_ONCE: usize = 16 << 10;
@@ -56,7 +61,7 @@ impl S3Store {
             .set_content_disposition(attributes.content_disposition)
             .set_content_encoding(attributes.content_encoding)
             .set_content_language(attributes.content_language)
-            .set_storage_class(attributes.storage_class.as_deref().map(StorageClass::from));
+            .set_storage_class(attributes.storage_class.as_deref().and_then(s3_class).map(StorageClass::from));
         for (name, value) in &attributes.metadata {
             request = request.metadata(name, encode_value(value));
         }
@@ -138,7 +143,7 @@ impl S3Store {
             .set_content_disposition(attributes.content_disposition)
             .set_content_encoding(attributes.content_encoding)
             .set_content_language(attributes.content_language)
-            .set_storage_class(attributes.storage_class.as_deref().map(StorageClass::from));
+            .set_storage_class(attributes.storage_class.as_deref().and_then(s3_class).map(StorageClass::from));
         for (name, value) in &attributes.metadata {
             request = request.metadata(name, encode_value(value));
         }

@@ -1,5 +1,6 @@
 //! Stores against real servers.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says why by panicking")]
 
+mod azure;
 mod locks;
 mod s3;

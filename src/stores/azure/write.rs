@@ -1,0 +1,215 @@
+//! Writing: blobs, blocks, deletion, the container itself.
+
+use azure_core::http::Method;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use crc_fast::{CrcAlgorithm, checksum};
+use tokio::task::spawn_blocking;
+
+use super::{
+    AzureStore, ObjectAttributes, ObjectStat, PutOptions, StoreError, UploadedPart,
+    request::{COMPLETE_TIMEOUT, Call},
+    values::{encode_name, encode_tag, unfit},
+};
+use crate::stores::{
+    bounds::{check_body, sha256},
+    header_values::{encode_tags, encode_value},
+    no_locks,
+    tiers::azure_tier,
+};
+
+/// Bodies up to this size are hashed where they stand: it takes less than a switch of threads. Bytes.
+const HASHED_AT_ONCE: usize = 16 << 10;
+/// Azure joins no more blocks.
+const MOST_BLOCKS: u32 = 50_000;
+
+/// CRC-64 as Azure wants it (Microsoft's "Put Blob": the polynomial of CRC-64/NVME, the bytes in little-endian order).
+fn crc64(body: &[u8]) -> String {
+    STANDARD.encode(checksum(CrcAlgorithm::Crc64Nvme, body).to_le_bytes())
+}
+
+impl AzureStore {
+    pub(super) async fn put_blob(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
+        self.fits(key, "put")?;
+        if options.lock.is_some() {
+            return Err(no_locks(self.place.clone()));
+        }
+        let PutOptions { if_absent, sha256, attributes, .. } = options;
+        let size = body.len() as u64;
+        let (place, owned, bytes) = (self.place.clone(), key.to_owned(), body.clone());
+        // Azure knows no SHA-256: a stated one is held against the body here, and the CRC-64 holds for the way.
+        let crc = self
+            .hashed(key, "put", body.len(), move || check_body(&place, &owned, &bytes, sha256).map(|()| crc64(&bytes)))
+            .await??;
+        let call = Call::blob(Method::Put, &self.whole(key))
+            .header("x-ms-blob-type", "BlockBlob")
+            .header("x-ms-content-crc64", crc)
+            .optional("if-none-match", if_absent.then_some("*"));
+        let call = described(call, &attributes).body(body);
+        let answer = self.ask(call, key, "put").await.map_err(|error| refused(error, if_absent))?;
+        Ok(ObjectStat { storage_class: tier(&attributes).map(str::to_owned), ..self.stat_of(key, size, &answer)? })
+    }
+
+    /// Refuses what would be stored under another name, or not at all.
+    fn fits(&self, key: &str, action: &'static str) -> Result<(), StoreError> {
+        match unfit(key) {
+            None => Ok(()),
+            Some(why) => {
+                let detail = format!("Azure cannot hold this key ({why}); give the object another key, or keep it elsewhere");
+                Err(StoreError::Other { place: self.object_place(key), action, detail })
+            }
+        }
+    }
+
+    /// Does CPU work on so many bytes away from the async threads.
+    async fn hashed<T: Send + 'static>(
+        &self,
+        key: &str,
+        action: &'static str,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if bytes <= HASHED_AT_ONCE {
+            return Ok(work());
+        }
+        spawn_blocking(work).await.map_err(|error| StoreError::Other {
+            place: self.object_place(key),
+            action,
+            detail: format!("its checksum could not be computed: {error}"),
+        })
+    }
+
+    pub(super) async fn delete_blob(&self, key: &str) -> Result<(), StoreError> {
+        match self.ask(Call::blob(Method::Delete, &self.whole(key)), key, "delete").await {
+            Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An upload is only a name until its first block; its attributes travel with the list of blocks, at the end.
+    pub(super) fn begin_blocks(&self, key: &str, attributes: ObjectAttributes) -> Result<String, StoreError> {
+        self.fits(key, "begin an upload")?;
+        let upload = format!("{:032x}", rand::random::<u128>());
+        self.uploads().insert(upload.clone(), attributes);
+        Ok(upload)
+    }
+
+    pub(super) async fn put_block(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<UploadedPart, StoreError> {
+        if number == 0 || number > MOST_BLOCKS {
+            let detail = format!("part {number} is not between 1 and {MOST_BLOCKS}");
+            return Err(StoreError::Other { place: self.object_place(key), action: "upload a part", detail });
+        }
+        let bytes = body.clone();
+        let (sha256, crc) = self.hashed(key, "upload a part", body.len(), move || (sha256(&bytes), crc64(&bytes))).await?;
+        let call = Call::blob(Method::Put, &self.whole(key))
+            .query("comp", "block")
+            .query("blockid", block_id(upload, number))
+            .header("x-ms-content-crc64", crc.clone())
+            .body(body);
+        self.ask(call, key, "upload a part").await?;
+        Ok(UploadedPart { number, etag: crc, sha256 })
+    }
+
+    pub(super) async fn commit_blocks(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[UploadedPart],
+        if_absent: bool,
+    ) -> Result<ObjectStat, StoreError> {
+        let place = || self.object_place(key);
+        let Some(attributes) = self.uploads().get(upload).cloned() else {
+            return Err(StoreError::NotFound { place: place() });
+        };
+        let mut list = String::from("<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList>");
+        for part in parts {
+            list.push_str(&format!("<Latest>{}</Latest>", block_id(upload, part.number)));
+        }
+        list.push_str("</BlockList>");
+        let call = Call::blob(Method::Put, &self.whole(key))
+            .query("comp", "blocklist")
+            .header("x-ms-content-crc64", crc64(list.as_bytes()))
+            .optional("if-none-match", if_absent.then_some("*"));
+        let call = described(call, &attributes).body(Bytes::from(list)).within(COMPLETE_TIMEOUT);
+        let stored = match self.ask(call, key, "complete an upload").await.map_err(|error| refused(error, if_absent)) {
+            // The answer names no size.
+            Ok(_) => self.head_blob(key).await?,
+            // The blocks are gone: somebody else stored the blob, or the server tidied up.
+            Err(StoreError::Other { detail, .. }) if detail.starts_with("InvalidBlockList") => {
+                return Err(match self.head_blob(key).await {
+                    Ok(_) if if_absent => StoreError::AlreadyExists { place: place() },
+                    Ok(_) | Err(StoreError::NotFound { .. }) => StoreError::NotFound { place: place() },
+                    Err(error) => error,
+                });
+            }
+            Err(error) => return Err(error),
+        };
+        self.uploads().remove(upload);
+        Ok(stored)
+    }
+
+    pub(super) async fn create_container(&self) -> Result<(), StoreError> {
+        // Asked first: whoever may only use it may not make it.
+        match self.server_time().await {
+            Err(StoreError::NoSuchPlace { .. }) => {}
+            answered => return answered.map(|_| ()),
+        }
+        match self.ask(Call::container(Method::Put), "", "create").await {
+            Ok(_) => Ok(()),
+            Err(StoreError::Other { detail, .. }) if detail.starts_with("ContainerAlreadyExists") => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A failed condition of a write that wants nothing to be there means that something is.
+fn refused(error: StoreError, if_absent: bool) -> StoreError {
+    match error {
+        StoreError::Changed { place } if if_absent => StoreError::AlreadyExists { place },
+        error => error,
+    }
+}
+
+/// All ids of a blob's blocks must be of one length. Those of an upload begin with its own, so that uploads do not meet.
+fn block_id(upload: &str, number: u32) -> String {
+    STANDARD.encode(format!("{upload}{number:08}"))
+}
+
+fn tier(attributes: &ObjectAttributes) -> Option<&'static str> {
+    attributes.storage_class.as_deref().and_then(azure_tier)
+}
+
+/// A request with what travels beside the bytes.
+fn described(call: Call, attributes: &ObjectAttributes) -> Call {
+    let mut call = call
+        .optional("x-ms-blob-content-type", attributes.content_type.as_deref())
+        .optional("x-ms-blob-cache-control", attributes.cache_control.as_deref())
+        .optional("x-ms-blob-content-disposition", attributes.content_disposition.as_deref())
+        .optional("x-ms-blob-content-encoding", attributes.content_encoding.as_deref())
+        .optional("x-ms-blob-content-language", attributes.content_language.as_deref())
+        .optional("x-ms-access-tier", tier(attributes));
+    let tags = attributes.tags.iter().map(|(name, value)| (encode_tag(name), encode_tag(value))).collect();
+    call = call.optional("x-ms-tags", encode_tags(&tags));
+    for (name, value) in &attributes.metadata {
+        call = call.header(format!("x-ms-meta-{}", encode_name(name)), encode_value(value));
+    }
+    call
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{block_id, crc64};
+
+    #[test]
+    fn the_checksum_is_that_of_the_documentation() {
+        // The check value of CRC-64/NVME, ae8b14860a799888, in little-endian order.
+        assert_eq!(crc64(b"123456789"), "iJh5CoYUi64=");
+    }
+
+    #[test]
+    fn all_block_ids_are_equally_long_and_differ() {
+        let upload = "f".repeat(32);
+        let ids = [1, 9, 50_000].map(|number| block_id(&upload, number));
+        assert!(ids.iter().all(|id| id.len() == ids[0].len()) && ids[0] != ids[1]);
+    }
+}
