@@ -1,7 +1,7 @@
 # make test    everything that must hold before a change lands; installs the servers it needs
 # make demo    the main job, visibly: backup, destruction of the primary, restore, drill (SITE=s3 for a real S3 server); in the
 #              profile of the tests, whose hot crates are optimised: built once for both
-# make fuzz    every decoder of foreign bytes, coverage-guided, FUZZ_SECONDS each (a part of make test)
+# make fuzz    every decoder of foreign bytes, coverage-guided, FUZZ_SECONDS each (make test tries the kept corpus and mutations)
 # make soak    the randomised tests many times over (SOAK=20), with what they did printed: an hour
 # make bench   the benchmarks: pipelines against pure CPU work, whole processes against other tools, peak memory (an hour, 60 GB of disk)
 # make build   the release binary
@@ -23,7 +23,6 @@ test:
 	@echo "== cargo test (real servers: testbed/with-servers)"
 	@$(CARGO) test --locked --no-run
 	@testbed/with-servers $(CARGO) test --locked --no-fail-fast
-	@$(MAKE) --no-print-directory fuzz
 
 checks: fmt-check clippy deny
 

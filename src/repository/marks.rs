@@ -20,7 +20,7 @@ use super::{
     keys::{data_key_object, random, sha256},
     point::{dated_name, list_all, parse_dated_name},
 };
-use crate::stores::{GetOptions, PutOptions, read_all};
+use crate::stores::{GetOptions, PutOptions, StoreError, read_all};
 
 /// Records read at once.
 const READS: usize = 8;
@@ -116,15 +116,18 @@ impl Repository {
             .map(|(about, named_at, object)| async move {
                 let mark = match self.mark(&object.key).await {
                     Ok(mark) => Ok(mark),
+                    // What it was about is gone, and a prune took the mark away since it was listed.
+                    Err(RepositoryError::Store(StoreError::NotFound { .. })) => return Ok(None),
                     Err(error) if error.is_damage() => Err(error.to_string()),
                     Err(error) => return Err(error),
                 };
-                Ok::<_, RepositoryError>((about, (object.modified, named_at), object.key, mark))
+                Ok::<_, RepositoryError>(Some((about, (object.modified, named_at), object.key, mark)))
             })
             .buffered(READS);
         let mut newest: BTreeMap<String, (Order, String)> = BTreeMap::new();
         let mut marks = Marks::default();
-        while let Some((about, (stored_at, named_at), key, mark)) = read.try_next().await? {
+        while let Some(read) = read.try_next().await? {
+            let Some((about, (stored_at, named_at), key, mark)) = read else { continue };
             match mark {
                 Ok(mark) => {
                     let order = (stored_at, named_at, mark.state);
@@ -149,7 +152,11 @@ impl Repository {
 
     async fn mark(&self, key: &str) -> Result<Mark> {
         let place = format!("{}/{key}", self.store.describe());
-        let bytes = read_all(self.store.as_ref(), key, GetOptions::default(), MAX_PIN_BYTES).await.map_err(reading)?;
+        let read = read_all(self.store.as_ref(), key, GetOptions::default(), MAX_PIN_BYTES).await;
+        let bytes = read.map_err(|error| match error {
+            gone @ StoreError::NotFound { .. } => gone.into(),
+            other => reading(other),
+        })?;
         let (header, plain) = open_object(&place, &bytes, Kind::Mark, &self.catalogue)?;
         let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
         let mark: Mark = serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))?;

@@ -4,18 +4,26 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use farshore::{
     operations::{OperationError, VerifyLevel},
+    policy::Retention,
     report::VerifyReport,
     repository::{KeyCheck, MarkState, PackCheck, PinAction, PinRecord, Reader, Repository},
     stores::{PutOptions, SharedStore},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use crate::support::recovery::{Objects, Recovery, noise, objects, store_of};
+use crate::support::{
+    faulty_store::{Call, Fault, FaultyStore},
+    recovery::{Objects, Recovery, noise, objects, store_of},
+};
+
+/// Longer than the grace.
+const OVER_THE_GRACE: Duration = Duration::from_secs(27 * 3600);
 
 /// A site with two points and a record of a verification after each; and the same of another repository, to swap with.
 struct Site {
@@ -26,15 +34,18 @@ struct Site {
     /// The bucket as each of the points shows it.
     contents: [Objects; 2],
     points: [String; 2],
+    /// What prune takes away while nothing is harmed.
+    spare: BTreeSet<String>,
 }
 
 async fn fill(recovery: &Recovery) -> (Objects, Objects, [Objects; 2], [String; 2]) {
     let cache = recovery.fresh_cache();
-    let store: SharedStore = store_of(&Objects::new()).await;
+    let store: SharedStore = recovery.site_of(&Objects::new()).await;
     recovery.init(&store).await;
     recovery.put("a/noise", noise(150_000, 1)).await;
     recovery.put("a/text", b"the same words again and again\n".repeat(500)).await;
     recovery.put("empty", Vec::new()).await;
+    doom_a_key(recovery, &store).await;
     let first_point = recovery.backup(store.clone(), &cache).await.unwrap().point_id;
     assert_eq!(recovery.verify(store.clone(), &cache).await.unwrap().damage, []);
     keep_records(recovery, &store, &cache).await;
@@ -66,16 +77,78 @@ async fn keep_records(recovery: &Recovery, store: &SharedStore, cache: &Path) {
     repository.put_mark(&pack, MarkState::Sound, "test").await.unwrap();
 }
 
+/// A backup that breaks off after its first write leaves a data key, and a prune dooms that.
+async fn doom_a_key(recovery: &Recovery, store: &SharedStore) {
+    let breaks = FaultyStore::over(store.clone());
+    breaks.queue(Call::Put, [Fault::None].into_iter().chain([Fault::RefusedBefore; 20]));
+    recovery.backup(breaks, &recovery.fresh_cache()).await.unwrap_err();
+    recovery.clock.advance(OVER_THE_GRACE);
+    assert_eq!(recovery.prune(store.clone(), &recovery.fresh_cache()).await.unwrap().keys_doomed, 1);
+}
+
+/// Of an agent that keeps every point.
+fn keeper(encrypted: bool) -> Recovery {
+    let mut recovery = Recovery::new(encrypted);
+    recovery.retention = Retention { keep_last: 1000, ..Retention::default() };
+    recovery
+}
+
 async fn site(encrypted: bool) -> Site {
-    let recovery = Recovery::new(encrypted);
+    let recovery = keeper(encrypted);
     let (first, second, contents, points) = fill(&recovery).await;
-    let other = fill(&Recovery::new(encrypted)).await.1;
-    Site { recovery, first, second, other, contents, points }
+    let other = fill(&keeper(encrypted)).await.1;
+    let mut site = Site { recovery, first, second, other, contents, points, spare: BTreeSet::new() };
+    let (outcome, lost) = pruned(&site, &site.second).await;
+    assert_eq!(outcome, Whole);
+    assert!(of_kind(&site.second, "doom record").iter().all(|key| lost.contains(*key)), "{lost:?}");
+    site.spare = lost;
+    site
+}
+
+/// Prunes a site when the grace is over that a record there names, and again when the next one is. Every point that could be restored
+/// before still can. What this prune takes away of what was there.
+async fn pruned(site: &Site, all: &Objects) -> (Outcome, BTreeSet<String>) {
+    let recovery = &site.recovery;
+    let store = recovery.site_of(all).await;
+    let restored = || async {
+        let cache = recovery.fresh_cache();
+        let mut restored = Vec::new();
+        for point in &site.points {
+            restored.push(recovery.restore(store.clone(), &cache, point).await.ok());
+        }
+        restored
+    };
+    let before = restored().await;
+    let mut outcomes = Vec::new();
+    for _ in 0..2 {
+        recovery.clock.advance(OVER_THE_GRACE);
+        outcomes.push(match recovery.prune(store.clone(), &recovery.fresh_cache()).await {
+            Err(_) => Refused,
+            Ok(report) if report.problems.is_empty() => Whole,
+            Ok(_) => Said,
+        });
+        for ((point, before), now) in site.points.iter().zip(&before).zip(restored().await) {
+            assert!(before.is_none() || now == *before, "prune took from point {point}");
+        }
+    }
+    let left = objects(store.as_ref()).await;
+    (outcomes[0], all.keys().filter(|key| !left.contains_key(*key)).cloned().collect())
 }
 
 /// The kinds of objects, by what their keys and headers say.
-const KINDS: [&str; 10] =
-    ["repository", "catalogue key", "data key", "data pack", "catalogue pack", "index", "point", "evidence", "pin", "mark"];
+const KINDS: [&str; 11] = [
+    "repository",
+    "catalogue key",
+    "data key",
+    "data pack",
+    "catalogue pack",
+    "index",
+    "point",
+    "evidence",
+    "pin",
+    "mark",
+    "doom record",
+];
 
 fn kind(key: &str, body: &[u8]) -> &'static str {
     match key.split('/').next().unwrap() {
@@ -89,6 +162,7 @@ fn kind(key: &str, body: &[u8]) -> &'static str {
         "evidence" => "evidence",
         "pins" => "pin",
         "damaged" => "mark",
+        "doomed" => "doom record",
         other => panic!("what is {other}?"),
     }
 }
@@ -131,31 +205,34 @@ enum Outcome {
 use Outcome::{Refused, Said, Whole};
 
 /// What must happen to: the list of points; a restore of the newest; a verification by listing; one that reads everything; the next
-/// backup; and whether the next backup's own point is whole. Each operation begins with an empty local index.
-fn expected(kind: &str, harm: Harm) -> [Outcome; 6] {
+/// backup; whether the next backup's own point is whole; and prune. Each operation begins with an empty local index.
+fn expected(kind: &str, harm: Harm) -> [Outcome; 7] {
     match (kind, harm) {
-        ("repository" | "catalogue key", _) => [Refused, Refused, Refused, Refused, Refused, Refused],
+        ("repository" | "catalogue key", _) => [Refused, Refused, Refused, Refused, Refused, Refused, Refused],
         // Seen in the listing, so what was sealed under it is stored anew.
-        ("data key", Missing | Emptied) => [Whole, Refused, Said, Said, Said, Whole],
+        ("data key", Missing | Emptied) => [Whole, Refused, Said, Said, Said, Whole, Whole],
         // A writer cannot open data keys, and so cannot know; a reading verification does.
-        ("data key", _) => [Whole, Refused, Whole, Said, Whole, Refused],
+        ("data key", _) => [Whole, Refused, Whole, Said, Whole, Refused, Whole],
         // Nobody but a verification reads header and trailer of a pack.
-        ("data pack" | "catalogue pack", FlippedFirst | FlippedLast) => [Whole, Whole, Whole, Said, Whole, Whole],
+        ("data pack" | "catalogue pack", FlippedFirst | FlippedLast) => [Whole, Whole, Whole, Said, Whole, Whole, Whole],
         // Of its own size: a writer does not read data again, a reading verification does.
-        ("data pack", FlippedWithin) => [Whole, Refused, Whole, Said, Whole, Refused],
-        ("data pack", _) => [Whole, Refused, Said, Said, Said, Whole],
-        // A writer reads the newest point's entries, and so finds out.
-        ("catalogue pack", _) => [Whole, Refused, Said, Said, Said, Whole],
-        ("index", _) => [Whole, Refused, Said, Said, Said, Whole],
+        ("data pack", FlippedWithin) => [Whole, Refused, Whole, Said, Whole, Refused, Whole],
+        // Prune needs no contents to know what needs them, and deletes nothing for want of them.
+        ("data pack", _) => [Whole, Refused, Said, Said, Said, Whole, Whole],
+        // A writer reads the newest point's entries, and so finds out; prune reads those of all points.
+        ("catalogue pack", _) => [Whole, Refused, Said, Said, Said, Whole, Said],
+        ("index", _) => [Whole, Refused, Said, Said, Said, Whole, Said],
         // Nobody but the evidence knows of a point that is gone.
-        ("point", Missing) => [Whole, Whole, Whole, Whole, Whole, Whole],
-        ("point", _) => [Said, Refused, Said, Said, Said, Whole],
-        ("evidence", _) => [Whole, Whole, Said, Said, Whole, Whole],
+        ("point", Missing) => [Whole, Whole, Whole, Whole, Whole, Whole, Whole],
+        ("point", _) => [Said, Refused, Said, Said, Said, Whole, Said],
+        ("evidence", _) => [Whole, Whole, Said, Said, Whole, Whole, Whole],
         // The newest of their kind: nothing comes after them that would miss them.
-        ("pin" | "mark", Missing) => [Whole, Whole, Whole, Whole, Whole, Whole],
-        ("pin", _) => [Whole, Whole, Said, Said, Whole, Whole],
+        ("pin" | "mark" | "doom record", Missing) => [Whole, Whole, Whole, Whole, Whole, Whole, Whole],
+        ("pin", _) => [Whole, Whole, Said, Said, Whole, Whole, Whole],
         // What a mark that cannot be read is about counts as damaged, and is stored anew.
-        ("mark", _) => [Whole, Whole, Said, Said, Said, Whole],
+        ("mark", _) => [Whole, Whole, Said, Said, Said, Whole, Said],
+        // It dooms nothing; what it named is doomed anew.
+        ("doom record", _) => [Whole, Whole, Said, Said, Whole, Whole, Said],
         other => panic!("{other:?} is not in the table"),
     }
 }
@@ -206,7 +283,7 @@ fn of_verify(found: &Result<VerifyReport, OperationError>) -> Outcome {
 }
 
 /// Does everything to a harmed site.
-async fn outcomes(site: &Site, all: &Objects) -> [Outcome; 6] {
+async fn outcomes(site: &Site, all: &Objects) -> ([Outcome; 7], BTreeSet<String>) {
     let (recovery, contents) = (&site.recovery, &site.contents);
     let store = || async { store_of(all).await };
     let points = match recovery.points(store().await, &recovery.fresh_cache()).await {
@@ -237,7 +314,8 @@ async fn outcomes(site: &Site, all: &Objects) -> [Outcome; 6] {
             (if said { Said } else { Whole }, own)
         }
     };
-    [points, restored, listed, verified, next, own]
+    let (prune, lost) = pruned(site, all).await;
+    ([points, restored, listed, verified, next, own, prune], lost)
 }
 
 async fn every_harm_has_the_outcome_in_the_table(encrypted: bool) {
@@ -251,7 +329,14 @@ async fn every_harm_has_the_outcome_in_the_table(encrypted: bool) {
         let key =
             if kind == "evidence" { of_kind(&site.first, kind)[0] } else { new.unwrap_or_else(|| of_kind(&site.second, kind)[0]) };
         for harm in HARMS {
-            let found = outcomes(&site, &harmed(&site, key, harm, &mut random)).await;
+            let (found, lost) = outcomes(&site, &harmed(&site, key, harm, &mut random)).await;
+            // What only a point needs that is not there any more, prune must take away.
+            if (kind, harm) != ("point", Missing) {
+                let more: Vec<_> = lost.iter().filter(|lost| *lost != key && !site.spare.contains(*lost)).collect();
+                if !more.is_empty() {
+                    wrong.push(format!("{kind}, {harm:?}: prune deleted {more:?}"));
+                }
+            }
             if found != expected(kind, harm) {
                 wrong.push(format!("{kind}, {harm:?}: {found:?} instead of {:?}", expected(kind, harm)));
             }
@@ -315,6 +400,10 @@ impl Verifier<'_> {
                 self.repository.evidence(name).await.is_err_and(|error| error.is_damage())
             }
             "pin" => self.repository.pins().await.unwrap().iter().any(|pin| pin.key == key && pin.record.is_err()),
+            "doom record" => {
+                let records = self.repository.doom_records().await.unwrap();
+                records.iter().any(|stored| stored.key == key && stored.record.is_err())
+            }
             "mark" => named(&self.repository.marks().await.unwrap().unreadable),
             other => panic!("what is {other}?"),
         }
@@ -332,7 +421,9 @@ async fn any_flipped_bit_is_found_by_a_reading_verification(encrypted: bool, fli
     let repository = site.recovery.open(store.clone(), &site.recovery.fresh_cache()).await.unwrap();
     let reader = site.recovery.reader(&repository).await.unwrap();
     let verifier = Verifier { site: &site, store: store.clone(), repository, reader };
-    let keys: Vec<_> = site.second.keys().collect();
+    // A key that lies open and opens nothing has neither a tag nor a pack that could tell.
+    let tells_nothing = |key: &String| !encrypted && kind(key, &site.second[key]) == "data key" && site.spare.contains(key);
+    let keys: Vec<_> = site.second.keys().filter(|key| !tells_nothing(key)).collect();
     let mut unfound = BTreeSet::new();
     for number in 0..flips {
         let key = keys[random.random_range(0..keys.len())];

@@ -12,14 +12,16 @@ use chrono::DateTime;
 use farshore::{
     clock::{FixedClock, SharedClock, SystemClock},
     operations::{
-        BackupRequest, Destination, NamedSource, OperationError, Phases, PointSummary, PruneRequest, RepairRequest, RestoreRequest,
-        UndeleteRequest, VerifyLevel, VerifyRequest, backup, open_point, point_summaries, prune, repair, restore, undelete, verify,
+        BackupRequest, Destination, NamedSource, OperationError, Phases, PinRequest, PointSummary, PruneRequest, RepairRequest,
+        RestoreRequest, UndeleteRequest, VerifyLevel, VerifyRequest, backup, open_point, pin, point_summaries, prune, repair, restore,
+        undelete, verify,
     },
     policy::{Policy, Retention},
     progress::Tally,
     report::{BackupReport, Hurt, PruneReport, RepairReport, VerifyReport},
     repository::{
-        Agent, Budget, Expected, Identities, LockTerm, PinRecord, Reader, Recipients, Repository, Workers, generate_identity,
+        Agent, Budget, Expected, Identities, LockTerm, PinAction, PinRecord, Reader, Recipients, Repository, Workers,
+        generate_identity,
     },
     sources::bucket::{BucketOptions, BucketSource, BucketTarget},
     stores::{GetOptions, MemoryStore, PutOptions, Retry, RetryPolicy, SharedStore, Store, read_all},
@@ -129,6 +131,15 @@ impl Recovery {
         tempfile::tempdir_in(self.directory.path()).unwrap().keep()
     }
 
+    /// A store on this clock that holds these objects, all stored now.
+    pub async fn site_of(&self, objects: &Objects) -> Arc<MemoryStore> {
+        let store = MemoryStore::with_clock("site", self.clock.clone());
+        for (key, body) in objects {
+            store.put(key, body.clone(), PutOptions::default()).await.unwrap();
+        }
+        store
+    }
+
     pub async fn init(&self, store: &SharedStore) {
         Repository::init_locked(store, &self.shared_clock(), &self.recipients, self.lock).await.unwrap();
     }
@@ -151,6 +162,16 @@ impl Recovery {
 
     /// A point later than the last one.
     pub async fn backup(&self, store: SharedStore, cache: &Path) -> Result<BackupReport, OperationError> {
+        self.backup_of(self.source.clone(), store, cache).await
+    }
+
+    /// A point of another bucket.
+    pub async fn backup_of(
+        &self,
+        source: Arc<MemoryStore>,
+        store: SharedStore,
+        cache: &Path,
+    ) -> Result<BackupReport, OperationError> {
         self.clock.advance(Duration::from_secs(60));
         let repository = self.open(store, cache).await?;
         let destinations = vec![Destination { name: "s".to_owned(), repository: &repository, recipients: &self.recipients }];
@@ -158,7 +179,7 @@ impl Recovery {
             policy: &self.policy,
             sources: vec![NamedSource {
                 name: "b".to_owned(),
-                capture: Arc::new(BucketSource::new(self.source.clone(), BucketOptions::default())),
+                capture: Arc::new(BucketSource::new(source, BucketOptions::default())),
             }],
             destinations,
             unreachable: Vec::new(),
@@ -243,6 +264,15 @@ impl Recovery {
         let now = self.shared_clock().now();
         undelete(&UndeleteRequest { repository: &repository, point: &point, until: None, reason: "needed", agent: &agent, now })
             .await
+    }
+
+    /// Pins a point for ever.
+    pub async fn pin(&self, store: SharedStore, cache: &Path, wanted: &str) -> Result<PinRecord, OperationError> {
+        let repository = self.open_with(&self.agent, store, cache).await?;
+        let point = repository.find_point(Some("p"), wanted).await?;
+        let agent = farshore::report::Agent { user: "u".to_owned(), host: "h".to_owned(), version: "0".to_owned() };
+        let (action, now) = (PinAction::Pin, self.shared_clock().now());
+        pin(&PinRequest { repository: &repository, point: &point, action, until: None, reason: "needed", agent: &agent, now }).await
     }
 
     /// Repairs, and tells of everything that is hurt.

@@ -146,7 +146,10 @@ impl Judgement {
         numbers: &HashMap<[u8; 32], (u32, PackRecord)>,
         is_there: impl Fn(&[u8; 32]) -> bool,
     ) -> Result<(), OperationError> {
-        let holding = numbers.values().filter(|(_, record)| record.class == Class::Data && is_there(&record.sha256));
+        // A pack that a point needs and that is missing may be put back from another copy of the site: its key must be there then.
+        let is_needed = |number: u32| look.reach.as_ref().is_some_and(|reach| reach.needs(number));
+        let holds = |number: u32, record: &PackRecord| is_there(&record.sha256) || is_needed(number);
+        let holding = numbers.values().filter(|(number, record)| record.class == Class::Data && holds(*number, record));
         let remaining: HashSet<Id> =
             holding.filter(|(_, record)| !self.delete.contains_key(&record.sha256)).map(|(_, record)| record.data_key).collect();
         let stored = request.repository.stored_data_keys().await?;

@@ -145,6 +145,14 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
     for pin in repository.pins().await? {
         walk.damage.extend(pin.record.err().map(|detail| Damage { object: pin.key, detail, points: Vec::new() }));
     }
+    for stored in repository.doom_records().await? {
+        let harmless = |detail| format!("nothing is deleted for its sake, and prune takes it away in time: {detail}");
+        walk.damage.extend(stored.record.err().map(harmless).map(|detail| Damage {
+            object: stored.key,
+            detail,
+            points: Vec::new(),
+        }));
+    }
     walk.finish(&marks, &mut report);
     report.problems = tally.problems();
     report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();
