@@ -13,8 +13,8 @@ use farshore::{
     clock::{FixedClock, SharedClock, SystemClock},
     operations::{
         BackupRequest, Destination, NamedSource, OperationError, Phases, PinRequest, PointSummary, PruneRequest, RepairRequest,
-        RestoreRequest, UndeleteRequest, VerifyLevel, VerifyRequest, backup, open_point, pin, point_summaries, prune, repair, restore,
-        undelete, verify,
+        RestoreRequest, UndeleteRequest, VerifyLevel, VerifyRequest, backup, open_point, pin, point_summaries, prune, repair,
+        restore, undelete, verify,
     },
     policy::{Policy, Retention},
     progress::Tally,
