@@ -47,6 +47,8 @@ pub enum Fault {
     BodyBreaks(u64),
     /// A body ends after so many bytes as if it were complete (elsewhere: as [`Fault::RefusedBefore`]).
     BodyEndsEarly(u64),
+    /// The object is gone; nothing was done.
+    Gone,
     /// No fault.
     None,
 }
@@ -135,6 +137,10 @@ impl FaultyStore {
         StoreError::Unavailable { place: "faulty".to_owned(), detail: detail.to_owned() }
     }
 
+    fn gone() -> StoreError {
+        StoreError::NotFound { place: "faulty".to_owned() }
+    }
+
     async fn faulty<T>(
         &self,
         call: Call,
@@ -145,6 +151,7 @@ impl FaultyStore {
             Fault::RefusedBefore | Fault::BodyBreaks(_) | Fault::BodyEndsEarly(_) => Err(Self::unavailable("refused before")),
             Fault::Throttled => Err(StoreError::Throttled { place: "faulty".to_owned(), detail: "slow down".to_owned() }),
             Fault::Corrupt => Err(StoreError::Corrupt { place: "faulty".to_owned(), detail: "checksum".to_owned() }),
+            Fault::Gone => Err(Self::gone()),
             Fault::AnswerLost => {
                 carried_out.await?;
                 Err(Self::unavailable("the answer was lost"))
@@ -191,6 +198,7 @@ impl Store for FaultyStore {
             Fault::BodyEndsEarly(after) => Ok(cut_off(self.inner.get(key, options).await?, after, false)),
             Fault::Throttled => Err(StoreError::Throttled { place: "faulty".to_owned(), detail: "slow down".to_owned() }),
             Fault::Corrupt => Err(StoreError::Corrupt { place: "faulty".to_owned(), detail: "checksum".to_owned() }),
+            Fault::Gone => Err(Self::gone()),
             Fault::RefusedBefore | Fault::AnswerLost => Err(Self::unavailable("no answer")),
         }
     }

@@ -1,16 +1,20 @@
-//! Prune on a site that fails, and on one whose listings lag behind.
+//! Prune on a site that fails, and on one whose listings lag behind; and what else is done to points and their packs where the site fails.
 //!
 //! What is promised where a listing lacks what was stored less than `COMMIT_MARGIN` ago: no point gets a hole. A backup commits that much
 //! before anything matures that it relies on, so that prune sees every point that keeps something from being deleted; and what it
 //! does not see for the lag of a record it does not delete.
 
 use chrono::TimeDelta;
-use farshore::{repository::COMMIT_MARGIN, stores::SharedStore};
+use farshore::{
+    operations::VerifyLevel,
+    repository::{COMMIT_MARGIN, MarkState},
+    stores::SharedStore,
+};
 
 use super::{basics::HOUR, stopped::two_points};
 use crate::support::{
     faulty_store::{Call, Fault, FaultyStore},
-    recovery::{noise, patient},
+    recovery::{Recovery, noise, objects, patient},
     soak,
 };
 
@@ -45,6 +49,92 @@ async fn one_fault_at_any_call_does_not_hinder_a_prune() {
             }
         }
     }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Operation {
+    Undelete,
+    Pin,
+    VerifyStructure,
+    VerifyReading,
+    Repair,
+}
+
+const OPERATIONS: [Operation; 5] =
+    [Operation::Undelete, Operation::Pin, Operation::VerifyStructure, Operation::VerifyReading, Operation::Repair];
+
+impl Operation {
+    /// Does it, to this point where it is about one. What is to be blamed, if anything.
+    async fn carry_out(self, recovery: &Recovery, store: SharedStore, point: &str) -> Result<Vec<String>, String> {
+        let cache = recovery.fresh_cache();
+        let verify = async |level| {
+            let report = recovery.verify_at(store.clone(), &cache, level).await?;
+            Ok(report.damage.iter().map(|damage| format!("{damage:?}")).collect())
+        };
+        let outcome = match self {
+            Self::Undelete => recovery.undelete(store, &cache, point).await.map(|_| Vec::new()),
+            Self::Pin => recovery.pin(store, &cache, point).await.map(|_| Vec::new()),
+            Self::VerifyStructure => verify(VerifyLevel::Structure).await,
+            Self::VerifyReading => verify(VerifyLevel::ReadData(100.0)).await,
+            Self::Repair => recovery.repair(store, &cache, false, &|_| {}).await.map(|_| Vec::new()),
+        };
+        outcome.map_err(|error| error.to_string())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_fault_at_any_call_hinders_no_undelete_pin_verification_or_repair() {
+    let (recovery, store, points) = two_points().await;
+    recovery.prune(store.clone(), &recovery.fresh_cache()).await.unwrap();
+    let whole = objects(store.as_ref()).await;
+    let mut without_index = whole.clone();
+    let lost = whole.keys().find(|key| key.starts_with("indexes/")).unwrap();
+    without_index.remove(lost);
+    for operation in OPERATIONS {
+        let (point, before) = match operation {
+            Operation::Undelete => (&points.0[0].0, &whole),
+            Operation::Repair => (&points.0[1].0, &without_index),
+            _ => (&points.0[1].0, &whole),
+        };
+        for call in [Call::Put, Call::Get, Call::List, Call::Stat, Call::Time] {
+            let mut number = 0;
+            loop {
+                // In everyday tests one kind of fault for each call, in turn.
+                let faults = if soak(1) > 1 { &FAULTS[..] } else { &FAULTS[number as usize % FAULTS.len()..][..1] };
+                let mut calls = 0;
+                for fault in faults {
+                    let what = format!("{operation:?}: {fault:?} at {call:?} {number}");
+                    let inner: SharedStore = recovery.site_of(before).await;
+                    let faulty = FaultyStore::over(inner.clone());
+                    faulty.queue(call, (0..number).map(|_| Fault::None).chain([*fault]));
+                    let blamed = operation.carry_out(&recovery, patient(faulty.clone()), point).await;
+                    assert_eq!(blamed, Ok(Vec::new()), "{what}");
+                    assert_eq!(points.check(&recovery, &inner, &what).await.len(), 2, "{what}");
+                    let listed = recovery.points(inner, &recovery.fresh_cache()).await.unwrap();
+                    let is_pinned = listed.iter().any(|listed| listed.id == *point && listed.pinned.is_some());
+                    assert_eq!(is_pinned, matches!(operation, Operation::Undelete | Operation::Pin), "{what}");
+                    calls = faulty.calls(call);
+                }
+                // Everyday tests look at every third call from the fourth on.
+                number += if soak(1) > 1 || number < 4 { 1 } else { 3 };
+                if number >= calls {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mark_that_a_prune_takes_away_before_it_is_read_blames_nothing() {
+    let (recovery, store, _) = two_points().await;
+    let faulty = FaultyStore::over(store);
+    let repository = recovery.open(faulty.clone(), &recovery.fresh_cache()).await.unwrap();
+    repository.put_mark("packs/gone", MarkState::Damaged, "test").await.unwrap();
+    assert_eq!(repository.marks().await.unwrap().damage("packs/gone"), Some("test"));
+    faulty.queue(Call::Get, [Fault::Gone]);
+    let marks = repository.marks().await.unwrap();
+    assert_eq!((marks.unreadable.as_slice(), marks.damage("packs/gone")), (&[][..], None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

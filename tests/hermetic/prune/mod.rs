@@ -2,6 +2,7 @@
 
 mod basics;
 mod faults;
+mod interleaved;
 mod late;
 mod model;
 mod month;
