@@ -253,6 +253,9 @@ pub fn open_directory(
 /// [`RepositoryError::Damaged`] naming `place`.
 pub fn parse_directory(place: &str, plain: &[u8], start: u64) -> Result<Vec<Place>> {
     let damaged = |detail: &str| RepositoryError::Damaged { place: place.to_owned(), detail: detail.to_owned() };
+    if !plain.len().is_multiple_of(RECORD_BYTES) {
+        return Err(damaged("its directory ends within a record"));
+    }
     let places: Option<Vec<Place>> = plain.chunks_exact(RECORD_BYTES).map(Place::decode).collect();
     let places = places.ok_or_else(|| damaged("its directory has an impossible record"))?;
     if !places.iter().all(|place| place.is_within(start)) {
