@@ -125,7 +125,7 @@ impl ChunkList {
     /// # Errors
     /// [`RepositoryError::Damaged`].
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        rmp_serde::from_slice(bytes)
+        unpack(bytes)
             .map_err(|error| RepositoryError::Damaged { place: "an entry's chunk list".to_owned(), detail: error.to_string() })
     }
 }
@@ -176,4 +176,14 @@ pub fn open_chunk(
     encoded: &mut Vec<u8>,
 ) -> Result<(), Forged> {
     key.open(&associated(id, encoding, plain_bytes), sealed, encoded)
+}
+
+/// Deepest nesting of MessagePack that is read: nothing that is stored has more than a few levels, and a reader's stack is finite.
+const MAX_DEPTH: usize = 32;
+
+/// Reads MessagePack, at most [`MAX_DEPTH`] levels deep.
+pub(super) fn unpack<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> std::result::Result<T, rmp_serde::decode::Error> {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
+    deserializer.set_max_depth(MAX_DEPTH);
+    T::deserialize(&mut deserializer)
 }

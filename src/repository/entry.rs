@@ -8,7 +8,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{ChunkList, RepositoryError, error::Result};
+use super::{ChunkList, RepositoryError, chunk::unpack, error::Result};
 
 /// Entry chunks are at least this long, bytes.
 const MIN_BYTES: usize = 64 << 10;
@@ -139,7 +139,7 @@ pub fn parse_chunk(chunk: &Bytes, last: &mut Option<Vec<u8>>) -> Result<Vec<Entr
     let mut records = Vec::new();
     for record in split_records(chunk) {
         let record = record?;
-        let record: EntryRecord = rmp_serde::from_slice(record).map_err(|error| damaged(error.to_string()))?;
+        let record: EntryRecord = unpack(record).map_err(|error| damaged(error.to_string()))?;
         if last.as_ref().is_some_and(|last| *last >= record.path) {
             return Err(damaged("is not in ascending order of path".to_owned()));
         }

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     ChunkCache, ChunkId, ChunkList, ChunkRef, Class, PackRecord, Reader, RepositoryError, Snapshot,
-    chunk::{MAX_LEVEL, parse_refs},
+    chunk::{MAX_LEVEL, parse_refs, unpack},
     entry::split_records,
     error::Result,
     workers::off_thread,
@@ -187,7 +187,7 @@ impl Reach {
         self.on_thread(move |this| {
             let mut long = Vec::new();
             for record in split_records(&chunk) {
-                let record: NeededEntry<'_> = rmp_serde::from_slice(record?)
+                let record: NeededEntry<'_> = unpack(record?)
                     .map_err(|error| RepositoryError::Damaged { place: "an entry stream".to_owned(), detail: error.to_string() })?;
                 match record.content {
                     Some(content) if content.level == 0 => this.note_data(parse_refs(content.refs)?)?,

@@ -1,7 +1,7 @@
 //! One thing within a snapshot: a file, an object, a table's rows, a schema.
 
 use chrono::{DateTime, Utc};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::SourceError;
 
@@ -59,10 +59,20 @@ impl Entry {
     /// # Errors
     /// [`SourceError::Malformed`] if they are not those of `T`.
     pub fn attributes<T: DeserializeOwned>(&self) -> Result<T, SourceError> {
-        rmp_serde::from_slice(&self.attributes).map_err(|error| self.malformed(&error))
+        unpack(&self.attributes).map_err(|error| self.malformed(&error))
     }
 
     fn malformed(&self, error: &dyn std::fmt::Display) -> SourceError {
         SourceError::Malformed { subject: self.display_path(), detail: format!("attributes of kind {}: {error}", self.kind) }
     }
+}
+
+/// Deepest nesting of MessagePack that is read: nothing that is stored has more than a few levels, and a reader's stack is finite.
+const MAX_DEPTH: usize = 32;
+
+/// Reads MessagePack, at most [`MAX_DEPTH`] levels deep.
+pub(super) fn unpack<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, rmp_serde::decode::Error> {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
+    deserializer.set_max_depth(MAX_DEPTH);
+    T::deserialize(&mut deserializer)
 }

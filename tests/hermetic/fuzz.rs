@@ -111,6 +111,7 @@ fn no_decoder_panics_or_takes_more_memory_than_its_bound() {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     for (name, body) in bodies::ALL {
+        println!("{name}");
         let corpus = corpus(name);
         let try_one = |what: &str, bytes: &[u8]| {
             let held = most_held(|| body(bytes));

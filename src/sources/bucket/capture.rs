@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::SharedClock,
     progress::{Problem, SharedObserver},
-    sources::{Capture, CaptureContext, Captured, Entry, Sink, SourceError, earlier::Earlier},
+    sources::{Capture, CaptureContext, Captured, Entry, Sink, SourceError, earlier::Earlier, entry::unpack},
     stores::{ObjectStat, SharedStore, StoreError},
 };
 
@@ -92,7 +92,7 @@ impl Merge<'_> {
         if entry.content.is_none() || entry.size() != stat.size || stat.etag.is_empty() {
             return false;
         }
-        let Ok(was) = rmp_serde::from_slice::<Fingerprint<'_>>(&entry.attributes) else { return false };
+        let Ok(was) = unpack::<Fingerprint<'_>>(&entry.attributes) else { return false };
         self.versioned |= was.version.is_some();
         // Many listings do not show the version; the ETag alone decides then.
         was.etag == stat.etag && (stat.version.is_none() || was.version == stat.version.as_deref())

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     clock::SharedClock,
     progress::{Problem, SharedObserver},
-    sources::{Capture, CaptureContext, Captured, Content, Entry, Sink, SourceError, earlier::Earlier},
+    sources::{Capture, CaptureContext, Captured, Content, Entry, Sink, SourceError, earlier::Earlier, entry::unpack},
 };
 
 /// Steps handed over at once by the walking thread, and how many such hands may wait.
@@ -134,7 +134,7 @@ impl Merge<'_> {
 fn unchanged(entry: &Entry, stat: &rustix::fs::Stat) -> bool {
     entry.kind == FILE
         && entry.content.is_some()
-        && rmp_serde::from_slice::<Fingerprint>(&entry.attributes).is_ok_and(|fingerprint| fingerprint.is_of(stat))
+        && unpack::<Fingerprint>(&entry.attributes).is_ok_and(|fingerprint| fingerprint.is_of(stat))
 }
 
 /// What became of everything, in order, several files being read at once.

@@ -13,7 +13,7 @@ use super::{
     facts::Grant,
     quote::{identifier, literal},
 };
-use crate::sources::{ContentWriter, Entry, ExchangeError, SourceError};
+use crate::sources::{ContentWriter, Entry, ExchangeError, SourceError, entry::unpack};
 
 /// Large objects per entry, at most.
 pub(super) const PER_ENTRY: i64 = 1000;
@@ -204,7 +204,7 @@ pub(super) async fn rebuild(
     session.execute(doing, "BEGIN").await?;
     let mut made = 0;
     while let Some(header) = frames.next().await? {
-        let header: Header = rmp_serde::from_slice(&header).map_err(|error| frames.malformed(&error.to_string()))?;
+        let header: Header = unpack(&header).map_err(|error| frames.malformed(&error.to_string()))?;
         session.client.execute(&create, &[&header.oid]).await.map_err(|error| session.failed(doing, &error))?;
         let mut offset: i64 = 0;
         loop {
