@@ -20,7 +20,8 @@ pub(super) fn encode_tag(text: &str) -> String {
 fn encode(text: &str, fits: impl Fn(usize, char) -> bool) -> String {
     let mut encoded = String::with_capacity(text.len());
     for (index, character) in text.char_indices() {
-        if fits(index, character) && escape(&text[index..]).is_none() {
+        // Whatever looks like the beginning of an escape is one: what comes after it may complete it.
+        if fits(index, character) && !text[index..].starts_with("_x") {
             encoded.push(character);
         } else {
             encoded.push_str(&format!("_x{:04x}_", u32::from(character)));
@@ -80,6 +81,8 @@ mod tests {
         assert_eq!(encode_name("owner-id"), "owner_x002d_id");
         assert_eq!(encode_name("7up"), "_x0037_up");
         assert_eq!(encode_name("a_x0041_"), "a_x005f_x0041_");
+        assert_eq!(encode_name("_x0000-"), "_x005f_x0000_x002d_");
+        assert_eq!(decode("_x005f_x0000_x002d_"), "_x0000-");
         assert_eq!(encode_tag("attachment +/=:@ more"), "attachment +/=:_x0040_ more");
         assert_eq!(encode_path("a//b c/%"), "a//b%20c/%25");
     }
