@@ -107,15 +107,17 @@ pub async fn a_lock_is_extended_and_never_shortened_or_weakened(fresh: &Fresh) {
     // The store itself refuses, whoever asks in earnest.
     for mode in [LockMode::Governance, LockMode::Compliance] {
         let key = format!("refused-{mode}");
-        put(store, &key, "x", Some(lock(mode, 2))).await;
+        let held = lock(mode, 2);
+        put(store, &key, "x", Some(held)).await;
         store.set_lock(&key, lock(mode, 1)).await.unwrap_err();
-        assert_eq!(store.lock_of(&key).await.unwrap(), Some(lock(mode, 2)));
+        assert_eq!(store.lock_of(&key).await.unwrap(), Some(held));
     }
 
     let firm = lock(LockMode::Compliance, 2);
     put(store, "c", "x", Some(firm)).await;
-    let extended = Lock { mode: LockMode::Compliance, until: until(4) };
-    assert_eq!(store.extend_lock("c", lock(LockMode::Governance, 4)).await.unwrap(), extended);
+    let asked = lock(LockMode::Governance, 4);
+    let extended = Lock { mode: LockMode::Compliance, until: asked.until };
+    assert_eq!(store.extend_lock("c", asked).await.unwrap(), extended);
     assert_eq!(store.lock_of("c").await.unwrap(), Some(extended));
 
     put(store, "free", "x", None).await;
