@@ -61,6 +61,9 @@ fn most_plain_bytes(kind: Kind) -> usize {
     }
 }
 
+/// Largest window of a frame that is decompressed piece by piece, as a power of two: 8 MiB. Level 3 writes 2 MiB, level 19 this.
+const MAX_WINDOW_LOG: u32 = 23;
+
 /// So much is believed of a frame that says how long its plain bytes are: beyond that, memory grows with what comes out.
 fn believed_bytes(compressed: &[u8]) -> usize {
     (1 << 20) + 64 * compressed.len()
@@ -79,7 +82,9 @@ pub fn open_frame(compressed: &[u8], most: usize) -> std::result::Result<Vec<u8>
         return zstd::bulk::decompress(compressed, stated).map_err(failed);
     }
     let mut plain = Vec::with_capacity(believed_bytes(compressed));
-    let frame = zstd::stream::read::Decoder::with_buffer(compressed).map_err(failed)?.single_frame();
+    let mut frame = zstd::stream::read::Decoder::with_buffer(compressed).map_err(failed)?.single_frame();
+    // zstd takes a window of the size that the frame states, in memory of its own.
+    frame.window_log_max(MAX_WINDOW_LOG).map_err(failed)?;
     // One more than stated shows that there is more.
     frame.take(stated as u64 + 1).read_to_end(&mut plain).map_err(failed)?;
     if plain.len() == stated { Ok(plain) } else { Err("is not as long as it says".to_owned()) }

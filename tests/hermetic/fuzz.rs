@@ -156,6 +156,11 @@ fn a_frame_that_says_half_a_gigabyte_and_holds_nothing_takes_next_to_none() {
         assert!(refused.contains("as it says") || refused.contains("decompress"), "{refused}");
     });
     assert!(held < 3 << 20, "{held} bytes");
+    // Less than what zstd refuses by itself: the window, in zstd's own memory, would be as large as the frame says.
+    let mut window = lie.clone();
+    window[at..at + 4].copy_from_slice(&(100_u32 << 20).to_le_bytes());
+    let refused = open_frame(&window, 512 << 20).unwrap_err();
+    assert!(refused.contains("too much memory"), "{refused}");
     let mut more = lie.clone();
     more[at..at + 4].copy_from_slice(&(513_u32 << 20).to_le_bytes());
     assert!(open_frame(&more, 512 << 20).unwrap_err().contains("no sane length"));
