@@ -58,8 +58,9 @@ const READS: usize = 8;
 pub async fn point_summaries(repository: &Repository, policy: Option<&str>) -> Result<Vec<PointSummary>, OperationError> {
     let names = repository.stored_points(policy).await?;
     let verified = history::verified(repository).await?;
-    let mut pinned = pins::current(repository).await?;
-    let dooms = Dooms::since(&repository.doom_records().await?, &pins::held_until(repository).await?);
+    let records = repository.pins().await?;
+    let (mut pinned, held_until) = (pins::current(&records), pins::held_until(&records));
+    let dooms = Dooms::since(&repository.doom_records().await?, &held_until);
     let marks = repository.marks().await?;
     let keys: Vec<String> = names.iter().map(|(name, _)| name.key.clone()).collect();
     let summaries = futures_util::stream::iter(names).map(|(name, stored)| summary(repository, name, stored)).buffered(READS);

@@ -65,7 +65,7 @@ pub async fn pin(request: &PinRequest<'_>) -> Result<PinRecord, OperationError> 
     if request.until.is_some_and(|until| until <= request.now) {
         return Err(refused("was to be pinned until a time that has passed; give --until a later one"));
     }
-    if request.action == PinAction::Unpin && !current(request.repository).await?.contains_key(&request.point.id) {
+    if request.action == PinAction::Unpin && !current(&request.repository.pins().await?).contains_key(&request.point.id) {
         return Err(refused("is not pinned; `farshore points` shows which are"));
     }
     let record = PinRecord {
@@ -88,7 +88,7 @@ pub async fn pin(request: &PinRequest<'_>) -> Result<PinRecord, OperationError> 
 
 /// When a point matures, if it is doomed and was not pinned since.
 pub(super) async fn doomed(repository: &Repository, point: &PointName) -> Result<Option<DateTime<Utc>>, OperationError> {
-    Ok(Dooms::since(&repository.doom_records().await?, &held_until(repository).await?).point(&point.key))
+    Ok(Dooms::since(&repository.doom_records().await?, &held_until(&repository.pins().await?)).point(&point.key))
 }
 
 /// A pin keeps a point that was doomed before only if it was stored before the grace was over: whoever prunes then sees it before it
@@ -117,35 +117,24 @@ async fn check_in_time(request: &PinRequest<'_>, doomed: Option<DateTime<Utc>>) 
 /// # Errors
 /// The store's.
 pub async fn pinned(repository: &Repository, point: &str) -> Result<Option<PinSummary>, OperationError> {
-    Ok(current(repository).await?.remove(point))
-}
-
-/// The pins of all points, by their ids, as far as they were not taken back.
-///
-/// # Errors
-/// The store's.
-pub(super) async fn current(repository: &Repository) -> Result<BTreeMap<String, PinSummary>, OperationError> {
-    Ok(counting(repository.pins().await?))
+    Ok(current(&repository.pins().await?).remove(point))
 }
 
 /// Until when each point that was ever pinned was held by that: the end of its pin, or when the pin was taken back, by the site's
 /// clock. What was decided about the point before then does not count any more.
-///
-/// # Errors
-/// The store's.
-pub(super) async fn held_until(repository: &Repository) -> Result<BTreeMap<String, DateTime<Utc>>, OperationError> {
+pub(super) fn held_until(records: &[StoredPin]) -> BTreeMap<String, DateTime<Utc>> {
     let until = |stored: &StoredPin| match &stored.record {
         Ok(record) if record.action == PinAction::Unpin => stored.stored_at,
         Ok(record) => record.until.unwrap_or(DateTime::<Utc>::MAX_UTC),
         Err(_) => DateTime::<Utc>::MAX_UTC,
     };
-    Ok(newest(repository.pins().await?).iter().map(|(point, stored)| (point.clone(), until(stored))).collect())
+    newest(records).into_iter().map(|(point, stored)| (point.to_owned(), until(stored))).collect()
 }
 
 /// Of the records about a point the newest counts, by the site's time. Of several that the site stored at the same time: the one
 /// whose own name is later; then a pin rather than its end, and the pin that holds longer. A record that cannot be read counts
 /// as a pin for ever: nobody can say that it was none.
-fn newest(records: Vec<StoredPin>) -> BTreeMap<String, StoredPin> {
+fn newest(records: &[StoredPin]) -> BTreeMap<&str, &StoredPin> {
     let rank = |stored: &StoredPin| {
         let holds = match &stored.record {
             Err(_) => (true, true, None),
@@ -153,25 +142,25 @@ fn newest(records: Vec<StoredPin>) -> BTreeMap<String, StoredPin> {
         };
         (stored.stored_at, stored.named_at, holds, stored.key.clone())
     };
-    let mut newest: BTreeMap<String, StoredPin> = BTreeMap::new();
+    let mut newest: BTreeMap<&str, &StoredPin> = BTreeMap::new();
     for stored in records {
-        if newest.get(&stored.point).is_none_or(|other| rank(other) < rank(&stored)) {
-            newest.insert(stored.point.clone(), stored);
+        if newest.get(stored.point.as_str()).is_none_or(|other| rank(other) < rank(stored)) {
+            newest.insert(&stored.point, stored);
         }
     }
     newest
 }
 
-/// The pins that hold or have run out; none of those that were taken back.
-fn counting(records: Vec<StoredPin>) -> BTreeMap<String, PinSummary> {
-    newest(records).into_iter().filter_map(|(point, stored)| Some((point, summary(stored)?))).collect()
+/// The pins of all points, by their ids: those that hold or have run out, none of those that were taken back.
+pub(super) fn current(records: &[StoredPin]) -> BTreeMap<String, PinSummary> {
+    newest(records).into_iter().filter_map(|(point, stored)| Some((point.to_owned(), summary(stored)?))).collect()
 }
 
-fn summary(stored: StoredPin) -> Option<PinSummary> {
-    match stored.record {
+fn summary(stored: &StoredPin) -> Option<PinSummary> {
+    match &stored.record {
         Err(detail) => Some(PinSummary {
             until: None,
-            reason: format!("its record cannot be read, so it counts as pinned: {}", printable(&detail)),
+            reason: format!("its record cannot be read, so it counts as pinned: {}", printable(detail)),
             by: None,
             at: stored.named_at,
         }),
@@ -179,7 +168,7 @@ fn summary(stored: StoredPin) -> Option<PinSummary> {
         Ok(record) => Some(PinSummary {
             until: record.until,
             by: Some(format!("{}@{}", record.user, record.host)),
-            reason: record.reason,
+            reason: record.reason.clone(),
             at: record.at,
         }),
     }
@@ -189,7 +178,7 @@ fn summary(stored: StoredPin) -> Option<PinSummary> {
 mod tests {
     use chrono::DateTime;
 
-    use super::{PinAction, PinRecord, StoredPin, counting};
+    use super::{PinAction, PinRecord, StoredPin, current};
 
     /// A record stored and named at these seconds: `unpin`, `forever`, `damaged`, or the second until which it pins.
     fn stored(key: &str, stored: i64, named: i64, what: &str) -> StoredPin {
@@ -224,15 +213,15 @@ mod tests {
         ] {
             let backwards: Vec<_> = records.iter().rev().cloned().collect();
             for records in [records, backwards] {
-                assert_eq!(counting(records).get("p").map(|pin| pin.reason.as_str()), counts, "{name}");
+                assert_eq!(current(&records).get("p").map(|pin| pin.reason.as_str()), counts, "{name}");
             }
         }
     }
 
     #[test]
     fn a_record_that_cannot_be_read_holds_for_ever_until_a_newer_one_is_there() {
-        let pin = counting(vec![stored("a", 1, 1, "unpin"), stored("b", 2, 2, "damaged")]).remove("p").unwrap();
+        let pin = current(&[stored("a", 1, 1, "unpin"), stored("b", 2, 2, "damaged")]).remove("p").unwrap();
         assert!(pin.until.is_none() && pin.by.is_none() && pin.reason.contains("a bit was flipped"), "{pin:?}");
-        assert!(counting(vec![stored("b", 2, 2, "damaged"), stored("c", 3, 3, "unpin")]).is_empty());
+        assert!(current(&[stored("b", 2, 2, "damaged"), stored("c", 3, 3, "unpin")]).is_empty());
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! A [`Budget`] hands out bytes that own their share; the share goes back when the last reference to the bytes is dropped.
 //! No task holds one share while it waits for a second one (that could deadlock). Streams of reads, whose pieces their consumers
-//! No task holds one share while it waits for a second one (that could deadlock). Streams of reads, whose pieces their consumers
-//! hold for as long as they like, never wait for the budget alone: see [`Lane`].
 //! hold for as long as they like, never wait for the budget alone: see [`Lane`].
 
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,7 @@
 //! What can go wrong at a store, named by what the caller can do.
 
+use std::error::Error;
+
 use chrono::{DateTime, Utc};
 
 /// An error of a store. `place` is the object or bucket it happened at, as an operator would write it down.
@@ -133,4 +135,19 @@ impl StoreError {
             | Self::Other { .. } => false,
         }
     }
+}
+
+/// An error and what caused it, in one line.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
 }

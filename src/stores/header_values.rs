@@ -1,6 +1,6 @@
-//! Values as they travel in headers of requests, alike for all stores that speak HTTP: RFC 2047 words, tags.
+//! Values as they travel in headers of requests, alike for all stores that speak HTTP: RFC 2047 words, tags, ETags, ranges.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -80,11 +80,29 @@ pub(super) fn encode_tags(tags: &BTreeMap<String, String>) -> Option<String> {
     (!pairs.is_empty()).then(|| pairs.join("&"))
 }
 
+/// An ETag without its quotes.
+pub(super) fn plain_etag(etag: Option<&str>) -> String {
+    etag.unwrap_or_default().trim_matches('"').to_owned()
+}
+
+/// A range as HTTP writes it, its end included. Ends beyond any object are left out: some servers read them as negative.
+pub(super) fn range_header(range: &Range<u64>) -> String {
+    if range.end > 1 << 62 { format!("bytes={}-", range.start) } else { format!("bytes={}-{}", range.start, range.end - 1) }
+}
+
+/// Start, end (exclusive) and whole size of `bytes 0-9/100`.
+pub(super) fn content_range(header: &str) -> Option<(u64, u64, u64)> {
+    let (range, size) = header.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, size) = (first.parse().ok()?, last.parse::<u64>().ok()?, size.parse().ok()?);
+    (first <= last && last < size).then(|| (first, last + 1, size))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
-    use super::{decode_value, encode_value};
+    use super::{content_range, decode_value, encode_value, range_header};
 
     #[test]
     fn both_encodings_of_rfc_2047_are_read() {
@@ -101,6 +119,16 @@ mod tests {
             let header = encode_value(&value);
             prop_assert!(header.bytes().all(|byte| (0x20..0x7f).contains(&byte)));
             prop_assert_eq!(decode_value(&header), value);
+        }
+    }
+
+    #[test]
+    fn ranges_are_written_and_read_as_http_has_them() {
+        assert_eq!(range_header(&(0..10)), "bytes=0-9");
+        assert_eq!(range_header(&(5..u64::MAX)), "bytes=5-");
+        assert_eq!(content_range("bytes 0-9/100"), Some((0, 10, 100)));
+        for wrong in ["bytes */100", "bytes 9-0/100", "bytes 0-100/100", "items 0-9/100", ""] {
+            assert_eq!(content_range(wrong), None, "{wrong}");
         }
     }
 }

@@ -1,64 +1,15 @@
 //! A backup that stops anywhere, and one whose site fails at any call: every point that is listed is whole, and the next backup
 //! succeeds.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use farshore::stores::{
-    Download, GetOptions, MemoryStore, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
-};
+use farshore::stores::SharedStore;
 
 use crate::support::{
     faulty_store::{Call, Fault, FaultyStore},
     recovery::{Objects, Recovery, noise, objects, patient, store_of},
+    sites::{Log, Logged},
 };
-
-/// Remembers what was written, in order.
-#[derive(Debug)]
-struct Recording {
-    inner: Arc<MemoryStore>,
-    written: Mutex<Vec<(String, Bytes)>>,
-}
-
-#[async_trait]
-impl Store for Recording {
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
-    async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
-        let stat = self.inner.put(key, body.clone(), options).await?;
-        self.written.lock().unwrap().push((key.to_owned(), body));
-        Ok(stat)
-    }
-    async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
-        self.inner.get(key, options).await
-    }
-    async fn stat(&self, key: &str) -> Result<ObjectStat, StoreError> {
-        self.inner.stat(key).await
-    }
-    async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        self.inner.list(prefix, start_after, limit).await
-    }
-    async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        panic!("a backup never deletes, and this one deletes {key}")
-    }
-    async fn begin_upload(&self, key: &str, _: ObjectAttributes) -> Result<String, StoreError> {
-        panic!("this test does not record the multipart upload of {key}")
-    }
-    async fn upload_part(&self, key: &str, _: &str, _: u32, _: Bytes) -> Result<UploadedPart, StoreError> {
-        panic!("this test does not record the multipart upload of {key}")
-    }
-    async fn complete_upload(&self, key: &str, _: &str, _: &[UploadedPart], _: bool) -> Result<ObjectStat, StoreError> {
-        panic!("this test does not record the multipart upload of {key}")
-    }
-    async fn abort_upload(&self, key: &str, _: &str) -> Result<(), StoreError> {
-        panic!("this test does not record the multipart upload of {key}")
-    }
-    async fn create(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-}
 
 /// A site with one point; and the bucket changed since, so that the second backup has several packs to store.
 async fn begun(packs: u64) -> (Recovery, Objects, Objects) {
@@ -97,9 +48,10 @@ async fn assert_sound(recovery: &Recovery, all: &Objects, then: &Objects, what: 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_that_stops_after_any_write_leaves_every_listed_point_whole() {
     let (recovery, before, then) = begun(1).await;
-    let recording = Arc::new(Recording { inner: store_of(&before).await, written: Mutex::default() });
-    recovery.backup(recording.clone(), &recovery.fresh_cache()).await.unwrap();
-    let written = recording.written.lock().unwrap().clone();
+    let log = Log::default();
+    let recording = Arc::new(Logged { number: 0, inner: store_of(&before).await, log: Arc::clone(&log) });
+    recovery.backup(recording, &recovery.fresh_cache()).await.unwrap();
+    let written: Vec<_> = log.lock().unwrap().iter().map(|(_, key, body)| (key.clone(), body.clone())).collect();
     let names: Vec<_> = written.iter().map(|(key, _)| key.split('/').next().unwrap()).collect();
     assert_eq!((names[0], *names.last().unwrap()), ("keys", "points"), "{names:?}");
     assert!(names.iter().filter(|name| **name == "packs").count() >= 3, "{names:?}");

@@ -11,6 +11,7 @@ pub mod faulty_store;
 pub mod lock_contract;
 pub mod recovery;
 pub mod sites;
+pub mod staged_store;
 pub mod store_contract;
 pub mod watched_store;
 

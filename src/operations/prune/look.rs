@@ -44,7 +44,7 @@ impl Look {
         let records = repository.doom_records().await?;
         let facts = retention::facts(repository, Some(&request.policy.name)).await?;
         // After the facts: a pin that came in between holds, too.
-        let dooms = Dooms::since(&records, &pins::held_until(repository).await?);
+        let dooms = Dooms::since(&records, &pins::held_until(&repository.pins().await?));
         let plan = plan_retention(&facts, request.retention, now);
         let points: BTreeMap<String, PointName> =
             repository.point_names(None).await?.into_iter().map(|name| (name.key.clone(), name)).collect();

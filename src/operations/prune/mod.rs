@@ -94,8 +94,8 @@ pub async fn prune(request: PruneRequest<'_>) -> Result<PruneReport, OperationEr
     let mut report = empty_report(&request, now);
     let mut removed = Removed::default();
     let condemned = look.condemned();
-    let deleted = if request.dry_run {
-        condemned.clone()
+    let deleted = if request.dry_run || condemned.is_empty() {
+        condemned
     } else {
         let reader = Reader::open(repository, Arc::clone(&request.workers), request.budget.clone()).await?;
         let removal = Removal::new(repository, Arc::clone(reader.cache()), looked);

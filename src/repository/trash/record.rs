@@ -86,6 +86,12 @@ pub struct Dooms {
 impl Dooms {
     /// Of these records.
     pub fn of(records: &[StoredDoom]) -> Self {
+        Self::since(records, &BTreeMap::new())
+    }
+
+    /// Of these records, where one that the site stored before a point was `held_until` (by its id) does not count for the point:
+    /// a pin that ended leaves the point a grace of its own.
+    pub fn since(records: &[StoredDoom], held_until: &BTreeMap<String, DateTime<Utc>>) -> Self {
         let mut dooms = Self::default();
         for stored in records {
             let Ok(record) = &stored.record else { continue };
@@ -98,24 +104,9 @@ impl Dooms {
                 dooms.keys.entry(key).and_modify(earliest).or_insert(matures_at);
             }
             for point in &record.points {
-                dooms.points.entry(point.clone()).and_modify(earliest).or_insert(matures_at);
-            }
-        }
-        dooms
-    }
-
-    /// Of these records, where one that the site stored before a point was `held_until` (by its id) does not count for the point:
-    /// a pin that ended leaves the point a grace of its own.
-    pub fn since(records: &[StoredDoom], held_until: &BTreeMap<String, DateTime<Utc>>) -> Self {
-        let mut dooms = Self::of(records);
-        dooms.points.clear();
-        for stored in records {
-            let Ok(record) = &stored.record else { continue };
-            for point in &record.points {
-                let held = PointName::parse(point).and_then(|name| held_until.get(&name.id).copied());
-                if held.is_none_or(|held| held <= stored.stored_at) {
-                    let matures_at = stored.matures_at();
-                    dooms.points.entry(point.clone()).and_modify(|known| *known = (*known).min(matures_at)).or_insert(matures_at);
+                let held = PointName::parse(point).and_then(|name| held_until.get(&name.id));
+                if held.is_none_or(|held| *held <= stored.stored_at) {
+                    dooms.points.entry(point.clone()).and_modify(earliest).or_insert(matures_at);
                 }
             }
         }

@@ -11,8 +11,8 @@ use azure_core::{
 use azure_identity::{ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{StoreError, error::chain, sign::SharedKey, transport::HyperTransport};
-use crate::clock::SharedClock;
+use super::{StoreError, sign::SharedKey, transport::HyperTransport};
+use crate::{clock::SharedClock, stores::error::chain};
 
 /// Whom a token is for.
 const SCOPE: &str = "https://storage.azure.com/.default";

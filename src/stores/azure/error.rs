@@ -1,25 +1,9 @@
 //! What Azure's errors mean to a store's caller.
 
-use std::error::Error;
-
 use azure_core::error::ErrorKind;
 
 use super::StoreError;
-
-/// An error and what caused it, in one line.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}
+use crate::stores::error::chain;
 
 /// The store's error where there was no answer.
 pub(super) fn no_answer(place: String, action: &'static str, error: &azure_core::Error) -> StoreError {

@@ -14,11 +14,10 @@ use chrono::{DateTime, Utc};
 
 use super::{
     AzureStore, ObjectStat, Page, StoreError,
-    read::plain_etag,
     request::{Call, http_time},
     xml::Element,
 };
-use crate::stores::bounds::unsorted;
+use crate::stores::{bounds::unsorted, header_values::plain_etag};
 
 /// As many as S3 lists at once, so that callers' memory is the same.
 const MAX_PAGE: usize = 1000;

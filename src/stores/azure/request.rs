@@ -15,7 +15,7 @@ use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
 use super::{AzureStore, StoreError, error, values::encode_path, xml};
-use crate::stores::header_values::UNRESERVED;
+use crate::stores::{error::chain, header_values::UNRESERVED};
 
 /// What any request may take, beside its bytes.
 const BASE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -188,7 +188,7 @@ impl AzureStore {
                 }
                 Ok(Some(Ok(piece))) => document.extend_from_slice(&piece),
                 Ok(Some(Err(error))) => {
-                    return Err(StoreError::Unavailable { place: self.object_place(key), detail: error::chain(&error) });
+                    return Err(StoreError::Unavailable { place: self.object_place(key), detail: chain(&error) });
                 }
                 Ok(None) => break,
                 Err(_) => {

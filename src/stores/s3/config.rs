@@ -14,6 +14,7 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::StoreError;
+use crate::stores::error::chain;
 
 /// A connection that takes longer is tried again. Far regions answer within a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -95,7 +96,7 @@ impl S3Config {
         };
         // Asked here so that a missing key is told before the work begins, not by its first request.
         if let Err(error) = provider.provide_credentials().await {
-            return Err(self.unauthenticated(&super::error::chain(&error)));
+            return Err(self.unauthenticated(&chain(&error)));
         }
         let region = shared.region().map_or_else(|| DEFAULT_REGION.to_owned(), ToString::to_string);
         let mut builder = aws_sdk_s3::config::Builder::from(&shared)

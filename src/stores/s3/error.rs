@@ -9,21 +9,7 @@ use aws_sdk_s3::{
 };
 
 use super::StoreError;
-
-/// An error and what caused it, in one line.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}
+use crate::stores::error::chain;
 
 /// The store's error for the SDK's. `Changed` is what a failed condition means: a put's caller turns it into `AlreadyExists`.
 pub(super) fn store_error<E>(place: String, action: &'static str, error: &SdkError<E, HttpResponse>) -> StoreError

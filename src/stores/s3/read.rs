@@ -13,10 +13,13 @@ use futures_util::{StreamExt, stream, stream::BoxStream};
 
 use super::{
     Download, GetOptions, ObjectAttributes, ObjectStat, Page, S3Store, StoreError,
-    error::chain,
     values::{decode_key, decode_sha256},
 };
-use crate::stores::{bounds::unsorted, header_values::decode_value};
+use crate::stores::{
+    bounds::unsorted,
+    error::chain,
+    header_values::{content_range, decode_value, plain_etag, range_header},
+};
 
 /// A body that brings nothing for this long has stalled.
 const BODY_STALL: Duration = Duration::from_secs(60);
@@ -227,38 +230,5 @@ fn attributes(output: &GetObjectOutput) -> ObjectAttributes {
         storage_class: text(output.storage_class().map(|class| class.as_str())),
         metadata: metadata.map(|(name, value)| (name.to_lowercase(), decode_value(value))).collect(),
         tags: BTreeMap::new(),
-    }
-}
-
-/// An ETag without its quotes.
-pub(super) fn plain_etag(etag: Option<&str>) -> String {
-    etag.unwrap_or_default().trim_matches('"').to_owned()
-}
-
-/// A range as HTTP writes it, its end included. Ends beyond any object are left out: some servers read them as negative.
-fn range_header(range: &Range<u64>) -> String {
-    if range.end > 1 << 62 { format!("bytes={}-", range.start) } else { format!("bytes={}-{}", range.start, range.end - 1) }
-}
-
-/// Start, end (exclusive) and whole size of `bytes 0-9/100`.
-fn content_range(header: &str) -> Option<(u64, u64, u64)> {
-    let (range, size) = header.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    let (first, last, size) = (first.parse().ok()?, last.parse::<u64>().ok()?, size.parse().ok()?);
-    (first <= last && last < size).then(|| (first, last + 1, size))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{content_range, range_header};
-
-    #[test]
-    fn ranges_are_written_and_read_as_http_has_them() {
-        assert_eq!(range_header(&(0..10)), "bytes=0-9");
-        assert_eq!(range_header(&(5..u64::MAX)), "bytes=5-");
-        assert_eq!(content_range("bytes 0-9/100"), Some((0, 10, 100)));
-        for wrong in ["bytes */100", "bytes 9-0/100", "bytes 0-100/100", "items 0-9/100", ""] {
-            assert_eq!(content_range(wrong), None, "{wrong}");
-        }
     }
 }

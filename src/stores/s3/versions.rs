@@ -13,12 +13,8 @@ use aws_sdk_s3::{
 };
 use chrono::{DateTime, Utc};
 
-use super::{
-    ObjectStat, Page, S3Store, StoreError,
-    read::{MAX_PAGE, plain_etag},
-    values::decode_key,
-};
-use crate::stores::{Lock, LockMode, LockSupport};
+use super::{ObjectStat, Page, S3Store, StoreError, read::MAX_PAGE, values::decode_key};
+use crate::stores::{Lock, LockMode, LockSupport, header_values::plain_etag};
 
 /// Versions and markers of one page of a listing.
 struct Listed {

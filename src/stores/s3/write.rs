@@ -16,14 +16,13 @@ use tokio::task::spawn_blocking;
 use super::{
     ObjectAttributes, ObjectStat, PutOptions, S3Store, StoreError, UploadedPart,
     config::{COMPLETE_TIMEOUT, limits, timeouts},
-    read::plain_etag,
     values::encode_sha256,
     versions::{header_mode, seconds},
 };
 use crate::stores::{
     MAX_SINGLE_PUT_BYTES,
     bounds::sha256,
-    header_values::{encode_tags, encode_value},
+    header_values::{encode_tags, encode_value, plain_etag},
     tiers::s3_class,
 };
 

@@ -10,9 +10,9 @@ use farshore::{
 use tokio::sync::Notify;
 
 use super::basics::{DAY, HOUR, begun};
-use crate::{
-    rotation::Staged,
-    support::recovery::{Recovery, noise, objects},
+use crate::support::{
+    recovery::{Recovery, noise, objects},
+    staged_store::Staged,
 };
 
 /// A site with a point that holds "a" alone and is too old, and one that does not; the source has "a" again.

@@ -1,100 +1,16 @@
 //! The real prune and the real backup, stopped: a prune that ends after any of its writes, a backup that sleeps through a whole grace,
 //! an undelete that comes too late.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use chrono::{DateTime, Utc};
-use farshore::stores::{
-    Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
-};
+use farshore::stores::{SharedStore, Store};
 use tokio::sync::Notify;
 
 use super::basics::{DAY, HOUR, Points, begun};
-use crate::support::recovery::{Recovery, noise};
-
-/// Breaks after so many puts and deletes; holds the first pack back while it is told to.
-#[derive(Debug)]
-struct Stopping {
-    inner: SharedStore,
-    writes_left: AtomicUsize,
-    holds_packs: AtomicBool,
-    pack_came: Notify,
-    pack_may_go: Notify,
-}
-
-impl Stopping {
-    fn over(inner: SharedStore, writes_left: usize) -> Arc<Self> {
-        Arc::new(Self {
-            inner,
-            writes_left: writes_left.into(),
-            holds_packs: false.into(),
-            pack_came: Notify::new(),
-            pack_may_go: Notify::new(),
-        })
-    }
-
-    fn write(&self) -> Result<(), StoreError> {
-        let left = self.writes_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        left.map(|_| ()).map_err(|_| StoreError::Unavailable { place: self.describe(), detail: "the connection broke".to_owned() })
-    }
-}
-
-#[async_trait]
-impl Store for Stopping {
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
-    async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
-        if key.starts_with("packs/") && self.holds_packs.swap(false, Ordering::SeqCst) {
-            self.pack_came.notify_one();
-            self.pack_may_go.notified().await;
-        }
-        self.write()?;
-        self.inner.put(key, body, options).await
-    }
-    async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
-        self.inner.get(key, options).await
-    }
-    async fn stat(&self, key: &str) -> Result<ObjectStat, StoreError> {
-        self.inner.stat(key).await
-    }
-    async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        self.inner.list(prefix, start_after, limit).await
-    }
-    async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        self.write()?;
-        self.inner.delete(key).await
-    }
-    async fn begin_upload(&self, key: &str, attributes: ObjectAttributes) -> Result<String, StoreError> {
-        self.inner.begin_upload(key, attributes).await
-    }
-    async fn upload_part(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<UploadedPart, StoreError> {
-        self.inner.upload_part(key, upload, number, body).await
-    }
-    async fn complete_upload(
-        &self,
-        key: &str,
-        upload: &str,
-        parts: &[UploadedPart],
-        if_absent: bool,
-    ) -> Result<ObjectStat, StoreError> {
-        self.inner.complete_upload(key, upload, parts, if_absent).await
-    }
-    async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
-        self.inner.abort_upload(key, upload).await
-    }
-    async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
-        self.inner.time().await
-    }
-    async fn create(&self) -> Result<(), StoreError> {
-        self.inner.create().await
-    }
-}
+use crate::support::{
+    recovery::{Recovery, noise},
+    staged_store::Staged,
+};
 
 /// Two points, of which the older one is to go: only it needs `old`, and both need `shared`.
 pub(super) async fn two_points() -> (Recovery, SharedStore, Points) {
@@ -120,7 +36,9 @@ async fn a_prune_that_stops_after_any_write_leaves_every_listed_point_whole_and_
         let (recovery, store, mut points) = two_points().await;
         recovery.prune(store.clone(), &recovery.fresh_cache()).await.unwrap();
         recovery.clock.advance(27 * HOUR);
-        let ended = recovery.prune(Stopping::over(store.clone(), stop), &recovery.fresh_cache()).await;
+        let stopping = Arc::new(Staged::over(store.clone()));
+        stopping.writes_left.store(stop, Ordering::SeqCst);
+        let ended = recovery.prune(stopping, &recovery.fresh_cache()).await;
         if let Err(error) = &ended {
             assert!(error.to_string().contains("the connection broke"), "{what}: {error}");
             stops += 1;
@@ -146,8 +64,9 @@ async fn a_prune_that_stops_after_any_write_leaves_every_listed_point_whole_and_
 async fn a_backup_that_sleeps_until_prune_has_dooms_deletions_and_record_behind_it_makes_no_point() {
     let (recovery, store, points) = two_points().await;
     recovery.put("old", noise(200_000, 1)).await;
-    let held = Stopping::over(store.clone(), usize::MAX);
-    held.holds_packs.store(true, Ordering::SeqCst);
+    let mut held = Staged::over(store.clone());
+    held.pack_may_go = Some(Notify::new());
+    let held = Arc::new(held);
     let cache = recovery.fresh_cache();
     let (made, ()) = tokio::join!(recovery.backup(held.clone(), &cache), async {
         held.pack_came.notified().await;
@@ -158,7 +77,7 @@ async fn a_backup_that_sleeps_until_prune_has_dooms_deletions_and_record_behind_
         }
         let records = store.list("doomed/", None, 10).await.unwrap().objects;
         assert!(records.is_empty(), "nothing is left that tells of what was deleted: {records:?}");
-        held.pack_may_go.notify_one();
+        held.pack_may_go.as_ref().unwrap().notify_one();
     });
     let said = made.unwrap_err().to_string();
     assert!(said.contains("a prune doomed what this backup relies on") && said.contains("run it again"), "{said}");

@@ -5,10 +5,11 @@ use std::sync::{Arc, atomic::Ordering};
 use farshore::{repository::RotationRequest, stores::SharedStore};
 use tokio::sync::Notify;
 
-use super::{Staged, Team, below};
+use super::{Team, below};
 use crate::support::{
     faulty_store::{Call, Fault, FaultyStore},
     recovery::{objects, patient, store_of},
+    staged_store::Staged,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

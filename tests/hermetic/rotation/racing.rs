@@ -5,8 +5,8 @@ use std::sync::Arc;
 use farshore::{operations::OperationError, repository::RepositoryError, stores::SharedStore};
 use tokio::sync::Barrier;
 
-use super::{Person, Staged, Team};
-use crate::support::recovery::store_of;
+use super::{Person, Team};
+use crate::support::{recovery::store_of, staged_store::Staged};
 
 async fn of_two_rotations_one_wins(overwrites: bool) {
     let team = Team::new();
