@@ -95,6 +95,7 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
     for (name, stored) in repository.stored_points(request.policy).await? {
         walk.point(&name, stored, &tally).await?;
     }
+    walk.remember().await;
     let mut report = VerifyReport {
         site: repository.store().describe(),
         started_at,

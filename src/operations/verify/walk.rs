@@ -1,6 +1,9 @@
 //! From the points to the packs they need; and from what is broken back to the points that it hurts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -13,8 +16,8 @@ use crate::{
     progress::{Observer, Tally},
     report::{Damage, VerifyReport},
     repository::{
-        ChunkList, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, RepositoryError, StructureReport,
-        data_key_object, pack_key,
+        ChunkList, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, Reached, Recent, RepositoryError, Seen,
+        Snapshot, StructureReport, data_key_object, pack_key,
     },
     stores::StoreError,
 };
@@ -28,6 +31,14 @@ pub(super) struct Walk<'a> {
     pub(super) packs: HashMap<u32, PackRecord>,
     /// From every number of a pack to the one in `packs`.
     numbers: HashMap<u32, u32>,
+    /// And from the pack itself.
+    by_record: HashMap<PackRecord, u32>,
+    /// The pack that was found for a chunk, by its number in `packs`, while this was known of packs.
+    recent: (Arc<Seen>, Recent<u32>),
+    /// Packs that the list which is being followed leads to.
+    reached: HashSet<u32>,
+    /// What was followed, to be remembered.
+    followed: Vec<(ChunkList, Reached)>,
     pub(super) structure: StructureReport,
     /// Packs that cannot be used, with what is wrong.
     pub(super) broken: BTreeMap<u32, String>,
@@ -56,10 +67,15 @@ impl<'a> Walk<'a> {
     ) -> Self {
         let broken = structure.broken.iter().map(|(number, detail)| (*number, detail.clone())).collect();
         let keys = structure.keys_missing.clone();
+        let by_record = packs.iter().map(|(number, record)| (record.clone(), *number)).collect();
         Self {
             request,
             packs,
             numbers,
+            by_record,
+            recent: (request.reader.cache().seen(), Recent::default()),
+            reached: HashSet::new(),
+            followed: Vec::new(),
             structure,
             broken,
             locked: HashSet::new(),
@@ -95,26 +111,15 @@ impl<'a> Walk<'a> {
     }
 
     async fn follow(&mut self, point: &Point, number: usize, tally: &Tally) -> Result<(), RepositoryError> {
-        let reader = &self.request.reader;
         for snapshot in &point.snapshots {
-            let mut list = snapshot.entries.clone();
-            self.list(number, &list)?;
-            while list.level > 0 {
-                list = reader.level_below(&list).await?;
-                self.list(number, &list)?;
-            }
-            let mut entries = reader.entries(snapshot);
-            let mut count = 0;
-            while let Some(record) = entries.try_next().await? {
-                count += 1;
-                tally.items(1);
-                let Some(mut content) = record.content else { continue };
-                self.list(number, &content)?;
-                while content.level > 0 {
-                    content = reader.level_below(&content).await?;
-                    self.list(number, &content)?;
+            let count = match self.remembered(snapshot)? {
+                Some(reached) => {
+                    reached.packs.iter().for_each(|pack| self.need(*pack, number));
+                    tally.items(reached.entries);
+                    reached.entries
                 }
-            }
+                None => self.follow_list(snapshot, number, tally).await?,
+            };
             if count != snapshot.entry_count {
                 return Err(RepositoryError::Damaged {
                     place: format!("point {}, source {}", point.id, snapshot.source),
@@ -125,15 +130,96 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// What a snapshot's list led to when it was followed before, if every pack of it is there and nothing is known against it. A
+    /// verification that reads everything follows everything anew.
+    fn remembered(&self, snapshot: &Snapshot) -> Result<Option<Reached>, RepositoryError> {
+        if self.request.level.is_full() {
+            return Ok(None);
+        }
+        let cache = self.request.reader.cache();
+        let Some(mut reached) = cache.reached(&snapshot.entries)? else { return Ok(None) };
+        let seen = cache.seen();
+        for pack in &mut reached.packs {
+            // An index that was replaced gave its packs new numbers.
+            let now = match self.numbers.get(pack) {
+                Some(now) => Some(*now),
+                None => self.by_record.get(&cache.pack(*pack)?).copied(),
+            };
+            match now {
+                Some(now) if self.structure.sound.contains_key(&now) && seen.is_adoptable(now) => *pack = now,
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(reached))
+    }
+
+    /// Follows a snapshot's list to its end; returns how many entries it has.
+    async fn follow_list(&mut self, snapshot: &Snapshot, number: usize, tally: &Tally) -> Result<u64, RepositoryError> {
+        let reader = &self.request.reader;
+        self.reached.clear();
+        let mut list = snapshot.entries.clone();
+        self.list(number, &list)?;
+        while list.level > 0 {
+            list = reader.level_below(&list).await?;
+            self.list(number, &list)?;
+        }
+        let mut entries = reader.entries(snapshot);
+        let mut count = 0;
+        while let Some(record) = entries.try_next().await? {
+            count += 1;
+            tally.items(1);
+            let Some(mut content) = record.content else { continue };
+            self.list(number, &content)?;
+            while content.level > 0 {
+                content = reader.level_below(&content).await?;
+                self.list(number, &content)?;
+            }
+        }
+        let mut packs: Vec<u32> = self.reached.drain().collect();
+        packs.sort_unstable();
+        self.followed.push((snapshot.entries.clone(), Reached { entries: count, packs }));
+        Ok(count)
+    }
+
     fn list(&mut self, point: usize, list: &ChunkList) -> Result<(), RepositoryError> {
+        let cache = self.request.reader.cache();
+        let seen = cache.seen();
+        if !Arc::ptr_eq(&seen, &self.recent.0) {
+            // A pack was lost: another one may have its chunks.
+            self.recent = (seen, Recent::default());
+        }
         for chunk in list.chunks()? {
-            let place = || self.request.repository.store().describe();
-            let location = self.request.reader.cache().find(&chunk.id)?;
-            let location = location.ok_or_else(|| RepositoryError::MissingChunk { place: place(), id: chunk.id.to_string() })?;
-            let pack = self.numbers.get(&location.pack).copied().unwrap_or(location.pack);
-            self.needs.entry(pack).or_default().insert(point);
+            let pack = match self.recent.1.get(&chunk.id) {
+                Some(pack) => pack,
+                None => {
+                    let location = cache.find(&chunk.id)?.ok_or_else(|| RepositoryError::MissingChunk {
+                        place: self.request.repository.store().describe(),
+                        id: chunk.id.to_string(),
+                    })?;
+                    let pack = self.numbers.get(&location.pack).copied().unwrap_or(location.pack);
+                    self.recent.1.put(&chunk.id, pack);
+                    pack
+                }
+            };
+            if self.reached.insert(pack) {
+                self.need(pack, point);
+            }
         }
         Ok(())
+    }
+
+    fn need(&mut self, pack: u32, point: usize) {
+        self.needs.entry(pack).or_default().insert(point);
+    }
+
+    /// Remembers on this machine what was followed, so that the next verification need not: it costs time, and nothing else, if that
+    /// fails.
+    pub(super) async fn remember(&mut self) {
+        let (cache, followed) = (self.request.reader.cache().clone(), std::mem::take(&mut self.followed));
+        let kept = tokio::task::spawn_blocking(move || cache.keep_reached(followed.iter().map(|(list, reached)| (list, reached))));
+        if let Ok(Err(error)) = kept.await {
+            tracing::warn!(%error, "what the points need was not remembered: the next verification follows them all again");
+        }
     }
 
     /// Notes objects that no single pack or point stands for.
