@@ -24,7 +24,7 @@ use crate::{
 
 /// What a wrapped key is for: a key of one kind is never taken for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum KeyKind {
+pub enum KeyKind {
     /// Seals what a writer must read again.
     Catalogue,
     /// Seals the bytes of sources.
@@ -42,7 +42,7 @@ impl KeyKind {
 
 /// A stored wrap, as the name of its object tells it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct WrapName {
+pub struct WrapName {
     pub(super) kind: KeyKind,
     pub(super) id: Id,
     /// For whom it was wrapped.
@@ -63,7 +63,7 @@ impl fmt::Display for WrapName {
 
 impl WrapName {
     /// Reads the name of an object; nothing for one that is no wrap, or is written in another way than ours.
-    pub(super) fn parse(object: &str) -> Option<Self> {
+    pub fn parse(object: &str) -> Option<Self> {
         let (name, ending) = object.strip_prefix(KEYS)?.rsplit_once('.')?;
         let (kind, rest) = name.split_once('-')?;
         let kind = [KeyKind::Catalogue, KeyKind::Data].into_iter().find(|known| known.word() == kind)?;
@@ -75,6 +75,33 @@ impl WrapName {
         hex::decode_to_slice(id_text, &mut id).ok()?;
         let found = Self { kind, id, set, plain: ending == "json" };
         (found.to_string() == object).then_some(found)
+    }
+
+    /// Opens the bytes of the object of this name, which `place` names in errors.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Key`] if it is wrapped to others, [`RepositoryError::Damaged`].
+    pub fn open(&self, place: &str, body: &[u8], identities: &Identities) -> Result<Secret> {
+        let damaged = |detail: String| damaged_wrap(place, &detail);
+        let json = if self.plain {
+            Zeroizing::new(body.to_vec())
+        } else {
+            unwrap_age(body, identities).map_err(|error| match error {
+                Unopened::WrongIdentity(detail) => RepositoryError::Key { place: place.to_owned(), detail },
+                Unopened::Damaged(detail) => damaged(detail),
+            })?
+        };
+        let wrapped: WrappedKey =
+            serde_json::from_slice(&json).map_err(|error| damaged(format!("does not hold a key: {error}")))?;
+        if wrapped.kind != self.kind.word() || wrapped.id != hex::encode(self.id) {
+            return Err(damaged(format!("holds the {} key {} instead of what its name says", wrapped.kind, wrapped.id)));
+        }
+        let mut key = Secret::default();
+        // Lower case only: one way to write a key down, so that every changed bit shows.
+        match hex::decode_to_slice(&wrapped.key, key.as_mut_slice()) {
+            Ok(()) if !wrapped.key.bytes().any(|byte| byte.is_ascii_uppercase()) => Ok(key),
+            _ => Err(damaged("holds no 256-bit key".to_owned())),
+        }
     }
 }
 
@@ -161,6 +188,10 @@ fn unwrap_age(body: &[u8], identities: &Identities) -> std::result::Result<Zeroi
 const NEXT_STEP: &str =
     "what was sealed under this key cannot be read without it, so put the object back from another copy of the site";
 
+fn damaged_wrap(place: &str, detail: &str) -> RepositoryError {
+    RepositoryError::Damaged { place: place.to_owned(), detail: format!("{detail}; {NEXT_STEP}") }
+}
+
 /// An object under `keys/` that is not there, said as what that means.
 pub(super) fn missing_is_damage(error: RepositoryError) -> RepositoryError {
     match error {
@@ -179,32 +210,14 @@ pub(super) fn missing_is_damage(error: RepositoryError) -> RepositoryError {
 pub(super) async fn fetch_wrap(store: &SharedStore, name: &WrapName, identities: &Identities) -> Result<Secret> {
     let object = name.to_string();
     let place = format!("{}/{object}", store.describe());
-    let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail: format!("{detail}; {NEXT_STEP}") };
     let body = read_all(store.as_ref(), &object, GetOptions::default(), MAX_KEY_BYTES).await.map_err(|error| match error {
         gone @ StoreError::NotFound { .. } => gone.into(),
         other => match reading(other) {
-            RepositoryError::Damaged { detail, .. } => damaged(detail),
+            RepositoryError::Damaged { detail, .. } => damaged_wrap(&place, &detail),
             other => other,
         },
     })?;
-    let json = if name.plain {
-        Zeroizing::new(body.to_vec())
-    } else {
-        unwrap_age(&body, identities).map_err(|error| match error {
-            Unopened::WrongIdentity(detail) => RepositoryError::Key { place: place.clone(), detail },
-            Unopened::Damaged(detail) => damaged(detail),
-        })?
-    };
-    let wrapped: WrappedKey = serde_json::from_slice(&json).map_err(|error| damaged(format!("does not hold a key: {error}")))?;
-    if wrapped.kind != name.kind.word() || wrapped.id != hex::encode(name.id) {
-        return Err(damaged(format!("holds the {} key {} instead of what its name says", wrapped.kind, wrapped.id)));
-    }
-    let mut key = Secret::default();
-    // Lower case only: one way to write a key down, so that every changed bit shows.
-    match hex::decode_to_slice(&wrapped.key, key.as_mut_slice()) {
-        Ok(()) if !wrapped.key.bytes().any(|byte| byte.is_ascii_uppercase()) => Ok(key),
-        _ => Err(damaged("holds no 256-bit key".to_owned())),
-    }
+    name.open(&place, &body, identities)
 }
 
 /// Opens a key by the newest of its wraps that opens: those of before may be meant for us where the newest is not, and are there
