@@ -14,6 +14,7 @@
 //! Leaves out on purpose: another catalogue key, or other data keys for what is stored already. Rotation re-wraps; it does not
 //! take back what somebody has opened or copied.
 
+mod age_file;
 mod catalogue;
 mod check;
 mod data;

@@ -12,7 +12,7 @@ use age::{
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use super::Identities;
+use super::{Identities, age_file::decryptor};
 use crate::repository::{RepositoryError, error::Result};
 
 /// log2 of scrypt's N for new files, as the age tool has it: 256 MiB of memory.
@@ -69,7 +69,9 @@ pub fn open_identities(place: &str, file: &[u8], passphrase: &SecretString) -> R
 pub fn open_within(place: &str, file: &[u8], passphrase: &SecretString, most_work: u8) -> Result<Identities> {
     let refused = |detail: String| RepositoryError::Key { place: place.to_owned(), detail };
     let unsound = |error: &dyn std::fmt::Display| refused(format!("is no sound age file ({error}); take another copy of it"));
-    let decryptor = age::Decryptor::new(ArmoredReader::new(file.trim_ascii_start())).map_err(|error| unsound(&error))?;
+    let mut binary = Zeroizing::new(Vec::new());
+    ArmoredReader::new(file.trim_ascii_start()).read_to_end(&mut binary).map_err(|error| unsound(&error))?;
+    let decryptor = decryptor(&binary).map_err(|error| unsound(&error))?;
     if !decryptor.is_scrypt() {
         return Err(refused("is an age file that no passphrase opens; give an identity (AGE-SECRET-KEY-1…), or one wrapped by `farshore key generate --passphrase`".to_owned()));
     }

@@ -11,7 +11,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Identities, Recipients, Secret, SetName, sha256};
+use super::{
+    Identities, Recipients, Secret, SetName,
+    age_file::{check_header, decryptor},
+    sha256,
+};
 use crate::{
     repository::{
         RepositoryError,
@@ -153,6 +157,8 @@ fn wrap(plain: &[u8], to: &[&dyn Recipient]) -> std::result::Result<Vec<u8>, Str
     let mut writer = encryptor.wrap_output(&mut out).map_err(|error| error.to_string())?;
     writer.write_all(plain).map_err(|error| error.to_string())?;
     writer.finish().map_err(|error| error.to_string())?;
+    // Nobody could open what is refused when it is read.
+    check_header(&out).map_err(|detail| format!("cannot be wrapped to {} recipients: {detail}; name fewer", to.len()))?;
     Ok(out)
 }
 
@@ -166,7 +172,7 @@ enum Unopened {
 
 fn unwrap_age(body: &[u8], identities: &Identities) -> std::result::Result<Zeroizing<Vec<u8>>, Unopened> {
     let damaged = |error: &dyn fmt::Display| Unopened::Damaged(format!("is no sound age file ({error})"));
-    let decryptor = age::Decryptor::new(body).map_err(|error| damaged(&error))?;
+    let decryptor = decryptor(body).map_err(|error| damaged(&error))?;
     if identities.is_empty() {
         return Err(Unopened::WrongIdentity(
             "the repository is encrypted and no identity is at hand; give --identity FILE (or FARSHORE_IDENTITY_FILE)".to_owned(),
