@@ -93,6 +93,7 @@ fn the_valid_ones_of_the_corpus_are_taken() {
         assert_eq!(bodies::open_named_wrap(&text("wrap", file)).unwrap().is_ok(), taken, "{file}");
     }
     bodies::parse_set(&text("set", "sound")).unwrap();
+    assert!(bodies::parse_set(&text("set", "another-generation")).is_err());
     assert!(PointName::parse(std::str::from_utf8(&text("names", "name-01")).unwrap()).is_some());
     for file in ["armored", "binary", "most-work"] {
         bodies::open_identity(&text("identity", file)).unwrap();

@@ -253,7 +253,25 @@ pub(super) async fn fetch_any(store: &SharedStore, wraps: &[WrapName], identitie
 
 #[cfg(test)]
 mod tests {
-    use super::{KeyKind, SetName, WrapName};
+    use age::{Recipient, x25519::Identity};
+
+    use super::{Identities, KeyKind, SetName, Unopened, WrapName, unwrap_age, wrap};
+
+    #[test]
+    fn what_is_wrapped_to_many_opens_and_to_more_than_can_be_read_is_refused_at_once() {
+        let (text, _) = crate::repository::generate_identity(chrono::DateTime::UNIX_EPOCH);
+        let identities = Identities::parse("x", &text).unwrap();
+        let last = identities.public().unwrap();
+        let others = Identity::generate().to_public();
+        let to = |many: usize| -> Vec<&dyn Recipient> {
+            (1..many).map(|_| &others as &dyn Recipient).chain(std::iter::once(&last as &dyn Recipient)).collect()
+        };
+        let wrapped = wrap(b"key", &to(500)).unwrap();
+        assert!(unwrap_age(&wrapped, &identities).is_ok_and(|plain| *plain == b"key"));
+        let error = wrap(b"key", &to(700)).err().unwrap();
+        assert!(error.contains("cannot be wrapped to 700 recipients") && error.contains("64 KiB"), "{error}");
+        assert!(matches!(unwrap_age(&wrapped, &Identities::none()), Err(Unopened::WrongIdentity(_))));
+    }
 
     #[test]
     fn names_come_back_and_other_spellings_are_passed_over() {
