@@ -266,10 +266,10 @@ mod tests {
         let to = |many: usize| -> Vec<&dyn Recipient> {
             (1..many).map(|_| &others as &dyn Recipient).chain(std::iter::once(&last as &dyn Recipient)).collect()
         };
-        let wrapped = wrap(b"key", &to(500)).unwrap();
+        let wrapped = wrap(b"key", &to(250)).unwrap();
         assert!(unwrap_age(&wrapped, &identities).is_ok_and(|plain| *plain == b"key"));
-        let error = wrap(b"key", &to(700)).err().unwrap();
-        assert!(error.contains("cannot be wrapped to 700 recipients") && error.contains("64 KiB"), "{error}");
+        let error = wrap(b"key", &to(400)).err().unwrap();
+        assert!(error.contains("cannot be wrapped to 400 recipients") && error.contains("32 KiB"), "{error}");
         assert!(matches!(unwrap_age(&wrapped, &Identities::none()), Err(Unopened::WrongIdentity(_))));
     }
 
