@@ -7,7 +7,11 @@ mod bodies;
 #[path = "../../fuzz/ledger.rs"]
 mod ledger;
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use farshore::repository::{PointName, decoding::open_frame};
 use ledger::{hold_to_bound, most_held};
@@ -127,4 +131,21 @@ fn a_frame_that_says_half_a_gigabyte_and_holds_nothing_takes_next_to_none() {
     // And what is as long as it says comes out, however well it was compressed.
     let zeros = zstd::bulk::compress(&vec![0; 20 << 20], 1).unwrap();
     assert!(zeros.len() < 10_000 && open_frame(&zeros, 32 << 20).unwrap() == vec![0; 20 << 20]);
+}
+
+#[test]
+fn the_header_of_a_wrapped_key_cannot_keep_a_reader_busy() {
+    // The worst that is read, and what a site can write without any key.
+    let wrap = |stanzas: usize, stanza: &str| {
+        let name = format!("keys/data-{}.age", "ab".repeat(16));
+        let end = format!("--- {}\n{}", "A".repeat(43), "x".repeat(32));
+        format!("{name}\nage-encryption.org/v1\n{}{end}", stanza.repeat(stanzas)).into_bytes()
+    };
+    let began = Instant::now();
+    for (worst, refused) in [(wrap(511, &format!("-> X {}\n\n", "X".repeat(56))), false), (wrap(170_000, "-> X\n\n"), true)] {
+        let error = bodies::open_named_wrap(&worst).unwrap().err().unwrap().to_string();
+        assert_eq!(error.contains("more than 32 KiB"), refused, "{error}");
+    }
+    println!("{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }

@@ -45,8 +45,6 @@ pub(super) fn decryptor(file: &[u8]) -> Result<Decryptor<&[u8]>, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::{MAX_HEADER_BYTES, MAX_HEADER_LINES, MAX_HEADER_SPACES, decryptor};
 
     fn header(stanzas: usize, stanza: &str) -> Vec<u8> {
@@ -55,19 +53,15 @@ mod tests {
 
     #[test]
     fn a_long_header_is_refused_before_it_is_parsed_and_a_short_one_is_soon_read() {
-        let began = Instant::now();
         let letters = |count: usize| header(1, &format!("-> {}\n\n", "X".repeat(count)));
         let words = |count: usize| header(1, &format!("->{}\n\n", " X".repeat(count)));
         for long in [header(170_000, "-> X\n\n"), letters(1 << 20), words(MAX_HEADER_SPACES), vec![b'\n'; 1 << 20]] {
             let error = decryptor(&long).err().unwrap();
             assert!(error.contains("more than 32 KiB, 1024 lines or 1024 spaces"), "{error}");
         }
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
         // The worst that is read: many lines, with as many words and letters as may be.
         let stanzas = MAX_HEADER_LINES / 2 - 1;
         let stanza = format!("-> X {}\n\n", "X".repeat(MAX_HEADER_BYTES / stanzas - 8));
-        let began = Instant::now();
         decryptor(&header(stanzas, &stanza)).unwrap();
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
 }

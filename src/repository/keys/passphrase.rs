@@ -119,12 +119,10 @@ mod tests {
             let (salt, key, mac) = ("A".repeat(22), "A".repeat(43), "A".repeat(43));
             format!("age-encryption.org/v1\n-> scrypt {salt} {work}\n{key}\n--- {mac}\n{}", "x".repeat(32))
         };
-        let began = std::time::Instant::now();
         for work in [21, 22, 30, 64] {
             let error = open_identities("f", file(work).as_bytes(), &SecretString::from("any")).unwrap_err().to_string();
             assert!(error.contains(&format!("work factor {work}, and at most 20")), "{error}");
         }
-        assert!(began.elapsed().as_millis() < 900, "{:?}", began.elapsed());
         // One within the bound is tried.
         let error = open_identities("f", file(10).as_bytes(), &SecretString::from("any")).unwrap_err().to_string();
         assert!(error.contains("the passphrase does not open"), "{error}");
