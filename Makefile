@@ -1,6 +1,6 @@
 # make test    everything that must hold before a change lands; installs the servers it needs
 # make demo    the main job, visibly: backup, destruction of the primary, restore, drill (SITE=s3 for a real S3 server); in the
-#              profile of the tests, whose hot crates are optimised: built once for both
+#              profile of the tests, whose hot crates are optimised: built once for both (a test beside it, so that features agree)
 # make fuzz    every decoder of foreign bytes, coverage-guided, FUZZ_SECONDS (3) each; part of make test
 # make soak    the randomised tests many times over (SOAK=20), with what they did printed, and a minute for each decoder: an hour
 # make bench   the benchmarks: pipelines against pure CPU work, whole processes against other tools, peak memory (an hour, 60 GB of disk)
@@ -48,7 +48,7 @@ fuzz:
 
 demo:
 	@echo "== cargo build (the first time some minutes on two cores; make test uses the same)"
-	@$(CARGO) build --locked
+	@$(CARGO) build --locked --bin farshore --test tidy
 	@demo/run --site $(SITE)
 
 soak:
