@@ -13,8 +13,8 @@ use crate::{
     progress::{Observer, Tally},
     report::{Damage, VerifyReport},
     repository::{
-        ChunkList, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, RepositoryError, StructureReport,
-        data_key_object, pack_key,
+        ChunkList, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, Reader, RepositoryError,
+        StructureReport, data_key_object, pack_key,
     },
     stores::StoreError,
 };
@@ -24,6 +24,7 @@ const STATS: usize = 32;
 
 pub(super) struct Walk<'a> {
     pub(super) request: &'a VerifyRequest<'a>,
+    pub(super) reader: &'a Reader,
     /// By number; each pack once.
     pub(super) packs: HashMap<u32, PackRecord>,
     /// From every number of a pack to the one in `packs`.
@@ -42,6 +43,8 @@ pub(super) struct Walk<'a> {
     stored: Vec<DateTime<Utc>>,
     /// Points that were followed to their end.
     sound: PointSet,
+    /// Points that a prune deleted since they were listed.
+    gone: PointSet,
     pub(super) damage: Vec<Damage>,
     keys: BTreeMap<Id, KeyCheck>,
     keys_opened: bool,
@@ -50,6 +53,7 @@ pub(super) struct Walk<'a> {
 impl<'a> Walk<'a> {
     pub(super) fn new(
         request: &'a VerifyRequest<'a>,
+        reader: &'a Reader,
         packs: HashMap<u32, PackRecord>,
         numbers: HashMap<u32, u32>,
         structure: StructureReport,
@@ -58,6 +62,7 @@ impl<'a> Walk<'a> {
         let keys = structure.keys_missing.clone();
         Self {
             request,
+            reader,
             packs,
             numbers,
             structure,
@@ -68,6 +73,7 @@ impl<'a> Walk<'a> {
             ids: Vec::new(),
             stored: Vec::new(),
             sound: PointSet::default(),
+            gone: PointSet::default(),
             damage: Vec::new(),
             keys,
             keys_opened: false,
@@ -86,16 +92,19 @@ impl<'a> Walk<'a> {
         match followed {
             Ok(()) => self.sound.insert(number),
             // Also a catalogue pack that is gone: the listing showed it as well, but here we know whom it hurts.
-            Err(error) if error.is_damage() => {
-                self.damage.push(Damage { object: name.key.clone(), detail: error.to_string(), points: vec![name.id.clone()] });
-            }
+            Err(error) if error.is_damage() => match self.request.repository.store().stat(&name.key).await {
+                Err(StoreError::NotFound { .. }) => self.gone.insert(number),
+                _ => {
+                    self.damage.push(Damage { object: name.key.clone(), detail: error.to_string(), points: vec![name.id.clone()] });
+                }
+            },
             Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 
     async fn follow(&mut self, point: &Point, number: usize, tally: &Tally) -> Result<(), RepositoryError> {
-        let reader = &self.request.reader;
+        let reader = self.reader;
         for snapshot in &point.snapshots {
             let mut list = snapshot.entries.clone();
             self.list(number, &list)?;
@@ -128,7 +137,7 @@ impl<'a> Walk<'a> {
     fn list(&mut self, point: usize, list: &ChunkList) -> Result<(), RepositoryError> {
         for chunk in list.chunks()? {
             let place = || self.request.repository.store().describe();
-            let location = self.request.reader.cache().find(&chunk.id)?;
+            let location = self.reader.cache().find(&chunk.id)?;
             let location = location.ok_or_else(|| RepositoryError::MissingChunk { place: place(), id: chunk.id.to_string() })?;
             let pack = self.numbers.get(&location.pack).copied().unwrap_or(location.pack);
             self.needs.entry(pack).or_default().insert(point);
@@ -190,6 +199,27 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Whether what the points need is known of all that are there.
+    fn all_followed(&self) -> bool {
+        (0..self.ids.len()).all(|point| self.sound.contains(point) || self.gone.contains(point))
+    }
+
+    /// Packs that were there when they were listed, could not be read, and are gone: a prune deleted them meanwhile (packs go before
+    /// their keys). That is no damage where no point needs them.
+    pub(super) async fn forget_deleted(&mut self) -> Result<(), OperationError> {
+        let all_followed = self.all_followed();
+        let is_unneeded = |number: &u32| self.structure.sound.contains_key(number) && !self.needs.contains_key(number);
+        let doubtful: Vec<u32> = self.broken.keys().copied().filter(|number| all_followed && is_unneeded(number)).collect();
+        for number in doubtful {
+            match self.request.repository.store().stat(&self.key_of(number)).await {
+                Ok(_) => {}
+                Err(StoreError::NotFound { .. }) => drop(self.broken.remove(&number)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// What is damaged, each with the points that need it, and what no point needs any more.
     pub(super) fn finish(&mut self, marks: &Marks, report: &mut VerifyReport) {
         let unencrypted = self.request.repository.is_unencrypted();
@@ -206,7 +236,7 @@ impl<'a> Walk<'a> {
             found.insert(data_key_object(id, unencrypted), (check.check.detail.clone(), points));
         }
         // Where a point cannot be followed, nobody knows what it needs.
-        let all_followed = (0..self.ids.len()).all(|point| self.sound.contains(point));
+        let all_followed = self.all_followed();
         for (object, (detail, points)) in found {
             let known = marks.damage(&object).is_some() || self.is_known_to_be_gone(&object);
             let damage = Damage { object, detail, points: points.iter().map(|point| self.ids[point].clone()).collect() };
