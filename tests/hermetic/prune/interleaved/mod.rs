@@ -1,4 +1,14 @@
-//! The real operations at once on one site, call by call.
+//! The real operations at once on one site, call by call: a gate stops each before every call, and a seeded scheduler decides whose turn
+//! it is, who sleeps where a rule of the protocol bites, how much time passes meanwhile, and who is killed.
+//!
+//! Held against it: after every deletion each point that is there finds every chunk (but for one whose backup slept in its commit and
+//! has not looked again yet); no backup is refused that took less than the grace; no point is taken back whose commit was quick; nothing
+//! that is pinned goes; garbage goes.
+//!
+//! Two things are random: the seed, and in which order the calls come that one operation makes at once. So a seed shows nearly the same
+//! again, and a failure may need some runs of its seed.
+//!
+//! Which breaks of a rule it was seen to find, and which it was not, stands in `docs/soak.md`.
 
 mod gate;
 mod roles;
