@@ -118,6 +118,21 @@ impl Recovery {
         }
     }
 
+    /// Another policy for the same repository, with the same keys and on the same clock; its source is empty.
+    pub fn beside(&self, name: &str) -> Self {
+        Self {
+            clock: Arc::clone(&self.clock),
+            source: MemoryStore::new("source"),
+            identities: self.identities.clone(),
+            agent: self.agent.clone(),
+            recipients: self.recipients.clone(),
+            workers: Arc::clone(&self.workers),
+            policy: Policy { name: name.to_owned(), ..self.policy.clone() },
+            directory: tempfile::tempdir().unwrap(),
+            ..*self
+        }
+    }
+
     pub async fn put(&self, key: &str, body: Vec<u8>) {
         self.source.put(key, body.into(), PutOptions::default()).await.unwrap();
     }
@@ -198,7 +213,7 @@ impl Recovery {
     }
 
     pub async fn points(&self, store: SharedStore, cache: &Path) -> Result<Vec<PointSummary>, OperationError> {
-        point_summaries(&self.open(store, cache).await?, Some("p")).await
+        point_summaries(&self.open(store, cache).await?, Some(&self.policy.name)).await
     }
 
     /// What a point gives back.
@@ -215,7 +230,7 @@ impl Recovery {
         wanted: &str,
     ) -> Result<Objects, OperationError> {
         let repository = self.open_with(identities, store, cache).await?;
-        let point = repository.point(&repository.find_point(Some("p"), wanted).await?).await?;
+        let point = repository.point(&repository.find_point(Some(&self.policy.name), wanted).await?).await?;
         let reader = self.reader(&repository).await?;
         open_point(&repository, &reader, &point).await?;
         let target = MemoryStore::new("target");
@@ -259,7 +274,7 @@ impl Recovery {
     /// Brings a doomed point back, and pins it for ever.
     pub async fn undelete(&self, store: SharedStore, cache: &Path, wanted: &str) -> Result<PinRecord, OperationError> {
         let repository = self.open_with(&self.agent, store, cache).await?;
-        let point = repository.find_point(Some("p"), wanted).await?;
+        let point = repository.find_point(Some(&self.policy.name), wanted).await?;
         let agent = farshore::report::Agent { user: "u".to_owned(), host: "h".to_owned(), version: "0".to_owned() };
         let now = self.shared_clock().now();
         undelete(&UndeleteRequest { repository: &repository, point: &point, until: None, reason: "needed", agent: &agent, now })
@@ -269,7 +284,7 @@ impl Recovery {
     /// Pins a point for ever.
     pub async fn pin(&self, store: SharedStore, cache: &Path, wanted: &str) -> Result<PinRecord, OperationError> {
         let repository = self.open_with(&self.agent, store, cache).await?;
-        let point = repository.find_point(Some("p"), wanted).await?;
+        let point = repository.find_point(Some(&self.policy.name), wanted).await?;
         let agent = farshore::report::Agent { user: "u".to_owned(), host: "h".to_owned(), version: "0".to_owned() };
         let (action, now) = (PinAction::Pin, self.shared_clock().now());
         pin(&PinRequest { repository: &repository, point: &point, action, until: None, reason: "needed", agent: &agent, now }).await
@@ -316,7 +331,12 @@ impl Recovery {
         self.verify_so_far(&self.identities, store, cache, level).await
     }
 
-    /// Verifies as far as said, with other identities.
+    /// Verifies as far as said, in no time.
+    pub async fn verify_now(&self, store: SharedStore, cache: &Path, level: VerifyLevel) -> Result<VerifyReport, OperationError> {
+        self.verifies(&self.identities, store, cache, level).await
+    }
+
+    /// Verifies as far as said, with other identities, a minute later.
     pub async fn verify_so_far(
         &self,
         identities: &Identities,
@@ -325,10 +345,21 @@ impl Recovery {
         level: VerifyLevel,
     ) -> Result<VerifyReport, OperationError> {
         self.clock.advance(Duration::from_secs(60));
+        self.verifies(identities, store, cache, level).await
+    }
+
+    async fn verifies(
+        &self,
+        identities: &Identities,
+        store: SharedStore,
+        cache: &Path,
+        level: VerifyLevel,
+    ) -> Result<VerifyReport, OperationError> {
         let repository = self.open_with(identities, store, cache).await?;
         verify(VerifyRequest {
             repository: &repository,
-            reader: self.reader(&repository).await?,
+            workers: Arc::clone(&self.workers),
+            budget: Budget::new(0),
             policy: None,
             level,
             window: chrono::TimeDelta::days(45),

@@ -28,7 +28,7 @@ use crate::{
     clock::SharedClock,
     progress::{Observer, SharedObserver, Tally},
     report::{Damage, ReadPart, VerifyReport},
-    repository::{MarkState, PackRecord, Reader, Repository},
+    repository::{Budget, MarkState, PackRecord, Reader, Repository, Workers},
 };
 
 /// How much is read.
@@ -53,8 +53,10 @@ impl VerifyLevel {
 pub struct VerifyRequest<'a> {
     /// The repository.
     pub repository: &'a Repository,
-    /// Reads it, with the keys at hand.
-    pub reader: Reader,
+    /// Threads for CPU work.
+    pub workers: Arc<Workers>,
+    /// Memory for reading.
+    pub budget: Budget,
     /// Only points of this policy are followed; all of them without.
     pub policy: Option<&'a str>,
     /// How much.
@@ -87,12 +89,16 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
     let (started_at, start) = (request.clock.now(), request.clock.monotonic());
     let tally = Tally::over(Arc::clone(&request.observer));
     tally.phase("structure", None);
-    let cache = request.reader.cache();
+    // Points first: what a point needs that was there before the indexes were read is in them. A backup that commits later waits for
+    // the next verification.
+    let points = repository.stored_points(request.policy).await?;
+    let reader = Reader::open(repository, Arc::clone(&request.workers), request.budget.clone()).await?;
+    let cache = reader.cache();
     let (packs, numbers) = distinct(cache.packs()?);
     let structure = repository.structure(&packs).await?;
     let marks = repository.marks().await?;
-    let mut walk = Walk::new(&request, packs, numbers, structure);
-    for (name, stored) in repository.stored_points(request.policy).await? {
+    let mut walk = Walk::new(&request, &reader, packs, numbers, structure);
+    for (name, stored) in points {
         walk.point(&name, stored, &tally).await?;
     }
     walk.remember().await;
@@ -154,6 +160,7 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
             points: Vec::new(),
         }));
     }
+    walk.forget_deleted().await?;
     walk.finish(&marks, &mut report);
     report.problems = tally.problems();
     report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();

@@ -16,8 +16,8 @@ use crate::{
     progress::{Observer, Tally},
     report::{Damage, VerifyReport},
     repository::{
-        ChunkList, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, Reached, Recent, RepositoryError, Seen,
-        Snapshot, StructureReport, data_key_object, pack_key,
+        ChunkList, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, Reached, Reader, Recent,
+        RepositoryError, Seen, Snapshot, StructureReport, data_key_object, pack_key,
     },
     stores::StoreError,
 };
@@ -27,6 +27,7 @@ const STATS: usize = 32;
 
 pub(super) struct Walk<'a> {
     pub(super) request: &'a VerifyRequest<'a>,
+    pub(super) reader: &'a Reader,
     /// By number; each pack once.
     pub(super) packs: HashMap<u32, PackRecord>,
     /// From every number of a pack to the one in `packs`.
@@ -53,6 +54,8 @@ pub(super) struct Walk<'a> {
     stored: Vec<DateTime<Utc>>,
     /// Points that were followed to their end.
     sound: PointSet,
+    /// Points that a prune deleted since they were listed.
+    gone: PointSet,
     pub(super) damage: Vec<Damage>,
     keys: BTreeMap<Id, KeyCheck>,
     keys_opened: bool,
@@ -61,6 +64,7 @@ pub(super) struct Walk<'a> {
 impl<'a> Walk<'a> {
     pub(super) fn new(
         request: &'a VerifyRequest<'a>,
+        reader: &'a Reader,
         packs: HashMap<u32, PackRecord>,
         numbers: HashMap<u32, u32>,
         structure: StructureReport,
@@ -70,10 +74,11 @@ impl<'a> Walk<'a> {
         let by_record = packs.iter().map(|(number, record)| (record.clone(), *number)).collect();
         Self {
             request,
+            reader,
             packs,
             numbers,
             by_record,
-            recent: (request.reader.cache().seen(), Recent::default()),
+            recent: (reader.cache().seen(), Recent::default()),
             reached: HashSet::new(),
             followed: Vec::new(),
             structure,
@@ -84,6 +89,7 @@ impl<'a> Walk<'a> {
             ids: Vec::new(),
             stored: Vec::new(),
             sound: PointSet::default(),
+            gone: PointSet::default(),
             damage: Vec::new(),
             keys,
             keys_opened: false,
@@ -102,9 +108,12 @@ impl<'a> Walk<'a> {
         match followed {
             Ok(()) => self.sound.insert(number),
             // Also a catalogue pack that is gone: the listing showed it as well, but here we know whom it hurts.
-            Err(error) if error.is_damage() => {
-                self.damage.push(Damage { object: name.key.clone(), detail: error.to_string(), points: vec![name.id.clone()] });
-            }
+            Err(error) if error.is_damage() => match self.request.repository.store().stat(&name.key).await {
+                Err(StoreError::NotFound { .. }) => self.gone.insert(number),
+                _ => {
+                    self.damage.push(Damage { object: name.key.clone(), detail: error.to_string(), points: vec![name.id.clone()] });
+                }
+            },
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -136,7 +145,7 @@ impl<'a> Walk<'a> {
         if self.request.level.is_full() {
             return Ok(None);
         }
-        let cache = self.request.reader.cache();
+        let cache = self.reader.cache();
         let Some(mut reached) = cache.reached(&snapshot.entries)? else { return Ok(None) };
         let seen = cache.seen();
         for pack in &mut reached.packs {
@@ -155,7 +164,7 @@ impl<'a> Walk<'a> {
 
     /// Follows a snapshot's list to its end; returns how many entries it has.
     async fn follow_list(&mut self, snapshot: &Snapshot, number: usize, tally: &Tally) -> Result<u64, RepositoryError> {
-        let reader = &self.request.reader;
+        let reader = self.reader;
         self.reached.clear();
         let mut list = snapshot.entries.clone();
         self.list(number, &list)?;
@@ -182,7 +191,7 @@ impl<'a> Walk<'a> {
     }
 
     fn list(&mut self, point: usize, list: &ChunkList) -> Result<(), RepositoryError> {
-        let cache = self.request.reader.cache();
+        let cache = self.reader.cache();
         let seen = cache.seen();
         if !Arc::ptr_eq(&seen, &self.recent.0) {
             // A pack was lost: another one may have its chunks.
@@ -215,7 +224,7 @@ impl<'a> Walk<'a> {
     /// Remembers on this machine what was followed, so that the next verification need not: it costs time, and nothing else, if that
     /// fails.
     pub(super) async fn remember(&mut self) {
-        let (cache, followed) = (self.request.reader.cache().clone(), std::mem::take(&mut self.followed));
+        let (cache, followed) = (self.reader.cache().clone(), std::mem::take(&mut self.followed));
         let kept = tokio::task::spawn_blocking(move || cache.keep_reached(followed.iter().map(|(list, reached)| (list, reached))));
         if let Ok(Err(error)) = kept.await {
             tracing::warn!(%error, "what the points need was not remembered: the next verification follows them all again");
@@ -276,6 +285,27 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Whether what the points need is known of all that are there.
+    fn all_followed(&self) -> bool {
+        (0..self.ids.len()).all(|point| self.sound.contains(point) || self.gone.contains(point))
+    }
+
+    /// Packs that were there when they were listed, could not be read, and are gone: a prune deleted them meanwhile (packs go before
+    /// their keys). That is no damage where no point needs them.
+    pub(super) async fn forget_deleted(&mut self) -> Result<(), OperationError> {
+        let all_followed = self.all_followed();
+        let is_unneeded = |number: &u32| self.structure.sound.contains_key(number) && !self.needs.contains_key(number);
+        let doubtful: Vec<u32> = self.broken.keys().copied().filter(|number| all_followed && is_unneeded(number)).collect();
+        for number in doubtful {
+            match self.request.repository.store().stat(&self.key_of(number)).await {
+                Ok(_) => {}
+                Err(StoreError::NotFound { .. }) => drop(self.broken.remove(&number)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// What is damaged, each with the points that need it, and what no point needs any more.
     pub(super) fn finish(&mut self, marks: &Marks, report: &mut VerifyReport) {
         let unencrypted = self.request.repository.is_unencrypted();
@@ -292,7 +322,7 @@ impl<'a> Walk<'a> {
             found.insert(data_key_object(id, unencrypted), (check.check.detail.clone(), points));
         }
         // Where a point cannot be followed, nobody knows what it needs.
-        let all_followed = (0..self.ids.len()).all(|point| self.sound.contains(point));
+        let all_followed = self.all_followed();
         for (object, (detail, points)) in found {
             let known = marks.damage(&object).is_some() || self.is_known_to_be_gone(&object);
             let damage = Damage { object, detail, points: points.iter().map(|point| self.ids[point].clone()).collect() };
