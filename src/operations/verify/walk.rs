@@ -13,7 +13,7 @@ use crate::{
     progress::{Observer, Tally},
     report::{Damage, VerifyReport},
     repository::{
-        ChunkList, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, RepositoryError, StructureReport,
+        ChunkList, Class, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, RepositoryError, StructureReport,
         data_key_object, pack_key,
     },
     stores::StoreError,
@@ -38,12 +38,18 @@ pub(super) struct Walk<'a> {
     pub(super) needs: Needs,
     /// Ids of the points, by number.
     pub(super) ids: Vec<String>,
+    /// Their objects, by number.
+    pub(super) objects: Vec<String>,
     /// When the site stored each.
     stored: Vec<DateTime<Utc>>,
     /// Points that were followed to their end.
     sound: PointSet,
+    /// Points that a prune has deleted since.
+    pub(super) vanished: PointSet,
+    /// Points of which a prune has moved chunks since, from packs that could not be read any more.
+    pub(super) moved: PointSet,
     pub(super) damage: Vec<Damage>,
-    keys: BTreeMap<Id, KeyCheck>,
+    pub(super) keys: BTreeMap<Id, KeyCheck>,
     keys_opened: bool,
 }
 
@@ -66,8 +72,11 @@ impl<'a> Walk<'a> {
             read: HashSet::new(),
             needs: Needs::new(),
             ids: Vec::new(),
+            objects: Vec::new(),
             stored: Vec::new(),
             sound: PointSet::default(),
+            vanished: PointSet::default(),
+            moved: PointSet::default(),
             damage: Vec::new(),
             keys,
             keys_opened: false,
@@ -78,6 +87,7 @@ impl<'a> Walk<'a> {
     pub(super) async fn point(&mut self, name: &PointName, stored: DateTime<Utc>, tally: &Tally) -> Result<(), OperationError> {
         let number = self.ids.len();
         self.ids.push(name.id.clone());
+        self.objects.push(name.key.clone());
         self.stored.push(stored);
         let followed = match self.request.repository.point(name).await {
             Ok(point) => self.follow(&point, number, tally).await,
@@ -206,7 +216,7 @@ impl<'a> Walk<'a> {
             found.insert(data_key_object(id, unencrypted), (check.check.detail.clone(), points));
         }
         // Where a point cannot be followed, nobody knows what it needs.
-        let all_followed = (0..self.ids.len()).all(|point| self.sound.contains(point));
+        let all_followed = (0..self.ids.len()).all(|point| self.sound.contains(point) || self.vanished.contains(point));
         for (object, (detail, points)) in found {
             let known = marks.damage(&object).is_some() || self.is_known_to_be_gone(&object);
             let damage = Damage { object, detail, points: points.iter().map(|point| self.ids[point].clone()).collect() };
@@ -231,10 +241,16 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether the listing itself shows an object to be missing: every backup sees that, and needs no mark.
+    /// Whether the listing itself shows an object to be missing, or the key that a pack was sealed under: every backup sees that, and needs no mark.
     fn is_known_to_be_gone(&self, object: &str) -> bool {
-        let key_missing = self.structure.keys_missing.values().any(|key| key.check.key == object);
-        key_missing || self.structure.broken.keys().any(|number| self.key_of(*number) == object)
+        let missing = &self.structure.keys_missing;
+        let key_missing = missing.values().any(|key| key.check.key == object);
+        let locked = |(number, record): (&u32, &PackRecord)| {
+            record.class == Class::Data && missing.contains_key(&record.data_key) && self.key_of(*number) == object
+        };
+        key_missing
+            || self.structure.broken.keys().any(|number| self.key_of(*number) == object)
+            || (!missing.is_empty() && self.packs.iter().any(locked))
     }
 
     /// What to say on the site: objects that reading showed to be damaged and that have no mark yet, and those with a mark that were
@@ -272,7 +288,9 @@ impl<'a> Walk<'a> {
     /// The points that were followed to their end and are not among `hurt`.
     pub(super) fn sound_but(&self, hurt: &BTreeSet<&String>) -> PointSet {
         let mut sound = PointSet::default();
-        self.sound.iter().filter(|point| !hurt.contains(&self.ids[*point])).for_each(|point| sound.insert(point));
+        let unknown = |point: &usize| self.vanished.contains(*point) || self.moved.contains(*point);
+        let counts = |point: &usize| !hurt.contains(&self.ids[*point]) && !unknown(point);
+        self.sound.iter().filter(counts).for_each(|point| sound.insert(point));
         sound
     }
 }

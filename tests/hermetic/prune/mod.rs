@@ -6,6 +6,7 @@ mod interleaved;
 mod late;
 mod model;
 mod month;
+mod slow;
 mod stopped;
 
 /// Where a search by seeds begins: `FARSHORE_TEST_SEED`, or 1.
