@@ -13,8 +13,8 @@ use crate::{
     progress::{Observer, Tally},
     report::{Damage, VerifyReport},
     repository::{
-        ChunkList, Class, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, RepositoryError, StructureReport,
-        data_key_object, pack_key,
+        ChunkList, Class, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, RepositoryError,
+        StructureReport, data_key_object, pack_key,
     },
     stores::StoreError,
 };

@@ -111,7 +111,11 @@ async fn a_backup_of_which_one_call_outlasts_everything_makes_a_whole_point_or_n
                 None
             }
         };
-        if new.is_some() { made += 1 } else { refused += 1 }
+        if new.is_some() {
+            made += 1
+        } else {
+            refused += 1
+        }
         scene.check(&site, new, &what).await;
         recovery.backup(site.clone(), &recovery.fresh_cache()).await.unwrap();
         assert!(recovery.restore(site, &recovery.fresh_cache(), "latest").await.unwrap() == now, "{what}: the next point");
@@ -173,8 +177,7 @@ async fn a_restore_of_which_one_call_outlasts_its_point_gives_back_all_of_it_or_
             let site = scene.site().await;
             let (faulty, what) = slow(&site, at);
             let cache = recovery.fresh_cache();
-            let (restored, came) =
-                faulty.while_slow(recovery.restore(faulty.clone(), &cache, id), scene.prunes(&site)).await;
+            let (restored, came) = faulty.while_slow(recovery.restore(faulty.clone(), &cache, id), scene.prunes(&site)).await;
             assert!(came, "{what}: it never came to it");
             match restored {
                 Ok(restored) => {

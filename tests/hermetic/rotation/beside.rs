@@ -43,11 +43,9 @@ async fn verifications_and_prunes_after_any_write_of_a_rotation_lose_nothing_and
         let cut = Arc::new(Staged::over(site.clone()));
         cut.writes_left.store(stop, Ordering::SeqCst);
         let ended = team.rotate(&team.bob, cut.clone(), &bob_and_cid).await.is_ok() && cut.writes_left.load(Ordering::SeqCst) >= 0;
-        for (who, level) in [
-            (&team.agent, VerifyLevel::Structure),
-            (&team.bob, VerifyLevel::Structure),
-            (&team.bob, VerifyLevel::ReadData(100.0)),
-        ] {
+        for (who, level) in
+            [(&team.agent, VerifyLevel::Structure), (&team.bob, VerifyLevel::Structure), (&team.bob, VerifyLevel::ReadData(100.0))]
+        {
             let verified = recovery.verify_so_far(&who.identity, site.clone(), &recovery.fresh_cache(), level).await.unwrap();
             assert_eq!((verified.damage, verified.points_checked), (vec![], 3), "{what}, {level:?}");
         }

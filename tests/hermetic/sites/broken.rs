@@ -192,7 +192,11 @@ async fn one_fault_at_any_call_of_one_of_two_sites_keeps_the_other_from_nothing_
                     let says: &[&str] = if was_known { &names[side..=side] } else { &[] };
                     assert_eq!(points.last().unwrap().missing_at, says, "{what}");
                     assert!(was_known || side == 1, "{what}: the first site is done with before the second stores its point");
-                    if was_known { known += 1 } else { unknown += 1 }
+                    if was_known {
+                        known += 1
+                    } else {
+                        unknown += 1
+                    }
                     for store in &stores {
                         assert_whole(&recovery, store.clone(), &then, &now, &what).await;
                     }
