@@ -28,6 +28,8 @@ struct Party {
 /// A site, and the policies that use it. The first one's prune is stopped.
 struct Scene {
     site: SharedStore,
+    /// The same, where it locks.
+    locking: Option<Arc<MemoryStore>>,
     parties: Vec<Party>,
 }
 
@@ -35,6 +37,14 @@ impl Scene {
     async fn check(&self, what: &str) {
         for (number, party) in self.parties.iter().enumerate() {
             party.points.check(&party.recovery, &self.site, &format!("{what}, policy {number}")).await;
+        }
+        if let Some(site) = &self.locking {
+            // Nothing lies hidden under a marker while a lock holds it: it would cost room, and nobody would know what it is for.
+            let shown = objects(site.as_ref()).await;
+            for key in objects(site.first_versions().as_ref()).await.into_keys().filter(|key| !key.starts_with("probe/")) {
+                let is_held = site.lock_of(&key).await.unwrap().is_some();
+                assert!(!is_held || shown.contains_key(&key), "{what}: {key} is locked and hidden");
+            }
         }
     }
 
@@ -111,7 +121,7 @@ async fn with_a_pack_to_be_emptied() -> Scene {
     recovery.put("shared", noise(100_000, 2)).await;
     points.add(&recovery, &site).await;
     recovery.clock.advance(4 * DAY);
-    Scene { site, parties: vec![Party { recovery, points }] }
+    Scene { site, locking: None, parties: vec![Party { recovery, points }] }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,7 +138,8 @@ async fn with_locks() -> Scene {
     recovery.retention = begun(true).await.0.retention;
     // Of a day, and ten more by generation.
     recovery.lock = Some(LockTerm { mode: LockMode::Governance, days: 1 });
-    let site: SharedStore = MemoryStore::locking("site", recovery.clock.clone());
+    let locking = MemoryStore::locking("site", recovery.clock.clone());
+    let site: SharedStore = locking.clone();
     recovery.init(&site).await;
     let mut points = Points(Vec::new());
     recovery.put("old", noise(200_000, 1)).await;
@@ -144,7 +155,7 @@ async fn with_locks() -> Scene {
     recovery.put("shared", noise(100_000, 2)).await;
     points.add(&recovery, &site).await;
     recovery.clock.advance(HOUR);
-    Scene { site, parties: vec![Party { recovery, points }] }
+    Scene { site, locking: Some(locking), parties: vec![Party { recovery, points }] }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -175,7 +186,7 @@ async fn with_another_policy() -> Scene {
         points.add(recovery, &site).await;
     }
     parties[0].recovery.clock.advance(4 * DAY);
-    Scene { site, parties: parties.into() }
+    Scene { site, locking: None, parties: parties.into() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
