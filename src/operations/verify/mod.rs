@@ -27,7 +27,7 @@ use walk::Walk;
 use super::{OperationError, history};
 use crate::{
     clock::SharedClock,
-    progress::{Observer, Problem, SharedObserver, Tally},
+    progress::{Observer, SharedObserver, Tally},
     report::{Damage, ReadPart, VerifyReport},
     repository::{MarkState, PackRecord, Reader, Repository},
 };
@@ -154,14 +154,7 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
             points: Vec::new(),
         }));
     }
-    walk.pass_over_what_vanished(|points| {
-        let place = repository.store().describe();
-        tally.problem(Problem::new(
-            place,
-            format!("a prune moved what {points} points need while it was to be read: they count as verified once another verification has read it"),
-        ));
-    })
-    .await?;
+    walk.pass_over_what_vanished(&tally).await?;
     walk.finish(&marks, &mut report);
     report.problems = tally.problems();
     report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();

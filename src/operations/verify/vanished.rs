@@ -4,18 +4,22 @@
 //! index go before the packs it names, and a key after the last pack under it. So a pack that is missing and that an index still
 //! names is missing, whoever took it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::{OperationError, walk::Walk};
-use crate::repository::{Class, Id};
+use crate::{
+    progress::{Observer, Problem, Tally},
+    repository::{Class, Id, PointName},
+};
 
 impl Walk<'_> {
-    /// Drops what was found of points, packs and keys that are not there any more and that nothing needs. `problem` is told
-    /// of points whose chunks were moved to packs that this verification has not read.
+    /// Drops what was found of points, packs and keys that are not there any more and that nothing needs. A point that could not be
+    /// followed is followed once more: its lists may lie elsewhere by now. Points of which something was moved to packs that this
+    /// verification has not read do not count as read.
     ///
     /// # Errors
     /// The store's.
-    pub(super) async fn pass_over_what_vanished(&mut self, problem: impl FnOnce(usize)) -> Result<(), OperationError> {
+    pub(super) async fn pass_over_what_vanished(&mut self, tally: &Tally) -> Result<(), OperationError> {
         if self.damage.is_empty() && self.broken.is_empty() && self.keys.is_empty() {
             return Ok(());
         }
@@ -27,10 +31,22 @@ impl Walk<'_> {
         let needed: HashSet<Id> =
             named.iter().filter(|(_, record)| record.class == Class::Data).map(|(_, record)| record.data_key).collect();
         let keys = repository.stored_data_keys().await?;
-        let points: BTreeSet<String> = repository.point_names(None).await?.into_iter().map(|name| name.key).collect();
-        for (number, object) in self.objects.iter().enumerate().filter(|(_, object)| !points.contains(*object)) {
-            tracing::debug!(object, "a prune deleted the point while it was verified");
-            self.vanished.insert(number);
+        let points: BTreeMap<String, PointName> =
+            repository.point_names(None).await?.into_iter().map(|name| (name.key.clone(), name)).collect();
+        for (number, object) in self.objects.clone().into_iter().enumerate() {
+            let before = self.damage.len();
+            let Some(name) = points.get(&object) else {
+                tracing::debug!(object, "a prune deleted the point while it was verified");
+                self.vanished.insert(number);
+                continue;
+            };
+            self.damage.retain(|damage| damage.object != object);
+            if self.damage.len() < before {
+                self.follow_by_name(name, number, tally).await?;
+                if self.sound.contains(number) {
+                    self.moved.insert(number);
+                }
+            }
         }
         for needing in self.needs.values_mut() {
             needing.remove_all(&self.vanished);
@@ -47,14 +63,17 @@ impl Walk<'_> {
         self.damage.retain(|damage| {
             let name = damage.object.rsplit('/').next().unwrap_or_default();
             match damage.object.split('/').next() {
-                Some("points") => points.contains(&damage.object),
+                Some("points") => points.contains_key(&damage.object),
                 Some("keys") => !data_key_of(name).is_some_and(|id| key_is_gone(&id)),
                 _ => true,
             }
         });
         let moved = self.moved.iter().count();
         if moved > 0 {
-            problem(moved);
+            tally.problem(Problem::new(
+                repository.store().describe(),
+                format!("a prune moved what {moved} points need while it was to be read: they count as verified once another verification has read it"),
+            ));
         }
         Ok(())
     }

@@ -43,7 +43,7 @@ pub(super) struct Walk<'a> {
     /// When the site stored each.
     stored: Vec<DateTime<Utc>>,
     /// Points that were followed to their end.
-    sound: PointSet,
+    pub(super) sound: PointSet,
     /// Points that a prune has deleted since.
     pub(super) vanished: PointSet,
     /// Points of which a prune has moved chunks since, from packs that could not be read any more.
@@ -89,6 +89,11 @@ impl<'a> Walk<'a> {
         self.ids.push(name.id.clone());
         self.objects.push(name.key.clone());
         self.stored.push(stored);
+        self.follow_by_name(name, number, tally).await
+    }
+
+    /// Follows the point of this number.
+    pub(super) async fn follow_by_name(&mut self, name: &PointName, number: usize, tally: &Tally) -> Result<(), OperationError> {
         let followed = match self.request.repository.point(name).await {
             Ok(point) => self.follow(&point, number, tally).await,
             Err(error) => Err(error),

@@ -11,6 +11,7 @@ use farshore::{
 use super::{
     basics::{DAY, HOUR, Points},
     stopped::two_points,
+    stopped_beside::{Party, with_a_pack_to_be_emptied},
 };
 use crate::support::{
     faulty_store::{Call, Fault, FaultyStore},
@@ -29,6 +30,13 @@ impl Scene {
     async fn new() -> Self {
         let (recovery, store, points) = two_points().await;
         Self { recovery, points, whole: objects(store.as_ref()).await }
+    }
+
+    /// The same, where prunes also empty a pack of which the point that stays needs a part.
+    async fn with_a_pack_to_be_emptied() -> Self {
+        let mut scene = with_a_pack_to_be_emptied().await;
+        let Party { recovery, points } = scene.parties.remove(0);
+        Self { recovery, points, whole: objects(scene.site.as_ref()).await }
     }
 
     /// A site with the two points, stored five days ago.
@@ -198,14 +206,19 @@ async fn a_restore_of_which_one_call_outlasts_its_point_gives_back_all_of_it_or_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verification_of_which_one_call_outlasts_a_point_calls_nothing_damaged() {
-    let scene = Scene::new().await;
-    let recovery = &scene.recovery;
-    for level in [VerifyLevel::Structure, VerifyLevel::ReadData(100.0)] {
+    let scenes = [Scene::new().await, Scene::with_a_pack_to_be_emptied().await];
+    let mut moved = 0;
+    for (scene, level, step) in [
+        (&scenes[0], VerifyLevel::Structure, 3),
+        (&scenes[0], VerifyLevel::ReadData(100.0), 9),
+        (&scenes[1], VerifyLevel::ReadData(100.0), 5),
+    ] {
+        let recovery = &scene.recovery;
         let verify = async |store: SharedStore, cache: &Path| recovery.verify_at(store, cache, level).await;
         let quiet = FaultyStore::over(scene.site().await);
         verify(quiet.clone(), &recovery.fresh_cache()).await.unwrap();
         let mut done = 0;
-        for at in slow_calls(&quiet, 3) {
+        for at in slow_calls(&quiet, step) {
             let site = scene.site().await;
             let (faulty, what) = slow(&site, at);
             let cache = recovery.fresh_cache();
@@ -214,14 +227,48 @@ async fn a_verification_of_which_one_call_outlasts_a_point_calls_nothing_damaged
             match verified {
                 Ok(report) => {
                     assert_eq!(report.damage, [], "{level:?}, {what}");
+                    moved += report.problems.iter().filter(|problem| problem.message.contains("a prune moved")).count();
                     done += 1;
                 }
                 Err(error) => assert_clear(&error, &what),
             }
+            let marks = site.list("damaged/", None, 10).await.unwrap().objects;
+            assert!(marks.is_empty(), "{level:?}, {what}: {marks:?}");
             scene.check(&site, None, &what).await;
         }
         assert!(done > 3, "{level:?}: {done} done");
     }
+    assert!(moved > 0, "no pack was emptied before it was read");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_else_takes_away_while_a_verification_waits_is_damage() {
+    let scene = Scene::new().await;
+    let recovery = &scene.recovery;
+    let quiet = FaultyStore::over(scene.site().await);
+    let whole = recovery.verify(quiet.clone(), &recovery.fresh_cache()).await.unwrap();
+    let mut missed = 0;
+    for number in (0..quiet.calls(Call::Get)).step_by(if soak(1) > 1 { 1 } else { 3 }) {
+        let site = scene.site().await;
+        let (faulty, what) = slow(&site, (Call::Get, number, Fault::SlowBefore));
+        let cache = recovery.fresh_cache();
+        let robbed = async {
+            for pack in site.list("packs/", None, 100).await.unwrap().objects {
+                site.delete(&pack.key).await.unwrap();
+            }
+        };
+        let (verified, came) = faulty.while_slow(recovery.verify(faulty.clone(), &cache), robbed).await;
+        assert!(came, "{what}: it never came to it");
+        // Unless everything had been read by then, which is as good as if it had ended.
+        if verified.as_ref().is_ok_and(|report| report.damage.is_empty() && report.packs_read == whole.packs_read) {
+            missed += 1;
+        } else if let Ok(report) = verified {
+            assert!(report.damage.iter().any(|damage| !damage.points.is_empty()), "{what}: {report:#?}");
+        }
+        let after = recovery.verify(site, &recovery.fresh_cache()).await.unwrap();
+        assert!(!after.damage.is_empty(), "{what}");
+    }
+    assert!(missed < 4, "{missed}: this proves little");
 }
 
 /// One thread, so that the timers of this test can be told that time has passed.

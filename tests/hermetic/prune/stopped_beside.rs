@@ -20,17 +20,17 @@ use crate::support::{
 };
 
 /// A policy with its bucket, and what its points give back.
-struct Party {
-    recovery: Recovery,
-    points: Points,
+pub(super) struct Party {
+    pub(super) recovery: Recovery,
+    pub(super) points: Points,
 }
 
 /// A site, and the policies that use it. The first one's prune is stopped.
-struct Scene {
-    site: SharedStore,
+pub(super) struct Scene {
+    pub(super) site: SharedStore,
     /// The same, where it locks.
     locking: Option<Arc<MemoryStore>>,
-    parties: Vec<Party>,
+    pub(super) parties: Vec<Party>,
 }
 
 impl Scene {
@@ -108,7 +108,7 @@ async fn stop_everywhere(prepare: impl AsyncFn() -> Scene, before: usize, after:
 }
 
 /// The older point's pack holds what only it needs, and a little that the newer one needs as well.
-async fn with_a_pack_to_be_emptied() -> Scene {
+pub(super) async fn with_a_pack_to_be_emptied() -> Scene {
     let (mut recovery, site) = begun(true).await;
     recovery.retention.max_unused = 1;
     let site: SharedStore = site;
