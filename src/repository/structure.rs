@@ -285,6 +285,8 @@ async fn failures(checks: impl stream::Stream<Item = (Result<()>, String)>) -> R
     while let Some((outcome, key)) = checks.next().await {
         match outcome {
             Ok(()) => {}
+            // A prune replaced it since it was listed.
+            Err(RepositoryError::Store(StoreError::NotFound { .. })) => {}
             Err(error) if error.is_damage() => {
                 found.push(PackCheck { key, detail: error.to_string() });
             }

@@ -46,6 +46,8 @@ pub struct Recovery {
     pub retention: Retention,
     pub workers: Arc<Workers>,
     pub policy: Policy,
+    /// The longest a backup may take.
+    pub time_limit: Duration,
     directory: tempfile::TempDir,
 }
 
@@ -114,22 +116,27 @@ impl Recovery {
             lock: None,
             workers: Workers::start(2, 1).unwrap(),
             policy,
+            time_limit: Duration::from_secs(60),
             directory: tempfile::tempdir().unwrap(),
         }
     }
 
-    /// Another policy for the same repository, with the same keys and on the same clock; its source is empty.
+    /// Another policy with the same keys and on the same clock, for a site that both share; its bucket is another.
     pub fn beside(&self, name: &str) -> Self {
+        let text = self.policy.text.replacen("name = \"p\"", &format!("name = \"{name}\""), 1);
         Self {
             clock: Arc::clone(&self.clock),
             source: MemoryStore::new("source"),
             identities: self.identities.clone(),
             agent: self.agent.clone(),
             recipients: self.recipients.clone(),
+            expected: self.expected,
+            lock: self.lock,
+            retention: self.retention,
             workers: Arc::clone(&self.workers),
-            policy: Policy { name: name.to_owned(), ..self.policy.clone() },
+            policy: Policy::parse(&text, "test").unwrap(),
+            time_limit: self.time_limit,
             directory: tempfile::tempdir().unwrap(),
-            ..*self
         }
     }
 
@@ -203,7 +210,7 @@ impl Recovery {
             clock: self.shared_clock(),
             agent: Agent { version: "0".to_owned(), host: "test".to_owned() },
             parallelism: 2,
-            time_limit: Some(Duration::from_secs(60)),
+            time_limit: Some(self.time_limit),
         })
         .await?;
         match backed.failed.pop() {

@@ -12,6 +12,7 @@ mod needs;
 mod read;
 mod resume;
 mod share;
+mod vanished;
 mod walk;
 
 use std::{
@@ -160,7 +161,7 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
             points: Vec::new(),
         }));
     }
-    walk.forget_deleted().await?;
+    walk.pass_over_what_vanished(&tally).await?;
     walk.finish(&marks, &mut report);
     report.problems = tally.problems();
     report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();

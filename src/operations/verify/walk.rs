@@ -16,7 +16,7 @@ use crate::{
     progress::{Observer, Tally},
     report::{Damage, VerifyReport},
     repository::{
-        ChunkList, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, Reached, Reader, Recent,
+        ChunkList, Class, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, Reached, Reader, Recent,
         RepositoryError, Seen, Snapshot, StructureReport, data_key_object, pack_key,
     },
     stores::StoreError,
@@ -50,14 +50,18 @@ pub(super) struct Walk<'a> {
     pub(super) needs: Needs,
     /// Ids of the points, by number.
     pub(super) ids: Vec<String>,
+    /// Their objects, by number.
+    pub(super) objects: Vec<String>,
     /// When the site stored each.
     stored: Vec<DateTime<Utc>>,
     /// Points that were followed to their end.
-    sound: PointSet,
-    /// Points that a prune deleted since they were listed.
-    gone: PointSet,
+    pub(super) sound: PointSet,
+    /// Points that a prune has deleted since.
+    pub(super) vanished: PointSet,
+    /// Points of which a prune has moved chunks since, from packs that could not be read any more.
+    pub(super) moved: PointSet,
     pub(super) damage: Vec<Damage>,
-    keys: BTreeMap<Id, KeyCheck>,
+    pub(super) keys: BTreeMap<Id, KeyCheck>,
     keys_opened: bool,
 }
 
@@ -87,9 +91,11 @@ impl<'a> Walk<'a> {
             read: HashSet::new(),
             needs: Needs::new(),
             ids: Vec::new(),
+            objects: Vec::new(),
             stored: Vec::new(),
             sound: PointSet::default(),
-            gone: PointSet::default(),
+            vanished: PointSet::default(),
+            moved: PointSet::default(),
             damage: Vec::new(),
             keys,
             keys_opened: false,
@@ -100,7 +106,13 @@ impl<'a> Walk<'a> {
     pub(super) async fn point(&mut self, name: &PointName, stored: DateTime<Utc>, tally: &Tally) -> Result<(), OperationError> {
         let number = self.ids.len();
         self.ids.push(name.id.clone());
+        self.objects.push(name.key.clone());
         self.stored.push(stored);
+        self.follow_by_name(name, number, tally).await
+    }
+
+    /// Follows the point of this number.
+    pub(super) async fn follow_by_name(&mut self, name: &PointName, number: usize, tally: &Tally) -> Result<(), OperationError> {
         let followed = match self.request.repository.point(name).await {
             Ok(point) => self.follow(&point, number, tally).await,
             Err(error) => Err(error),
@@ -108,12 +120,9 @@ impl<'a> Walk<'a> {
         match followed {
             Ok(()) => self.sound.insert(number),
             // Also a catalogue pack that is gone: the listing showed it as well, but here we know whom it hurts.
-            Err(error) if error.is_damage() => match self.request.repository.store().stat(&name.key).await {
-                Err(StoreError::NotFound { .. }) => self.gone.insert(number),
-                _ => {
-                    self.damage.push(Damage { object: name.key.clone(), detail: error.to_string(), points: vec![name.id.clone()] });
-                }
-            },
+            Err(error) if error.is_damage() => {
+                self.damage.push(Damage { object: name.key.clone(), detail: error.to_string(), points: vec![name.id.clone()] });
+            }
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -285,27 +294,6 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Whether what the points need is known of all that are there.
-    fn all_followed(&self) -> bool {
-        (0..self.ids.len()).all(|point| self.sound.contains(point) || self.gone.contains(point))
-    }
-
-    /// Packs that were there when they were listed, could not be read, and are gone: a prune deleted them meanwhile (packs go before
-    /// their keys). That is no damage where no point needs them.
-    pub(super) async fn forget_deleted(&mut self) -> Result<(), OperationError> {
-        let all_followed = self.all_followed();
-        let is_unneeded = |number: &u32| self.structure.sound.contains_key(number) && !self.needs.contains_key(number);
-        let doubtful: Vec<u32> = self.broken.keys().copied().filter(|number| all_followed && is_unneeded(number)).collect();
-        for number in doubtful {
-            match self.request.repository.store().stat(&self.key_of(number)).await {
-                Ok(_) => {}
-                Err(StoreError::NotFound { .. }) => drop(self.broken.remove(&number)),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
     /// What is damaged, each with the points that need it, and what no point needs any more.
     pub(super) fn finish(&mut self, marks: &Marks, report: &mut VerifyReport) {
         let unencrypted = self.request.repository.is_unencrypted();
@@ -322,7 +310,7 @@ impl<'a> Walk<'a> {
             found.insert(data_key_object(id, unencrypted), (check.check.detail.clone(), points));
         }
         // Where a point cannot be followed, nobody knows what it needs.
-        let all_followed = self.all_followed();
+        let all_followed = (0..self.ids.len()).all(|point| self.sound.contains(point) || self.vanished.contains(point));
         for (object, (detail, points)) in found {
             let known = marks.damage(&object).is_some() || self.is_known_to_be_gone(&object);
             let damage = Damage { object, detail, points: points.iter().map(|point| self.ids[point].clone()).collect() };
@@ -347,10 +335,16 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether the listing itself shows an object to be missing: every backup sees that, and needs no mark.
+    /// Whether the listing itself shows an object to be missing, or the key that a pack was sealed under: every backup sees that, and needs no mark.
     fn is_known_to_be_gone(&self, object: &str) -> bool {
-        let key_missing = self.structure.keys_missing.values().any(|key| key.check.key == object);
-        key_missing || self.structure.broken.keys().any(|number| self.key_of(*number) == object)
+        let missing = &self.structure.keys_missing;
+        let key_missing = missing.values().any(|key| key.check.key == object);
+        let locked = |(number, record): (&u32, &PackRecord)| {
+            record.class == Class::Data && missing.contains_key(&record.data_key) && self.key_of(*number) == object
+        };
+        key_missing
+            || self.structure.broken.keys().any(|number| self.key_of(*number) == object)
+            || (!missing.is_empty() && self.packs.iter().any(locked))
     }
 
     /// What to say on the site: objects that reading showed to be damaged and that have no mark yet, and those with a mark that were
@@ -388,7 +382,9 @@ impl<'a> Walk<'a> {
     /// The points that were followed to their end and are not among `hurt`.
     pub(super) fn sound_but(&self, hurt: &BTreeSet<&String>) -> PointSet {
         let mut sound = PointSet::default();
-        self.sound.iter().filter(|point| !hurt.contains(&self.ids[*point])).for_each(|point| sound.insert(point));
+        let unknown = |point: &usize| self.vanished.contains(*point) || self.moved.contains(*point);
+        let counts = |point: &usize| !hurt.contains(&self.ids[*point]) && !unknown(point);
+        self.sound.iter().filter(counts).for_each(|point| sound.insert(point));
         sound
     }
 }
