@@ -100,7 +100,7 @@ fn main() {
                 missing_at: Vec::new(),
                 more: BTreeMap::new(),
             };
-            writer.commit(&repository, &point).await.unwrap();
+            writer.commit(&repository, &point, &Default::default()).await.unwrap();
         }
     });
 }

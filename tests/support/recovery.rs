@@ -132,7 +132,7 @@ impl Recovery {
             recipients: self.recipients.clone(),
             expected: self.expected,
             lock: self.lock,
-            retention: self.retention.clone(),
+            retention: self.retention,
             workers: Arc::clone(&self.workers),
             policy: Policy::parse(&text, "test").unwrap(),
             time_limit: self.time_limit,
