@@ -247,7 +247,7 @@ async fn what_somebody_else_takes_away_while_a_verification_waits_is_damage() {
     let recovery = &scene.recovery;
     let quiet = FaultyStore::over(scene.site().await);
     let whole = recovery.verify(quiet.clone(), &recovery.fresh_cache()).await.unwrap();
-    let mut missed = 0;
+    let mut found = 0;
     for number in (0..quiet.calls(Call::Get)).step_by(if soak(1) > 1 { 1 } else { 3 }) {
         let site = scene.site().await;
         let (faulty, what) = slow(&site, (Call::Get, number, Fault::SlowBefore));
@@ -260,15 +260,15 @@ async fn what_somebody_else_takes_away_while_a_verification_waits_is_damage() {
         let (verified, came) = faulty.while_slow(recovery.verify(faulty.clone(), &cache), robbed).await;
         assert!(came, "{what}: it never came to it");
         // Unless everything had been read by then, which is as good as if it had ended.
-        if verified.as_ref().is_ok_and(|report| report.damage.is_empty() && report.packs_read == whole.packs_read) {
-            missed += 1;
-        } else if let Ok(report) = verified {
+        let had_read = verified.as_ref().is_ok_and(|report| report.damage.is_empty() && report.packs_read == whole.packs_read);
+        if let Some(report) = verified.ok().filter(|_| !had_read) {
+            found += 1;
             assert!(report.damage.iter().any(|damage| !damage.points.is_empty()), "{what}: {report:#?}");
         }
         let after = recovery.verify(site, &recovery.fresh_cache()).await.unwrap();
         assert!(!after.damage.is_empty(), "{what}");
     }
-    assert!(missed < 4, "{missed}: this proves little");
+    assert!(found > 1, "{found} found: this proves little");
 }
 
 /// One thread, so that the timers of this test can be told that time has passed.
