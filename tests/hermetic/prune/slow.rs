@@ -149,7 +149,7 @@ async fn a_prune_of_which_one_call_outlasts_everything_deletes_nothing_that_a_po
     recovery.put("new", noise(50_000, 3)).await;
     let now = objects(recovery.source.as_ref()).await;
     let (mut done, mut refused) = (0, 0);
-    for at in slow_calls(&quiet, 7) {
+    for at in slow_calls(&quiet, 11) {
         let site = doomed().await;
         let (faulty, what) = slow(&site, at);
         let (cache, mut made) = (recovery.fresh_cache(), None);
@@ -183,7 +183,7 @@ async fn a_restore_of_which_one_call_outlasts_its_point_gives_back_all_of_it_or_
         let quiet = FaultyStore::over(scene.site().await);
         recovery.restore(quiet.clone(), &recovery.fresh_cache(), id).await.unwrap();
         let (mut done, mut refused) = (0, 0);
-        for at in slow_calls(&quiet, 2) {
+        for at in slow_calls(&quiet, 3) {
             let site = scene.site().await;
             let (faulty, what) = slow(&site, at);
             let cache = recovery.fresh_cache();
@@ -200,7 +200,7 @@ async fn a_restore_of_which_one_call_outlasts_its_point_gives_back_all_of_it_or_
                 }
             }
         }
-        assert!(done > 0 && (number == 1 || refused > 0), "point {number}: {done} done, {refused} refused");
+        assert!(if number == 0 { refused > 0 } else { done > 0 }, "point {number}: {done} done, {refused} refused");
     }
 }
 
@@ -209,8 +209,8 @@ async fn a_verification_of_which_one_call_outlasts_a_point_calls_nothing_damaged
     let scenes = [Scene::new().await, Scene::with_a_pack_to_be_emptied().await];
     let mut moved = 0;
     for (scene, level, step) in [
-        (&scenes[0], VerifyLevel::Structure, 3),
-        (&scenes[0], VerifyLevel::ReadData(100.0), 9),
+        (&scenes[0], VerifyLevel::Structure, 5),
+        (&scenes[0], VerifyLevel::ReadData(100.0), 13),
         (&scenes[1], VerifyLevel::ReadData(100.0), 5),
     ] {
         let recovery = &scene.recovery;
