@@ -149,7 +149,7 @@ async fn a_prune_of_which_one_call_outlasts_everything_deletes_nothing_that_a_po
     recovery.put("new", noise(50_000, 3)).await;
     let now = objects(recovery.source.as_ref()).await;
     let (mut done, mut refused) = (0, 0);
-    for at in slow_calls(&quiet, 7) {
+    for at in slow_calls(&quiet, 11) {
         let site = doomed().await;
         let (faulty, what) = slow(&site, at);
         let (cache, mut made) = (recovery.fresh_cache(), None);
@@ -183,7 +183,7 @@ async fn a_restore_of_which_one_call_outlasts_its_point_gives_back_all_of_it_or_
         let quiet = FaultyStore::over(scene.site().await);
         recovery.restore(quiet.clone(), &recovery.fresh_cache(), id).await.unwrap();
         let (mut done, mut refused) = (0, 0);
-        for at in slow_calls(&quiet, 2) {
+        for at in slow_calls(&quiet, 3) {
             let site = scene.site().await;
             let (faulty, what) = slow(&site, at);
             let cache = recovery.fresh_cache();
@@ -200,7 +200,7 @@ async fn a_restore_of_which_one_call_outlasts_its_point_gives_back_all_of_it_or_
                 }
             }
         }
-        assert!(done > 0 && (number == 1 || refused > 0), "point {number}: {done} done, {refused} refused");
+        assert!(if number == 0 { refused > 0 } else { done > 0 }, "point {number}: {done} done, {refused} refused");
     }
 }
 
@@ -209,8 +209,8 @@ async fn a_verification_of_which_one_call_outlasts_a_point_calls_nothing_damaged
     let scenes = [Scene::new().await, Scene::with_a_pack_to_be_emptied().await];
     let mut moved = 0;
     for (scene, level, step) in [
-        (&scenes[0], VerifyLevel::Structure, 3),
-        (&scenes[0], VerifyLevel::ReadData(100.0), 9),
+        (&scenes[0], VerifyLevel::Structure, 5),
+        (&scenes[0], VerifyLevel::ReadData(100.0), 13),
         (&scenes[1], VerifyLevel::ReadData(100.0), 5),
     ] {
         let recovery = &scene.recovery;
@@ -247,7 +247,7 @@ async fn what_somebody_else_takes_away_while_a_verification_waits_is_damage() {
     let recovery = &scene.recovery;
     let quiet = FaultyStore::over(scene.site().await);
     let whole = recovery.verify(quiet.clone(), &recovery.fresh_cache()).await.unwrap();
-    let mut missed = 0;
+    let mut found = 0;
     for number in (0..quiet.calls(Call::Get)).step_by(if soak(1) > 1 { 1 } else { 3 }) {
         let site = scene.site().await;
         let (faulty, what) = slow(&site, (Call::Get, number, Fault::SlowBefore));
@@ -260,15 +260,15 @@ async fn what_somebody_else_takes_away_while_a_verification_waits_is_damage() {
         let (verified, came) = faulty.while_slow(recovery.verify(faulty.clone(), &cache), robbed).await;
         assert!(came, "{what}: it never came to it");
         // Unless everything had been read by then, which is as good as if it had ended.
-        if verified.as_ref().is_ok_and(|report| report.damage.is_empty() && report.packs_read == whole.packs_read) {
-            missed += 1;
-        } else if let Ok(report) = verified {
+        let had_read = verified.as_ref().is_ok_and(|report| report.damage.is_empty() && report.packs_read == whole.packs_read);
+        if let Some(report) = verified.ok().filter(|_| !had_read) {
+            found += 1;
             assert!(report.damage.iter().any(|damage| !damage.points.is_empty()), "{what}: {report:#?}");
         }
         let after = recovery.verify(site, &recovery.fresh_cache()).await.unwrap();
         assert!(!after.damage.is_empty(), "{what}");
     }
-    assert!(missed < 4, "{missed}: this proves little");
+    assert!(found > 1, "{found} found: this proves little");
 }
 
 /// One thread, so that the timers of this test can be told that time has passed.

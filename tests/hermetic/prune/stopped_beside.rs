@@ -66,8 +66,8 @@ impl Scene {
 /// how many packs were emptied and held by locks where it was not stopped.
 async fn stop_everywhere(prepare: impl AsyncFn() -> Scene, before: usize, after: usize, left: &[usize]) -> (u64, u64, u64) {
     let mut stops = 0;
-    // In everyday tests every other write, and the last.
-    let step = if soak(1) > 1 { 1 } else { 2 };
+    // In everyday tests after none and every third write.
+    let step = if soak(1) > 1 { 1 } else { 3 };
     for stop in (0..).step_by(step) {
         let what = format!("after {before} prunes, {stop} writes");
         let mut scene = prepare().await;
@@ -127,9 +127,9 @@ pub(super) async fn with_a_pack_to_be_emptied() -> Scene {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prune_that_stops_while_it_empties_packs_leaves_every_chunk_in_one() {
     let (stops, emptied, _) = stop_everywhere(with_a_pack_to_be_emptied, 0, 4, &[2]).await;
-    assert!(stops >= 2 && emptied > 0, "{stops} stops, {emptied} packs emptied");
+    assert!(stops >= 1 && emptied > 0, "{stops} stops, {emptied} packs emptied");
     let (stops, ..) = stop_everywhere(with_a_pack_to_be_emptied, 1, 4, &[2]).await;
-    assert!(stops >= 2, "{stops} stops");
+    assert!(stops >= 1, "{stops} stops");
 }
 
 /// What was stored in the first days is free again, or not yet, or was locked anew for the newest point's sake.
@@ -161,7 +161,7 @@ async fn with_locks() -> Scene {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prune_that_stops_where_locks_hold_some_of_it_leaves_every_listed_point_whole() {
     let (stops, _, locked) = stop_everywhere(with_locks, 1, 3, &[3]).await;
-    assert!(stops >= 2 && locked > 0, "{stops} stops, {locked} locked");
+    assert!(stops >= 1 && locked > 0, "{stops} stops, {locked} locked");
 }
 
 /// Two policies, of which each needs something that lies in a pack of the other's; and one point of each is to go.
@@ -193,7 +193,7 @@ async fn with_another_policy() -> Scene {
 async fn a_prune_that_stops_where_another_policy_shares_the_site_costs_neither_a_point() {
     for before in [0, 1] {
         let (stops, ..) = stop_everywhere(with_another_policy, before, 3, &[2, 2]).await;
-        assert!(stops > before as u64, "{stops} stops after {before} prunes");
+        assert!(stops >= 1, "{stops} stops after {before} prunes");
     }
 }
 

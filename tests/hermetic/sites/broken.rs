@@ -167,8 +167,8 @@ async fn one_fault_at_any_call_of_one_of_two_sites_keeps_the_other_from_nothing_
     let (mut known, mut unknown, mut turn) = (0, 0, 0_usize);
     for (side, quiet) in quiet.iter().enumerate() {
         for call in [Call::Put, Call::Get, Call::List, Call::Stat] {
-            // In everyday tests one kind of fault at each write and at every fourth other call, in turn.
-            let step = if soak(1) > 1 || call == Call::Put { 1 } else { 4 };
+            // In everyday tests one kind of fault at each write and at every sixth other call, in turn.
+            let step = if soak(1) > 1 || call == Call::Put { 1 } else { 6 };
             for number in (0..quiet.calls(call)).step_by(step) {
                 turn += 1;
                 let kinds = if soak(1) > 1 { &KINDS[..] } else { &KINDS[turn % 3..][..1] };
@@ -227,7 +227,7 @@ async fn one_fault_that_passes_at_any_call_of_one_of_two_sites_costs_neither_its
     let mut turn = 0_usize;
     for (side, quiet) in quiet.iter().enumerate() {
         for call in [Call::Put, Call::Get, Call::List, Call::Stat] {
-            let step = if soak(1) > 1 || call == Call::Put { 1 } else { 3 };
+            let step = if soak(1) > 1 || call == Call::Put { 1 } else { 5 };
             for number in (0..quiet.calls(call)).step_by(step) {
                 turn += 1;
                 let kinds = [Fault::Throttled, Fault::AnswerLost];
