@@ -88,15 +88,21 @@ async fn run(seed: u64) -> Tally {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_runs_at_once_every_point_that_is_there_is_whole_and_quiet_prunes_leave_no_garbage() {
-    let (first, mut all) = (seed(), Tally::default());
-    for seed in first..first + soak(20) {
+    let (first, usual, mut all) = (seed(), soak(20), Tally::default());
+    // Else the schedules missed what they are for: which stage of what is doomed they meet depends on threads, too.
+    let reached = |all: &Tally| {
+        let counts = [all.doomed_adopted, all.refused, all.taken_back, all.spared, all.packs_deleted as usize, all.checks];
+        counts.iter().all(|count| *count > 0)
+    };
+    for seed in first..first + 10 * usual {
+        if seed >= first + usual && reached(&all) {
+            break;
+        }
         let tally = run(seed).await;
         println!("FARSHORE_TEST_SEED={seed} {:?} {tally:?}", STYLES[seed as usize % STYLES.len()]);
         all += tally;
     }
     println!("{all:?}");
-    // Else the schedules missed what they are for.
-    let reached = [all.doomed_adopted, all.refused, all.taken_back, all.spared, all.packs_deleted as usize, all.checks];
-    assert!(reached.iter().all(|count| *count > 0), "{all:?}: this proves nothing");
+    assert!(reached(&all), "{all:?}: this proves nothing");
     assert!(all.points > 30 && all.points_deleted > 15, "{all:?}: this proves nothing");
 }
