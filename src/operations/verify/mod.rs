@@ -114,6 +114,7 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
         packs_checked: walk.structure.sound.len() as u64,
         packs_read: 0,
         packs_resumed: 0,
+        points_moved: 0,
         bytes_read: 0,
         chunks_checked: 0,
         packs_unreferenced: 0,
@@ -162,6 +163,7 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
         }));
     }
     walk.pass_over_what_vanished(&tally).await?;
+    report.points_moved = walk.moved.iter().count() as u64;
     walk.finish(&marks, &mut report);
     report.problems = tally.problems();
     report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();
