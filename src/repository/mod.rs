@@ -55,7 +55,8 @@ pub use evidence::EvidenceName;
 pub use format::{Id, pack_key};
 pub use keys::{
     Holder, Identities, KeyHolders, RecipientSet, Recipients, RotationPlan, RotationRequest, RotationSummary, SetMember, SetName,
-    data_key_object, generate_identity, is_passphrase_wrapped, open_identities, parse_public_key, random, sha256, wrap_identity,
+    data_key_id, data_key_object, generate_identity, is_passphrase_wrapped, open_identities, parse_public_key, random, sha256,
+    wrap_identity,
 };
 pub use lock::LockTerm;
 pub use marks::{Mark, MarkState, Marks};

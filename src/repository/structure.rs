@@ -133,7 +133,11 @@ pub(super) async fn update_indexes(site: &Site<'_>, cache: &Arc<ChunkCache>, may
     Ok(damaged)
 }
 
+/// Adds indexes to the local one. Most looks find none, and write nothing then.
 async fn add(cache: &Arc<ChunkCache>, indexes: Vec<([u8; 32], Vec<PackEntry>)>) -> Result<()> {
+    if indexes.is_empty() {
+        return Ok(());
+    }
     let cache = Arc::clone(cache);
     off_thread(move || cache.add_all(&indexes.iter().map(|(name, packs)| (name, packs.as_slice())).collect::<Vec<_>>())).await
 }

@@ -119,7 +119,7 @@ async fn one_fault_at_any_call_does_not_hinder_a_backup() {
             for fault in faults {
                 let inner = store_of(&before).await;
                 let faulty = FaultyStore::over(inner.clone());
-                faulty.queue(call, (0..number).map(|_| Fault::None).chain([fault]));
+                faulty.queue_after(number, call, fault);
                 let what = format!("{fault:?} at {call:?} {number}");
                 let report = recovery.backup(patient(faulty), &recovery.fresh_cache()).await;
                 let point = report.unwrap_or_else(|error| panic!("{what}: {error}")).point_id;

@@ -113,6 +113,11 @@ impl FaultyStore {
         self.state.lock().unwrap().queued.entry(call).or_default().extend(faults);
     }
 
+    /// After so many more calls of this kind the next one fails so.
+    pub fn queue_after(&self, calls: u64, call: Call, fault: Fault) {
+        self.queue(call, (0..calls).map(|_| Fault::None).chain([fault]));
+    }
+
     /// After so many more calls the connection breaks for good: who uses it might as well have been killed.
     pub fn break_after(&self, calls: u64) {
         self.state.lock().unwrap().left = Some(calls);

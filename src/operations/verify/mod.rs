@@ -70,15 +70,26 @@ pub struct VerifyRequest<'a> {
     pub clock: SharedClock,
 }
 
-/// Packs by their numbers, each once: several indexes may name the same pack.
-fn distinct(packs: Vec<(u32, PackRecord)>) -> (HashMap<u32, PackRecord>, HashMap<u32, u32>) {
-    let (mut first, mut numbers, mut distinct) = (HashMap::new(), HashMap::new(), HashMap::new());
-    for (number, record) in packs {
-        let one = *first.entry(record.clone()).or_insert(number);
-        numbers.insert(number, one);
-        distinct.entry(one).or_insert(record);
+/// Packs, each once: several indexes may name the same pack.
+struct Distinct {
+    /// By the first of its numbers.
+    packs: HashMap<u32, PackRecord>,
+    /// From each of its numbers to that one.
+    numbers: HashMap<u32, u32>,
+    /// And from the pack itself.
+    by_record: HashMap<PackRecord, u32>,
+}
+
+impl Distinct {
+    fn of(packs: Vec<(u32, PackRecord)>) -> Self {
+        let mut distinct = Self { packs: HashMap::new(), numbers: HashMap::new(), by_record: HashMap::new() };
+        for (number, record) in packs {
+            let one = *distinct.by_record.entry(record.clone()).or_insert(number);
+            distinct.numbers.insert(number, one);
+            distinct.packs.entry(one).or_insert(record);
+        }
+        distinct
     }
-    (distinct, numbers)
 }
 
 /// Verifies a repository. What was found is stored on the site, so that points count as verified.
@@ -95,10 +106,10 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
     let points = repository.stored_points(request.policy).await?;
     let reader = Reader::open(repository, Arc::clone(&request.workers), request.budget.clone()).await?;
     let cache = reader.cache();
-    let (packs, numbers) = distinct(cache.packs()?);
-    let structure = repository.structure(&packs).await?;
+    let distinct = Distinct::of(cache.packs()?);
+    let structure = repository.structure(&distinct.packs).await?;
     let marks = repository.marks().await?;
-    let mut walk = Walk::new(&request, &reader, packs, numbers, structure);
+    let mut walk = Walk::new(&request, &reader, distinct, structure);
     for (name, stored) in points {
         walk.point(&name, stored, &tally).await?;
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::{OperationError, walk::Walk};
 use crate::{
     progress::Tally,
-    repository::{Class, Id, PointName},
+    repository::{Class, Id, PointName, data_key_id},
 };
 
 impl Walk<'_> {
@@ -51,30 +51,22 @@ impl Walk<'_> {
         for needing in self.needs.values_mut() {
             needing.remove_all(&self.vanished);
         }
-        let withdrawn = |number: &u32| self.packs.get(number).is_some_and(|record| !packs.contains(&record.sha256));
-        for number in self.broken.keys().filter(|number| withdrawn(number)) {
-            if let Some(needing) = self.needs.remove(number) {
+        let is_withdrawn = |number: &&u32| self.packs.get(number).is_some_and(|record| !packs.contains(&record.sha256));
+        let withdrawn: Vec<u32> = self.broken.keys().filter(is_withdrawn).copied().collect();
+        for number in withdrawn {
+            self.broken.remove(&number);
+            if let Some(needing) = self.needs.remove(&number) {
                 self.moved.add_all(&needing);
             }
         }
-        self.broken.retain(|number, _| self.packs.get(number).is_none_or(|record| packs.contains(&record.sha256)));
         let key_is_gone = |id: &Id| !needed.contains(id) && !keys.contains_key(id);
         self.keys.retain(|id, _| !key_is_gone(id));
-        self.damage.retain(|damage| {
-            let name = damage.object.rsplit('/').next().unwrap_or_default();
-            match damage.object.split('/').next() {
-                Some("points") => points.contains_key(&damage.object),
-                Some("keys") => !data_key_of(name).is_some_and(|id| key_is_gone(&id)),
-                _ => true,
-            }
+        let plain = repository.is_unencrypted();
+        self.damage.retain(|damage| match damage.object.split('/').next() {
+            Some("points") => points.contains_key(&damage.object),
+            Some("keys") => !data_key_id(&damage.object, plain).is_some_and(|id| key_is_gone(&id)),
+            _ => true,
         });
         Ok(())
     }
-}
-
-/// The data key that an object below `keys/` holds.
-fn data_key_of(name: &str) -> Option<Id> {
-    let mut id = Id::default();
-    hex::decode_to_slice(name.strip_prefix("data-")?.get(..32)?, &mut id).ok()?;
-    Some(id)
 }

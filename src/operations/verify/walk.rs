@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    Found, OperationError, VerifyRequest,
+    Distinct, Found, OperationError, VerifyRequest,
     needs::{Needs, PointSet},
 };
 use crate::{
@@ -69,13 +69,11 @@ impl<'a> Walk<'a> {
     pub(super) fn new(
         request: &'a VerifyRequest<'a>,
         reader: &'a Reader,
-        packs: HashMap<u32, PackRecord>,
-        numbers: HashMap<u32, u32>,
+        Distinct { packs, numbers, by_record }: Distinct,
         structure: StructureReport,
     ) -> Self {
         let broken = structure.broken.iter().map(|(number, detail)| (*number, detail.clone())).collect();
         let keys = structure.keys_missing.clone();
-        let by_record = packs.iter().map(|(number, record)| (record.clone(), *number)).collect();
         Self {
             request,
             reader,
@@ -233,6 +231,9 @@ impl<'a> Walk<'a> {
     /// Remembers on this machine what was followed, so that the next verification need not: it costs time, and nothing else, if that
     /// fails.
     pub(super) async fn remember(&mut self) {
+        if self.followed.is_empty() {
+            return;
+        }
         let (cache, followed) = (self.reader.cache().clone(), std::mem::take(&mut self.followed));
         let kept = tokio::task::spawn_blocking(move || cache.keep_reached(followed.iter().map(|(list, reached)| (list, reached))));
         if let Ok(Err(error)) = kept.await {

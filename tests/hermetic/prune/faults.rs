@@ -35,7 +35,7 @@ async fn one_fault_at_any_call_does_not_hinder_a_prune() {
                 recovery.prune(store.clone(), &recovery.fresh_cache()).await.unwrap();
                 recovery.clock.advance(27 * HOUR);
                 let faulty = FaultyStore::over(store.clone());
-                faulty.queue(call, (0..number).map(|_| Fault::None).chain([*fault]));
+                faulty.queue_after(number, call, *fault);
                 let pruned = recovery.prune(patient(faulty.clone()), &recovery.fresh_cache()).await;
                 let report = pruned.unwrap_or_else(|error| panic!("{what}: {error}"));
                 assert_eq!((report.points_deleted, report.problems.len()), (1, 0), "{what}: {report:#?}");
@@ -106,7 +106,7 @@ async fn one_fault_at_any_call_hinders_no_undelete_pin_verification_or_repair() 
                     let what = format!("{operation:?}: {fault:?} at {call:?} {number}");
                     let inner: SharedStore = recovery.site_of(before).await;
                     let faulty = FaultyStore::over(inner.clone());
-                    faulty.queue(call, (0..number).map(|_| Fault::None).chain([*fault]));
+                    faulty.queue_after(number, call, *fault);
                     let blamed = operation.carry_out(&recovery, patient(faulty.clone()), point).await;
                     assert_eq!(blamed, Ok(Vec::new()), "{what}");
                     assert_eq!(points.check(&recovery, &inner, &what).await.len(), 2, "{what}");

@@ -87,7 +87,7 @@ fn slow_calls(quiet: &FaultyStore, step: u64) -> Vec<(Call, u64, Fault)> {
 /// A store over `inner` of which this call is slow; and how tests call that.
 fn slow(inner: &SharedStore, (call, number, fault): (Call, u64, Fault)) -> (std::sync::Arc<FaultyStore>, String) {
     let faulty = FaultyStore::over(inner.clone());
-    faulty.queue(call, (0..number).map(|_| Fault::None).chain([fault]));
+    faulty.queue_after(number, call, fault);
     (faulty, format!("{fault:?} at {call:?} {number}"))
 }
 

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use farshore::stores::SharedStore;
+use farshore::{
+    operations::Backed,
+    stores::{MemoryStore, SharedStore},
+};
 
 use crate::support::{
     faulty_store::{Call, Fault, FaultyStore},
@@ -117,7 +120,7 @@ async fn one_fault_at_any_call_of_either_site_does_not_hinder_a_copy() {
                 for fault in [Fault::RefusedBefore, Fault::AnswerLost, Fault::BodyBreaks(10), Fault::BodyEndsEarly(10)] {
                     let stores = [store_of(&ahead).await, store_of(&behind).await];
                     let faulty = [0, 1].map(|number| FaultyStore::over(stores[number].clone()));
-                    faulty[side].queue(call, (0..number).map(|_| Fault::None).chain([fault]));
+                    faulty[side].queue_after(number, call, fault);
                     let what = format!("{fault:?} at {call:?} {number} of site {side}");
                     let ends = [0, 1].map(|number| recovery.far(["a", "b"][number], patient(faulty[number].clone())));
                     let report = recovery.copy(&ends[0], &ends[1], None, &recovery.fresh_cache()).await;
@@ -154,6 +157,23 @@ async fn a_copy_without_retries_ends_in_an_error_or_a_whole_point() {
     assert!(failed > 0 && done > 0, "{failed} failed, {done} done: the faults prove nothing");
 }
 
+/// A backup to two sites, of which one meets a fault at the call of this number and kind; `over` may lay something over that site.
+async fn struck(
+    recovery: &Recovery,
+    before: &[Objects; 2],
+    side: usize,
+    over: impl Fn(SharedStore) -> SharedStore,
+    (number, call, fault): (u64, Call, Fault),
+) -> ([Arc<MemoryStore>; 2], Arc<FaultyStore>, Backed) {
+    let stores = [store_of(&before[0]).await, store_of(&before[1]).await];
+    let faulty = FaultyStore::over(stores[side].clone());
+    faulty.queue_after(number, call, fault);
+    let mut sites = [0, 1].map(|number| recovery.far(["a", "b"][number], stores[number].clone()));
+    sites[side].store = over(faulty.clone());
+    let backed = recovery.backup_to(recovery.source.clone(), &sites, &recovery.fresh_cache()).await.unwrap();
+    (stores, faulty, backed)
+}
+
 /// A refusal for good, one that passes, and a connection that is reset when the write has taken effect.
 const KINDS: [Fault; 3] = [Fault::Denied, Fault::Throttled, Fault::AnswerLost];
 
@@ -174,12 +194,7 @@ async fn one_fault_at_any_call_of_one_of_two_sites_keeps_the_other_from_nothing_
                 let kinds = if soak(1) > 1 { &KINDS[..] } else { &KINDS[turn % 3..][..1] };
                 for fault in kinds {
                     let what = format!("{fault:?} at {call:?} {number} of site {side}");
-                    let stores = [store_of(&before[0]).await, store_of(&before[1]).await];
-                    let faulty = FaultyStore::over(stores[side].clone());
-                    faulty.queue(call, (0..number).map(|_| Fault::None).chain([*fault]));
-                    let mut sites = [0, 1].map(|number| recovery.far(names[number], stores[number].clone()));
-                    sites[side].store = faulty.clone();
-                    let backed = recovery.backup_to(recovery.source.clone(), &sites, &recovery.fresh_cache()).await.unwrap();
+                    let (stores, faulty, backed) = struck(&recovery, &before, side, |store| store, (number, call, *fault)).await;
                     let failed: Vec<_> = backed.failed.iter().map(|(name, _)| name.as_str()).collect();
                     assert_eq!((failed, backed.reports.len()), (vec![names[side]], 1), "{what}");
                     assert!(backed.failed[0].1.to_string().len() > 10, "{what}");
@@ -234,12 +249,7 @@ async fn one_fault_that_passes_at_any_call_of_one_of_two_sites_costs_neither_its
                 let kinds = if soak(1) > 1 || call == Call::Put { &kinds[..] } else { &kinds[turn % 2..][..1] };
                 for fault in kinds {
                     let what = format!("{fault:?} at {call:?} {number} of site {side}");
-                    let stores = [store_of(&before[0]).await, store_of(&before[1]).await];
-                    let faulty = FaultyStore::over(stores[side].clone());
-                    faulty.queue(call, (0..number).map(|_| Fault::None).chain([*fault]));
-                    let mut sites = [0, 1].map(|number| recovery.far(names[number], stores[number].clone()));
-                    sites[side].store = patient(faulty.clone());
-                    let backed = recovery.backup_to(recovery.source.clone(), &sites, &recovery.fresh_cache()).await.unwrap();
+                    let (stores, faulty, backed) = struck(&recovery, &before, side, patient, (number, call, *fault)).await;
                     assert!(faulty.struck_at().is_some(), "{what}: it never came to it");
                     assert_eq!((backed.failed.len(), backed.reports.len()), (0, 2), "{what}");
                     for store in stores {

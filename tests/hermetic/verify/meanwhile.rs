@@ -1,88 +1,12 @@
 //! A backup that commits while a verification or a repair is at work: what is new is no damage.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
-};
-
-use async_trait::async_trait;
-use bytes::Bytes;
-use chrono::{DateTime, Utc};
-use farshore::{
-    operations::VerifyLevel,
-    stores::{Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart},
-};
-use tokio::sync::Notify;
+use farshore::{operations::VerifyLevel, stores::SharedStore};
 
 use super::nightly;
-use crate::support::recovery::{Recovery, noise};
-
-/// A site whose caller waits before one of its calls.
-#[derive(Debug)]
-struct Waits {
-    inner: SharedStore,
-    calls_left: AtomicI64,
-    came: Notify,
-    may_go: Notify,
-}
-
-impl Waits {
-    async fn call(&self) {
-        if self.calls_left.fetch_sub(1, Ordering::SeqCst) == 0 {
-            self.came.notify_one();
-            self.may_go.notified().await;
-        }
-    }
-
-    fn has_come(&self) -> bool {
-        self.calls_left.load(Ordering::SeqCst) < 0
-    }
-}
-
-#[async_trait]
-impl Store for Waits {
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
-    async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
-        self.call().await;
-        self.inner.put(key, body, options).await
-    }
-    async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
-        self.call().await;
-        self.inner.get(key, options).await
-    }
-    async fn stat(&self, key: &str) -> Result<ObjectStat, StoreError> {
-        self.call().await;
-        self.inner.stat(key).await
-    }
-    async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        self.call().await;
-        self.inner.list(prefix, start_after, limit).await
-    }
-    async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        panic!("neither deletes {key}")
-    }
-    async fn begin_upload(&self, key: &str, _: ObjectAttributes) -> Result<String, StoreError> {
-        panic!("nothing here is large enough for a multipart upload, and {key} is")
-    }
-    async fn upload_part(&self, key: &str, _: &str, _: u32, _: Bytes) -> Result<UploadedPart, StoreError> {
-        panic!("nothing here is large enough for a multipart upload, and {key} is")
-    }
-    async fn complete_upload(&self, key: &str, _: &str, _: &[UploadedPart], _: bool) -> Result<ObjectStat, StoreError> {
-        panic!("nothing here is large enough for a multipart upload, and {key} is")
-    }
-    async fn abort_upload(&self, key: &str, _: &str) -> Result<(), StoreError> {
-        panic!("nothing here is large enough for a multipart upload, and {key} is")
-    }
-    async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
-        self.call().await;
-        self.inner.time().await
-    }
-    async fn create(&self) -> Result<(), StoreError> {
-        self.inner.create().await
-    }
-}
+use crate::support::{
+    faulty_store::{Call, Fault, FaultyStore},
+    recovery::{Recovery, noise, objects},
+};
 
 #[derive(Debug, Clone, Copy)]
 enum Reads {
@@ -91,55 +15,51 @@ enum Reads {
     Repair,
 }
 
-/// What a reading finds wrong when a backup commits before its call of this number, and whether it makes so many calls.
-async fn wrong_after(call: i64, reads: Reads) -> (Vec<String>, bool) {
-    let recovery = Recovery::new(true);
-    let (store, _) = nightly(&recovery, 1).await;
-    recovery.put("new", noise(20_000, 99)).await;
-    let waits =
-        Arc::new(Waits { inner: store.clone(), calls_left: AtomicI64::new(call), came: Notify::new(), may_go: Notify::new() });
-    let site: SharedStore = waits.clone();
-    let reading = async {
-        let cache = recovery.fresh_cache();
-        let said = |damage: &farshore::report::Damage| format!("{damage:?}");
-        let wrong: Vec<String> = match reads {
-            Reads::Structure => {
-                recovery.verify_at(site, &cache, VerifyLevel::Structure).await.unwrap().damage.iter().map(said).collect()
-            }
-            Reads::Everything => recovery.verify(site, &cache).await.unwrap().damage.iter().map(said).collect(),
-            Reads::Repair => {
-                let report = recovery.repair(site, &cache, true, &|_| ()).await.unwrap();
-                report.points_hurt.iter().map(|hurt| format!("{hurt:?}")).collect()
-            }
-        };
-        let has_come = waits.has_come();
-        waits.came.notify_one();
-        (wrong, has_come)
-    };
-    let backup = async {
-        waits.came.notified().await;
-        recovery.backup(store.clone(), &recovery.fresh_cache()).await.unwrap();
-        waits.may_go.notify_one();
-    };
-    let (found, ()) = tokio::join!(reading, backup);
-    // And the next verification sees the new point.
-    assert_eq!(recovery.verify_at(store, &recovery.fresh_cache(), VerifyLevel::Structure).await.unwrap().damage, []);
-    found
+/// What a reading finds wrong.
+async fn wrong(recovery: &Recovery, site: SharedStore, reads: Reads) -> Vec<String> {
+    let cache = recovery.fresh_cache();
+    let said = |damage: &farshore::report::Damage| format!("{damage:?}");
+    match reads {
+        Reads::Structure => {
+            recovery.verify_at(site, &cache, VerifyLevel::Structure).await.unwrap().damage.iter().map(said).collect()
+        }
+        Reads::Everything => recovery.verify(site, &cache).await.unwrap().damage.iter().map(said).collect(),
+        Reads::Repair => {
+            let report = recovery.repair(site, &cache, true, &|_| ()).await.unwrap();
+            report.points_hurt.iter().map(|hurt| format!("{hurt:?}")).collect()
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whichever_call_a_backup_commits_before_what_it_made_is_no_damage() {
+    let recovery = Recovery::new(true);
+    let (store, _) = nightly(&recovery, 1).await;
+    let before = objects(store.as_ref()).await;
+    recovery.put("new", noise(20_000, 99)).await;
     for reads in [Reads::Structure, Reads::Everything, Reads::Repair] {
-        let mut call = 0;
-        loop {
-            let (wrong, has_come) = wrong_after(call, reads).await;
-            assert!(wrong.is_empty(), "{reads:?}, before call {call}: {wrong:?}");
-            if !has_come {
-                break;
+        let quiet = FaultyStore::over(recovery.site_of(&before).await);
+        assert!(wrong(&recovery, quiet.clone(), reads).await.is_empty());
+        let mut calls = 0;
+        for call in [Call::Put, Call::Get, Call::Stat, Call::List, Call::Time] {
+            for number in 0..quiet.calls(call) {
+                let what = format!("{reads:?}, before {call:?} {number}");
+                let site = recovery.site_of(&before).await;
+                let faulty = FaultyStore::over(site.clone());
+                faulty.queue_after(number, call, Fault::SlowBefore);
+                let backup = async {
+                    recovery.backup(site.clone(), &recovery.fresh_cache()).await.unwrap();
+                };
+                let (found, came) = faulty.while_slow(wrong(&recovery, faulty.clone(), reads), backup).await;
+                assert!(came, "{what}: it never came to it");
+                assert!(found.is_empty(), "{what}: {found:?}");
+                // And the next verification sees the new point.
+                let next = recovery.verify_at(site, &recovery.fresh_cache(), VerifyLevel::Structure).await.unwrap();
+                assert_eq!((next.damage.as_slice(), next.points_checked), (&[][..], 2), "{what}");
+                calls += 1;
             }
-            call += 1;
         }
-        println!("{reads:?}: {call} calls");
-        assert!(call > 15, "{reads:?}: {call} calls prove nothing");
+        println!("{reads:?}: {calls} calls");
+        assert!(calls > 15, "{reads:?}: {calls} calls prove nothing");
     }
 }
