@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     ChunkCache, Class, Dooms, Marks, Repository, RepositoryError,
@@ -25,6 +26,8 @@ use crate::stores::{GetOptions, SharedStore, StoreError, read_all};
 
 /// Indexes fetched at once.
 const FETCHES: usize = 8;
+/// Bytes of indexes fetched at once, as the site stores them; read, they take some three times as much. A larger one comes alone.
+const FETCHED_BYTES: u32 = 8 << 20;
 /// Chunks of new indexes that are put into the local index together, as soon as there are so many: some 10 MB.
 const ROWS_AT_ONCE: usize = 100_000;
 
@@ -104,11 +107,15 @@ pub(super) async fn update_indexes(site: &Site<'_>, cache: &Arc<ChunkCache>, may
     let wanted: Vec<_> = there.into_iter().filter(|(name, _)| !known.contains(name)).collect();
     let any = !wanted.is_empty();
     let mut damaged = Vec::new();
+    let room = &Semaphore::new(FETCHED_BYTES as usize);
     let mut fetched = stream::iter(wanted)
-        .map(|(name, key)| async move { (name, read_index(site, &name, &key).await, key) })
+        .map(|(name, (key, size))| async move {
+            let held = hold(room, size).await;
+            (name, read_index(site, &name, &key).await, key, held)
+        })
         .buffer_unordered(FETCHES);
     let (mut gathered, mut rows) = (Vec::new(), 0);
-    while let Some((name, packs, key)) = fetched.next().await {
+    while let Some((name, packs, key, _held)) = fetched.next().await {
         match packs {
             Ok(packs) => {
                 rows += packs.iter().map(|pack| pack.places.len()).sum::<usize>();
@@ -142,9 +149,16 @@ async fn add(cache: &Arc<ChunkCache>, indexes: Vec<([u8; 32], Vec<PackEntry>)>) 
     off_thread(move || cache.add_all(&indexes.iter().map(|(name, packs)| (name, packs.as_slice())).collect::<Vec<_>>())).await
 }
 
-pub(super) async fn list_indexes(store: &SharedStore) -> Result<HashMap<[u8; 32], String>> {
+/// Waits until an index of so many bytes has room beside those that are being read.
+async fn hold(room: &Semaphore, size: u64) -> SemaphorePermit<'_> {
+    let bytes = u32::try_from(size).map_or(FETCHED_BYTES, |size| size.min(FETCHED_BYTES));
+    room.acquire_many(bytes).await.expect("the semaphore is never closed")
+}
+
+/// Indexes at the site: the key and the size in bytes of each.
+pub(super) async fn list_indexes(store: &SharedStore) -> Result<HashMap<[u8; 32], (String, u64)>> {
     let listed = list_store(store, INDEXES).await?;
-    Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, object.key))).collect())
+    Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, (object.key, object.size)))).collect())
 }
 
 /// Size in bytes of each pack, and when the site stored it.
@@ -275,8 +289,12 @@ impl Repository {
         let there = list_indexes(&self.store).await?;
         let total = there.len() as u64;
         let site = &Site { store: &self.store, catalogue: &self.catalogue };
+        let room = &Semaphore::new(FETCHED_BYTES as usize);
         let checks = stream::iter(there)
-            .map(|(name, key)| async move { (read_index(site, &name, &key).await.map(|_| ()), key) })
+            .map(|(name, (key, size))| async move {
+                let _held = hold(room, size).await;
+                (read_index(site, &name, &key).await.map(|_| ()), key)
+            })
             .buffer_unordered(FETCHES);
         Ok((total, failures(checks).await?))
     }
