@@ -554,3 +554,6 @@ fn read_gone(database: &Database) -> Result<HashSet<u32>, redb::Error> {
     let table = database.begin_read()?.open_table(GONE)?;
     table.iter()?.map(|row| Ok(row?.0.value())).collect()
 }
+
+#[cfg(test)]
+mod tests;
