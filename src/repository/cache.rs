@@ -103,6 +103,8 @@ pub struct Seen {
     pub quarantined: HashSet<u32>,
     /// Indexes and marks that cannot be used, each with the reason.
     pub damaged: Vec<PackCheck>,
+    /// Indexes that cannot be used either, and of which nothing is missing: every pack that was stored before is named by others.
+    pub needless: Vec<PackCheck>,
 }
 
 impl Seen {

@@ -15,14 +15,16 @@ use super::{
     ChunkCache, Class, Dooms, Marks, Repository, RepositoryError,
     cache::{PackRecord, Seen},
     error::Result,
-    format::{DAMAGED, DOOMED, EVIDENCE, INDEXES, Id, KEYS, MAX_INDEX_BYTES, PACKS, PINS, POINTS, RECIPIENTS, name_sha256},
+    format::{
+        DAMAGED, DOOMED, EVIDENCE, INDEXES, Id, KEYS, MAX_INDEX_BYTES, PACKS, PINS, POINTS, RECIPIENTS, index_key, name_sha256,
+    },
     index::decode_index,
     keys::{Catalogue, data_key_id, data_key_object},
     pack::PackEntry,
     point::{list_all, list_store},
     workers::off_thread,
 };
-use crate::stores::{GetOptions, SharedStore, StoreError, read_all};
+use crate::stores::{GetOptions, ObjectStat, SharedStore, StoreError, read_all};
 
 /// Indexes fetched at once.
 const FETCHES: usize = 8;
@@ -66,12 +68,19 @@ async fn look(
     dooms: &Dooms,
     may_clear: bool,
 ) -> Result<Seen> {
-    let damaged = update_indexes(site, cache, may_clear).await?;
+    let unusable = update_indexes(site, cache, marks, may_clear).await?;
     let mut seen = Seen { damaged: marks.unreadable.clone(), ..Seen::default() };
-    seen.damaged.extend(damaged);
     // In this order: a pack that is known now was stored before it is looked for.
     let known = cache.packs()?;
     let there = list_packs(repository).await?;
+    if !unusable.is_empty() {
+        let named: HashSet<[u8; 32]> = known.iter().map(|(_, record)| record.sha256).collect();
+        let unnamed = there.iter().filter(|(name, _)| !named.contains(*name)).map(|(_, (_, stored_at))| *stored_at).min();
+        // Whatever it named was stored before it.
+        let (needless, damaged) = unusable.into_iter().partition(|index| unnamed.is_none_or(|first| first > index.stored_at));
+        seen.damaged.extend(checks(damaged));
+        seen.needless = checks(needless);
+    }
     let keys = list_data_keys(repository).await?;
     let lost = |record: &PackRecord| {
         let locked = record.class == Class::Data && !keys.contains_key(&record.data_key);
@@ -89,12 +98,30 @@ pub(super) struct Site<'a> {
     pub(super) catalogue: &'a Arc<Catalogue>,
 }
 
-/// Forgets the indexes that the site has no more, and adds those that are new. Returns those that are damaged.
-pub(super) async fn update_indexes(site: &Site<'_>, cache: &Arc<ChunkCache>, may_clear: bool) -> Result<Vec<PackCheck>> {
+/// An index at the site that cannot be used.
+pub(super) struct UnusableIndex {
+    check: PackCheck,
+    stored_at: DateTime<Utc>,
+}
+
+fn checks(indexes: Vec<UnusableIndex>) -> Vec<PackCheck> {
+    indexes.into_iter().map(|index| index.check).collect()
+}
+
+/// Forgets the indexes that the site has no more, and adds those that are new. One that is marked as damaged may have been read
+/// when it was whole: it is read again. Returns those that are damaged.
+pub(super) async fn update_indexes(
+    site: &Site<'_>,
+    cache: &Arc<ChunkCache>,
+    marks: &Marks,
+    may_clear: bool,
+) -> Result<Vec<UnusableIndex>> {
     let there = list_indexes(site.store).await?;
     let mut known = cache.indexes()?;
-    let vanished: Vec<_> = known.iter().filter(|index| !there.contains_key(*index)).copied().collect();
+    let is_marked = |index: &[u8; 32]| marks.damage(&index_key(index)).is_some();
+    let vanished: Vec<_> = known.iter().filter(|index| !there.contains_key(*index) || is_marked(index)).copied().collect();
     if !vanished.is_empty() {
+        known.retain(|index| !is_marked(index));
         let forgetter = Arc::clone(cache);
         let wasteful = off_thread(move || forgetter.forget(&vanished)).await?;
         if wasteful && may_clear {
@@ -109,13 +136,13 @@ pub(super) async fn update_indexes(site: &Site<'_>, cache: &Arc<ChunkCache>, may
     let mut damaged = Vec::new();
     let room = &Semaphore::new(FETCHED_BYTES as usize);
     let mut fetched = stream::iter(wanted)
-        .map(|(name, (key, size))| async move {
-            let held = hold(room, size).await;
-            (name, read_index(site, &name, &key).await, key, held)
+        .map(|(name, object)| async move {
+            let held = hold(room, object.size).await;
+            (name, read_index(site, &name, &object.key).await, object, held)
         })
         .buffer_unordered(FETCHES);
     let (mut gathered, mut rows) = (Vec::new(), 0);
-    while let Some((name, packs, key, _held)) = fetched.next().await {
+    while let Some((name, packs, object, _held)) = fetched.next().await {
         match packs {
             Ok(packs) => {
                 rows += packs.iter().map(|pack| pack.places.len()).sum::<usize>();
@@ -127,7 +154,10 @@ pub(super) async fn update_indexes(site: &Site<'_>, cache: &Arc<ChunkCache>, may
             }
             // A prune replaced it since it was listed: the next look shows what took its place.
             Err(RepositoryError::Store(StoreError::NotFound { .. })) => {}
-            Err(error) if error.is_damage() => damaged.push(PackCheck { key, detail: error.to_string() }),
+            Err(error) if error.is_damage() => {
+                let check = PackCheck { key: object.key, detail: error.to_string() };
+                damaged.push(UnusableIndex { check, stored_at: object.modified });
+            }
             Err(error) => return Err(error),
         }
     }
@@ -155,10 +185,10 @@ async fn hold(room: &Semaphore, size: u64) -> SemaphorePermit<'_> {
     room.acquire_many(bytes).await.expect("the semaphore is never closed")
 }
 
-/// Indexes at the site: the key and the size in bytes of each.
-pub(super) async fn list_indexes(store: &SharedStore) -> Result<HashMap<[u8; 32], (String, u64)>> {
+/// Indexes at the site.
+pub(super) async fn list_indexes(store: &SharedStore) -> Result<HashMap<[u8; 32], ObjectStat>> {
     let listed = list_store(store, INDEXES).await?;
-    Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, (object.key, object.size)))).collect())
+    Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, object))).collect())
 }
 
 /// Size in bytes of each pack, and when the site stored it.
@@ -291,9 +321,9 @@ impl Repository {
         let site = &Site { store: &self.store, catalogue: &self.catalogue };
         let room = &Semaphore::new(FETCHED_BYTES as usize);
         let checks = stream::iter(there)
-            .map(|(name, (key, size))| async move {
-                let _held = hold(room, size).await;
-                (read_index(site, &name, &key).await.map(|_| ()), key)
+            .map(|(name, object)| async move {
+                let _held = hold(room, object.size).await;
+                (read_index(site, &name, &object.key).await.map(|_| ()), object.key)
             })
             .buffer_unordered(FETCHES);
         Ok((total, failures(checks).await?))
