@@ -69,6 +69,7 @@ impl Protected {
             prefix: format!("{}/{part}", self.prefix),
             endpoint: Some(server("FARSHORE_TEST_AZURE_ENDPOINT")),
             credential: AzureCredential::AccountKey(server("FARSHORE_TEST_AZURE_KEY").into()),
+            ..AzureConfig::default()
         };
         let store: SharedStore = Arc::new(self.runtime.block_on(AzureStore::connect(config)).unwrap());
         let address = store.describe();

@@ -20,6 +20,7 @@ fn config() -> AzureConfig {
         prefix: format!("run-{:032x}", rand::random::<u128>()),
         endpoint: Some(server("FARSHORE_TEST_AZURE_ENDPOINT")),
         credential: AzureCredential::AccountKey(server("FARSHORE_TEST_AZURE_KEY").into()),
+        ..AzureConfig::default()
     }
 }
 
