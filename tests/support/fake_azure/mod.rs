@@ -15,6 +15,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use chrono::TimeDelta;
 use farshore::{
     clock::{SharedClock, SystemClock},
     stores::{AzureConfig, AzureCredential, AzureStore},
@@ -120,6 +121,16 @@ impl FakeAzure {
     /// A legal hold on everything.
     pub fn hold_everything(&self) {
         lock(&self.state).hold_everything();
+    }
+
+    /// Everything under a prefix was stored so much earlier.
+    pub fn age(&self, prefix: &str, by: TimeDelta) {
+        lock(&self.state).age(prefix, by);
+    }
+
+    /// The time of every policy has come.
+    pub fn end_policies(&self) {
+        lock(&self.state).end_policies();
     }
 
     /// Methods, paths and queries of all requests so far.

@@ -54,6 +54,16 @@ impl State {
         self.blobs.values_mut().flatten().for_each(|version| version.is_held = true);
     }
 
+    pub fn age(&mut self, prefix: &str, by: TimeDelta) {
+        let aged = self.blobs.iter_mut().filter(|(name, _)| name.starts_with(prefix));
+        aged.flat_map(|(_, versions)| versions).for_each(|version| version.modified -= by);
+    }
+
+    pub fn end_policies(&mut self) {
+        let now = self.clock.now();
+        self.blobs.values_mut().flatten().filter_map(|version| version.policy.as_mut()).for_each(|policy| policy.until = now);
+    }
+
     pub fn versions(&self) -> Vec<(String, usize, bool)> {
         let of = |(name, all): (&String, &Vec<Version>)| (name.clone(), all.len(), all.iter().any(|version| version.is_current));
         self.blobs.iter().map(of).collect()
