@@ -198,7 +198,7 @@ fn described(call: Call, attributes: &ObjectAttributes) -> Call {
 
 #[cfg(test)]
 mod tests {
-    use super::{block_id, crc64};
+    use super::{StoreError, block_id, crc64, refused};
 
     #[test]
     fn the_checksum_is_that_of_the_documentation() {
@@ -211,5 +211,16 @@ mod tests {
         let upload = "f".repeat(32);
         let ids = [1, 9, 50_000].map(|number| block_id(&upload, number));
         assert!(ids.iter().all(|id| id.len() == ids[0].len()) && ids[0] != ids[1]);
+    }
+
+    #[test]
+    fn whoever_may_not_overwrite_is_told_that_something_is_there() {
+        let denied = || StoreError::Denied {
+            place: "p".to_owned(),
+            action: "put",
+            detail: "UnauthorizedBlobOverwrite: This request is not authorized to perform blob overwrites., HTTP 403".to_owned(),
+        };
+        assert!(matches!(refused(denied(), true), StoreError::AlreadyExists { .. }));
+        assert!(matches!(refused(denied(), false), StoreError::Denied { .. }));
     }
 }
