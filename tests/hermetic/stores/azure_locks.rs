@@ -135,6 +135,10 @@ async fn init_refuses_a_container_without_the_support_and_says_what_to_enable() 
             ["the site answers as if it locked objects, and does not", "version-level immutability support"],
         ),
         (
+            Rules { supports_policies: false, denies_properties: true, ..Rules::default() },
+            ["the site answers as if it locked objects, and does not", "version-level immutability support"],
+        ),
+        (
             Rules { lets_locks_be_shortened: true, ..Rules::default() },
             ["the site lets locks be shortened", "version-level immutability support"],
         ),
@@ -148,6 +152,16 @@ async fn init_refuses_a_container_without_the_support_and_says_what_to_enable() 
         let left = fake.versions();
         assert!(left.iter().all(|(name, ..)| name.starts_with("p/probe/")), "no repository was made: {left:?}");
     }
+}
+
+#[tokio::test]
+async fn what_the_container_says_need_not_be_readable_where_what_it_does_is_tried() {
+    let recovery = Recovery::new(false);
+    let fake = FakeAzure::today(Rules { denies_properties: true, ..Rules::default() });
+    let store: SharedStore = Arc::new(fake.store("p").await);
+    let term = Some(LockTerm { mode: LockMode::Compliance, days: 30 });
+    let made = Repository::init_locked(&store, &recovery.shared_clock(), &recovery.recipients, term).await.unwrap();
+    assert!(made.findings.iter().any(|line| line.starts_with("locks (compliance): kept")), "{:?}", made.findings);
 }
 
 #[tokio::test]

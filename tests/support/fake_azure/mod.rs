@@ -36,6 +36,8 @@ pub struct Rules {
     pub supports_policies: bool,
     /// It says so whether it has or not.
     pub claims_support: bool,
+    /// The identity may not read the container's properties, as one with a signature for the container may not.
+    pub denies_properties: bool,
     /// Deleting by name what a policy holds makes it an earlier version (as "Blob versioning" may be read) and is not refused (as recorded
     /// sessions of other clients have it).
     pub deleting_hides: bool,
@@ -50,6 +52,7 @@ impl Default for Rules {
         Self {
             supports_policies: true,
             claims_support: true,
+            denies_properties: false,
             deleting_hides: false,
             current_by_name_only: false,
             lets_locks_be_shortened: false,

@@ -84,6 +84,7 @@ impl State {
     fn about_container(&mut self, request: &Request) -> Answer {
         match (request.method.as_str(), request.query("comp")) {
             ("GET", Some("list")) => listing::page(&self.blobs, request),
+            ("GET" | "HEAD", None) if self.rules.denies_properties => Answer::refusal(403, "AuthorizationPermissionMismatch"),
             ("GET" | "HEAD", None) => {
                 Answer::new(200).with("x-ms-immutable-storage-with-versioning-enabled", self.rules.claims_support.to_string())
             }
