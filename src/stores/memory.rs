@@ -274,7 +274,7 @@ impl Store for MemoryStore {
     }
 
     async fn lock_support(&self) -> Result<LockSupport, StoreError> {
-        Ok(LockSupport { versioned: self.locking, object_lock: self.locking })
+        Ok(LockSupport { versioned: self.locking, object_lock: self.locking, remedy: None })
     }
 
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
