@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use farshore::{
     clock::{Clock, FixedClock},
-    repository::{LockTerm, Repository},
+    repository::{LockTerm, MarkState, Repository},
     stores::{LockMode, MemoryStore, PutOptions, SharedStore, Store, StoreError},
 };
 

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use farshore::{
     clock::{Clock, FixedClock},
     policy::Retention,
-    stores::{MemoryStore, SharedStore, Store},
+    stores::{MemoryStore, PutOptions, SharedStore, Store},
 };
 
 use crate::support::recovery::{Objects, Recovery, noise, objects};
@@ -122,7 +122,10 @@ async fn nothing_is_backed_up_pruned_or_even_planned_while_the_clocks_differ() {
         let outcome = recovery.backup(store.clone(), &recovery.fresh_cache()).await;
         let said = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
         assert_eq!(outcome.is_ok(), fits, "{seconds} s: {said}");
-        assert!(fits || objects(store.as_ref()).await == there, "a backup by a wrong clock writes nothing, not even what would be locked");
+        assert!(
+            fits || objects(store.as_ref()).await == there,
+            "a backup by a wrong clock writes nothing, not even what would be locked"
+        );
         for dry_run in [true, false] {
             site.advance(Duration::from_secs(60));
             let outcome = recovery.prune_so(store.clone(), &recovery.fresh_cache(), dry_run).await;
