@@ -100,10 +100,7 @@ impl Gate {
     pub(super) async fn begin(&self, actor: usize) {
         self.state.lock().unwrap().killed[actor] = false;
         drop(self.pass(actor, Verb::Begin, "").await);
-        let mut state = self.state.lock().unwrap();
-        // Killed while it waited to begin: that kills nothing.
-        state.killed[actor] = false;
-        state.commits[actor] = None;
+        self.state.lock().unwrap().commits[actor] = None;
     }
 
     pub(super) fn is_killed(&self, actor: usize) -> bool {

@@ -222,7 +222,12 @@ impl Shared {
         let took = recovery.clock.now() - began;
         // What was doomed after the look may have matured by now.
         let was_slow = !self.gate.is_killed(actor) && self.gate.commit_took(actor).is_some_and(|took| took >= LEAST_GRACE / 2);
-        assert!(!was_slow || self.gate.has_looked_again(actor), "seed {}: a slow commit was not looked at again", self.seed);
+        assert!(
+            !was_slow || self.gate.has_looked_again(actor),
+            "seed {}: a commit {:?} after the look was not looked at again: {made:?}",
+            self.seed,
+            self.gate.commit_took(actor)
+        );
         self.tally.lock().unwrap().slow_commits += usize::from(was_slow);
         match made {
             Ok(report) => {

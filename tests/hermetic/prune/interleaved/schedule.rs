@@ -306,7 +306,8 @@ impl Schedule {
         let number = self.gate.waiting(actor, |calls| self.random.random_range(0..calls.len()));
         let (verb, key) = self.gate.waiting(actor, |calls| (calls[number].verb, calls[number].key.clone()));
         self.passes_time(verb == Verb::Begin);
-        if self.random.random_bool(self.deaths) && !self.slept_in_commit(actor) {
+        // Who waits to begin has nothing that could be killed.
+        if verb != Verb::Begin && self.random.random_bool(self.deaths) && !self.slept_in_commit(actor) {
             self.gate.kill(actor);
             return Some(false);
         }
