@@ -25,6 +25,7 @@
 //! | `schema.dump` | `schema` | `pg_dump -Fc --schema-only` |
 //! | `tables/<schema>/<table>/<segment>` | `table` | COPY text rows ([`tables::SegmentAttributes`]) |
 
+mod account;
 mod address;
 mod capture_order;
 mod catalog;
@@ -36,6 +37,8 @@ mod failure;
 mod load;
 mod logical;
 mod passfile;
+pub mod physical;
+mod pooler;
 mod probe;
 mod programs;
 mod quote;

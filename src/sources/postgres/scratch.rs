@@ -19,7 +19,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{PostgresConfig, failure::Side, programs};
+use super::{PostgresConfig, account, failure::Side, programs};
 use crate::{clock::Stopwatch, sources::SourceError};
 
 /// A running scratch server. Dropping it stops the server and removes its directory.
@@ -120,27 +120,10 @@ impl Drop for ScratchCluster {
     }
 }
 
-/// User and group to run as: our own, or an unprivileged one when we are root.
-fn run_as() -> Result<Option<(u32, u32)>, SourceError> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let accounts = fs::read_to_string("/etc/passwd").map_err(SourceError::io("/etc/passwd"))?;
-    let account = |wanted: &str| {
-        accounts.lines().find_map(|line| {
-            let fields: Vec<&str> = line.split(':').collect();
-            (fields.first() == Some(&wanted)).then(|| Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?)))?
-        })
-    };
-    account("postgres").or_else(|| account("nobody")).map(Some).ok_or_else(|| SourceError::UnfitTarget {
-        subject: "the scratch cluster".to_owned(),
-        detail: "PostgreSQL does not run as root, and there is neither a user postgres nor nobody: add one".to_owned(),
-    })
-}
-
 fn make(directory: &Path, initdb: &Path, server: &Path, major: u32) -> Result<ScratchCluster, SourceError> {
     clear(directory)?;
-    let account = run_as()?;
+    let account =
+        account::unprivileged().map_err(|detail| SourceError::UnfitTarget { subject: "the scratch cluster".to_owned(), detail })?;
     let io = |path: &Path| SourceError::io(path.display().to_string());
     if let Some(parent) = directory.parent() {
         fs::create_dir_all(parent).map_err(io(parent))?;
