@@ -25,7 +25,7 @@ use super::{
     wal::{Layout, Segment},
 };
 use crate::{
-    progress::{Observer, Problem, SharedObserver},
+    progress::{Problem, SharedObserver},
     sources::{
         Capture, CaptureContext, Captured, ContentWriter, Cut, Entry, Sink, SourceError,
         postgres::{PostgresConfig, capture_order::InOrder, connect::Session, failure::Side, pooler},

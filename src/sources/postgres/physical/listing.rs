@@ -111,7 +111,6 @@ mod tests {
             layout: Layout { segment_bytes: 16 << 20, system: 1 },
             page_bytes: 8192,
             checksums: true,
-            is_standby: false,
             version_directory: "PG_15_1".to_owned(),
             data_directory: "/data".to_owned(),
             mode: 0o700,

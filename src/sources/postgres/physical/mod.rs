@@ -30,12 +30,14 @@ mod label;
 mod listing;
 mod page;
 mod read;
+mod scratch;
 mod select;
 mod server;
 mod target;
 mod wal;
 
 pub use capture::{PhysicalOptions, PostgresPhysical};
+pub use scratch::PhysicalScratch;
 pub use target::{PhysicalTarget, PhysicalTargetOptions};
 
 /// Where the entries of each kind lie in a snapshot.

@@ -40,8 +40,6 @@ pub struct Server {
     pub page_bytes: u32,
     /// Whether pages carry checksums.
     pub checksums: bool,
-    /// Whether it is a standby.
-    pub is_standby: bool,
     /// The name of its own directory within a tablespace.
     pub version_directory: String,
     /// Where its data are.
@@ -89,7 +87,6 @@ impl Server {
             },
             page_bytes: number(setting("block_size").await?, "block_size")? as u32,
             checksums: setting("data_checksums").await? == "on",
-            is_standby: session.one(doing, "SELECT pg_catalog.pg_is_in_recovery()", &[]).await?,
             version_directory: format!("PG_{}_{catalogue}", version / 10_000),
             data_directory: setting("data_directory").await?,
             mode: u32::from_str_radix(&setting("data_directory_mode").await?, 8).unwrap_or(0o700),
