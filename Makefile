@@ -1,8 +1,8 @@
 # make test    everything that must hold before a change lands; installs the servers it needs
 # make demo    the main job, visibly: backup, destruction of the primary, restore, drill (SITE=s3 for a real S3 server); in the
-#              profile of the tests, whose hot crates are optimised: built once for both
-# make fuzz    every decoder of foreign bytes, coverage-guided, FUZZ_SECONDS each (make test tries the kept corpus and mutations)
-# make soak    the randomised tests many times over (SOAK=20), with what they did printed: an hour
+#              profile of the tests, whose hot crates are optimised: built once for both (a test beside it, so that features agree)
+# make fuzz    every decoder of foreign bytes, coverage-guided, FUZZ_SECONDS (3) each; part of make test
+# make soak    the randomised tests many times over (SOAK=20), with what they did printed, and a minute for each decoder: an hour
 # make bench   the benchmarks: pipelines against pure CPU work, whole processes against other tools, peak memory (an hour, 60 GB of disk)
 # make build   the release binary
 # make fmt     formats the code
@@ -23,36 +23,37 @@ test:
 	@echo "== cargo test (real servers: testbed/with-servers)"
 	@$(CARGO) test --locked --no-run
 	@testbed/with-servers $(CARGO) test --locked --no-fail-fast
+	@$(MAKE) --no-print-directory fuzz
 
 checks: fmt-check clippy deny
 
 fmt-check:
 	@echo "== cargo fmt --check"
-	@$(CARGO) fmt --check
+	@$(CARGO) fmt --all --check
 
 clippy:
 	@echo "== cargo clippy -D warnings"
-	@$(CARGO) clippy --locked --all-targets -- -D warnings
+	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 # Advisories are left out: their database is not in a package registry, and a test must not depend on what else can be reached.
 deny:
 	@echo "== cargo deny: bans, licences, sources"
 	@testbed/install cargo-deny
-	@. testbed/versions.sh && "$$cargo_deny_home/bin/cargo-deny" --all-features --locked check bans licenses sources
+	@. testbed/versions.sh && "$$cargo_deny_home/bin/cargo-deny" --workspace --all-features --locked check bans licenses sources
 
-# Built apart, with instrumentation, and kept outside the tree.
+# Only farshore itself is built again, with instrumentation.
 fuzz:
-	@echo "== cargo fuzz: each decoder for FUZZ_SECONDS (3)"
-	@testbed/install cargo-fuzz
-	@fuzz/run
+	@echo "== fuzz: each decoder for FUZZ_SECONDS (3)"
+	@CARGO="$(CARGO)" fuzz/run
 
 demo:
 	@echo "== cargo build (the first time some minutes on two cores; make test uses the same)"
-	@$(CARGO) build --locked
+	@$(CARGO) build --locked --bin farshore --test tidy
 	@demo/run --site $(SITE)
 
 soak:
-	@FARSHORE_SOAK=$(SOAK) $(CARGO) test --locked --test hermetic -- --nocapture --test-threads=2 prune:: damage:: crash:: rotation::
+	@FARSHORE_SOAK=$(SOAK) $(CARGO) test --locked --test hermetic -- --nocapture --test-threads=2 prune:: damage:: crash:: rotation:: fuzz::
+	@FUZZ_SECONDS=60 $(MAKE) --no-print-directory fuzz
 
 bench: build
 	@$(CARGO) bench --locked
@@ -62,4 +63,4 @@ build:
 	@$(CARGO) build --locked --release
 
 fmt:
-	@$(CARGO) fmt
+	@$(CARGO) fmt --all

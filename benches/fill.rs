@@ -15,14 +15,24 @@ use farshore::{
         Agent, Budget, ChunkList, Cutting, EntryRecord, Expected, Identities, Point, Recipients, Repository, Snapshot, Workers,
         Writer,
     },
-    stores::{FilesystemStore, SharedStore},
+    sources::bucket::BucketAttributes,
+    stores::{FilesystemStore, ObjectAttributes, SharedStore},
 };
 use secrecy::SecretString;
+use serde_bytes::ByteArray;
 
 /// What an object holds: its own bytes, no two alike.
 fn content(number: usize, generation: usize) -> Bytes {
     let line = format!("object {number} as it was on day {generation}\n");
     line.repeat(3 + number % 13).into()
+}
+
+/// What a bucket source notes of an object beside its bytes.
+fn attributes(body: &[u8]) -> Vec<u8> {
+    let blake3 = blake3::hash(body);
+    let object = ObjectAttributes::default();
+    let etag = blake3.to_hex()[..32].to_owned();
+    rmp_serde::to_vec_named(&BucketAttributes { etag, version: None, blake3: ByteArray::new(*blake3.as_bytes()), object }).unwrap()
 }
 
 fn main() {
@@ -40,7 +50,7 @@ fn main() {
         let workers = Workers::start(2, 1).unwrap();
         let repository =
             Repository::open(store, SystemClock::shared(), &identities, Expected::Encrypted, cache.path()).await.unwrap();
-        let mut held: Vec<(ChunkList, u64)> = vec![(ChunkList::default(), 0); entries];
+        let mut held: Vec<(ChunkList, u64, Vec<u8>)> = vec![(ChunkList::default(), 0, Vec::new()); entries];
         for day in 0..points {
             let writer = Writer::begin(&repository, &recipients, Arc::clone(&workers), Budget::new(256 << 20)).await.unwrap();
             // The first day everything, then a run of objects that moves on, and some here and there.
@@ -56,17 +66,20 @@ fn main() {
             };
             for number in others {
                 let body = content(number, day);
+                let attributes = attributes(&body);
                 let mut stream = writer.content(Cutting::ContentDefined, Some(body.len() as u64));
                 stream.write(body).await.unwrap();
-                held[number] = stream.finish().await.unwrap();
+                let (list, size) = stream.finish().await.unwrap();
+                held[number] = (list, size, attributes);
             }
             let stream = writer.entries();
-            for (number, (list, size)) in held.iter().enumerate() {
+            for (number, (list, size, attributes)) in held.iter().enumerate() {
                 let record = EntryRecord {
                     path: format!("{:04}/{:03}", number / 1000, number % 1000).into_bytes(),
                     kind: "object".to_owned(),
                     size: Some(*size),
                     content: Some(list.clone()),
+                    attributes: attributes.clone(),
                     ..EntryRecord::default()
                 };
                 stream.push(&record).await.unwrap();
@@ -100,7 +113,7 @@ fn main() {
                 missing_at: Vec::new(),
                 more: BTreeMap::new(),
             };
-            writer.commit(&repository, &point).await.unwrap();
+            writer.commit(&repository, &point, &std::sync::atomic::AtomicBool::new(false)).await.unwrap();
         }
     });
 }

@@ -1,7 +1,9 @@
-//! What is thrown at every decoder of foreign bytes: by `cargo fuzz` (`make fuzz`), and by the hermetic tests, which share this file. No
+//! What is thrown at every decoder of foreign bytes: by libFuzzer (`make fuzz`), and by the hermetic tests, which share this file. No
 //! body may panic, and none may take more memory than [`bound`] of its input.
 //!
 //! What lies behind a seal is tried without it: a thief of the catalogue key can seal anything.
+
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -9,18 +11,29 @@ use farshore::{
     policy::Policy,
     report::{DrillReport, VerifyReport},
     repository::{
-        ChunkList, DoomRecord, EntryRecord, Identities, Mark, PinRecord, Point, RepositoryError, SetName,
-        decoding::{Header, Kind, Place, Tail, open_frame, parse_chunk, parse_directory, parse_index, parse_refs, split_records},
+        ChunkId, ChunkList, DoomRecord, EntryRecord, EvidenceName, Identities, Mark, PinRecord, Point, PointName, RecipientSet,
+        RepositoryError, RepositoryFile, SetName,
+        decoding::{
+            Desk, Encoding, Header, Kind, OpeningKey, Place, SealingKey, Secret, Tail, WrapName, dated_name, open_frame,
+            open_within, parse_chunk, parse_dated_name, parse_directory, parse_index, parse_mark_key, parse_pin_key, parse_refs,
+            parse_set_key, seal_chunk, split_records,
+        },
         is_passphrase_wrapped, parse_public_key,
     },
     sources::{
         Entry,
         bucket::BucketAttributes,
         files::FileAttributes,
-        postgres::{PostgresConfig, facts::PostgresFacts, large_objects::BatchAttributes, tables::SegmentAttributes},
+        postgres::{
+            PostgresConfig,
+            facts::PostgresFacts,
+            large_objects::{BatchAttributes, Frames},
+            tables::SegmentAttributes,
+        },
     },
     stores::Location,
 };
+use futures_util::{FutureExt, StreamExt, stream};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// A decoder's name, and what is done with it.
@@ -41,28 +54,29 @@ pub const ALL: &[Body] = &[
     ("evidence", evidence),
     ("policy", policy),
     ("words", words),
+    ("chunk", chunk),
+    ("wrap", wrap),
+    ("set", set),
+    ("names", names),
+    ("identity", identity),
+    ("objects", objects),
 ];
-
-/// Tries one decoder.
-///
-/// # Panics
-/// If it has a defect, or there is none of that name.
-#[allow(dead_code, reason = "the tests go through all of them")]
-pub fn run(name: &str, bytes: &[u8]) {
-    let (_, body) = ALL.iter().find(|(other, _)| *other == name).expect("a name of ALL");
-    body(bytes);
-}
 
 /// Most plain bytes of a frame here.
 const FRAME_BYTES: usize = 4 << 20;
 
 /// Most memory that one decoding may hold at a time, bytes. What JSON and MessagePack become in memory is up to some hundred times as
 /// long as they are; everything else grows with its input alone. A frame may hold what comes out of it, twice.
-#[allow(dead_code, reason = "cargo fuzz keeps no books")]
 pub fn bound(name: &str, input_bytes: usize) -> usize {
     match name {
         "frame" => (2 << 20) + 64 * input_bytes + 2 * FRAME_BYTES,
-        "point" | "record" | "evidence" | "attributes" | "entries" | "list" => (1 << 20) + 256 * input_bytes,
+        // Its plain bytes, which are at most 8 MiB, and three copies of what it is sealed from.
+        "chunk" => (9 << 20) + 4 * input_bytes,
+        // scrypt takes what WORK allows, and age's measurement of this machine, which comes first, 1 MiB.
+        "identity" => (1 << 20) + (1 << (10 + WORK)) + 256 * input_bytes,
+        "wrap" | "set" | "objects" | "point" | "record" | "evidence" | "attributes" | "entries" | "list" => {
+            (1 << 20) + 256 * input_bytes
+        }
         // The text is parsed into a document with places, checked against a schema, and told about with every problem.
         "policy" => (8 << 20) + 4096 * input_bytes,
         _ => (1 << 20) + 16 * input_bytes,
@@ -157,6 +171,7 @@ fn record(bytes: &[u8]) {
     json::<PinRecord>(bytes);
     json::<Mark>(bytes);
     json::<DoomRecord>(bytes);
+    json::<RepositoryFile>(bytes);
 }
 
 fn evidence(bytes: &[u8]) {
@@ -181,6 +196,122 @@ fn words(bytes: &[u8]) {
     let _ = Identities::parse("fuzz", &text.to_owned().into());
     let _ = SetName::parse(text);
     let _ = text.parse::<DateTime<Utc>>();
+}
+
+fn chunk(bytes: &[u8]) {
+    if let Some(Ok(plain)) = open_sealed_chunk(bytes) {
+        assert_eq!(plain.len(), u32::from_le_bytes(bytes[1..5].try_into().expect("four bytes")) as usize);
+        assert!(bytes[0] == Encoding::Zstd as u8 || plain == bytes[5..]);
+    }
+}
+
+/// The number of an encoding, how many plain bytes there are, and the encoded bytes: sealed first, as a thief of the key would.
+pub fn open_sealed_chunk(bytes: &[u8]) -> Option<Result<Vec<u8>, String>> {
+    let ([number, length @ ..], encoded) = bytes.split_first_chunk::<5>()?;
+    let (encoding, plain_bytes) = (Encoding::from_number(*number)?, u32::from_le_bytes(*length));
+    let id = ChunkId([7; 32]);
+    let mut sealed = Vec::new();
+    seal_chunk(&SealingKey::new(&[7; 32]), &id, encoding, plain_bytes, encoded, &mut sealed);
+    let place = Place { id, offset: 64, sealed_bytes: sealed.len() as u32, plain_bytes, encoding };
+    let mut plain = Vec::new();
+    let mut desk = Desk::new(3).expect("there is memory for zstd");
+    Some(desk.open_chunk(&OpeningKey::new(&[7; 32]), &place, &sealed, &mut plain).map(|()| plain))
+}
+
+fn wrap(bytes: &[u8]) {
+    let _ = open_named_wrap(bytes);
+}
+
+/// The identity of the golden repository, which protects nothing.
+static GOLDEN: LazyLock<Identities> = LazyLock::new(|| {
+    Identities::parse("golden", &include_str!("../tests/golden/v1/identity").into()).expect("its own tests read it, too")
+});
+
+/// The name of a wrap, the end of a line, and the bytes of the object.
+pub fn open_named_wrap(bytes: &[u8]) -> Option<Result<Secret, RepositoryError>> {
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    let name = WrapName::parse(std::str::from_utf8(&bytes[..end]).ok()?)?;
+    Some(name.open("fuzz", &bytes[end + 1..], &GOLDEN))
+}
+
+fn set(bytes: &[u8]) {
+    if let Ok(set) = parse_set(bytes) {
+        assert_eq!(set.keys().map(|keys| keys.len()), set.recipients.map(|members| members.len()));
+    }
+}
+
+/// A set of generation 7.
+pub fn parse_set(bytes: &[u8]) -> Result<RecipientSet, RepositoryError> {
+    RecipientSet::parse("fuzz", SetName { generation: 7, id: [7; 8] }, bytes)
+}
+
+/// The keys of objects: what is taken is written as we write it, so that no object has two names.
+fn names(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let is_text = |again: String| assert_eq!(again, text);
+    if let Some((time, id)) = parse_dated_name(text) {
+        is_text(dated_name(time, id));
+    }
+    if let Some(point) = PointName::parse(text) {
+        is_text(format!("points/{}/{}", point.policy, dated_name(point.time, &point.id)));
+    }
+    if let Some(evidence) = EvidenceName::parse(text) {
+        is_text(format!("evidence/{}", dated_name(evidence.time, &evidence.id)));
+    }
+    if let Some((point, time, id)) = parse_pin_key(text) {
+        is_text(format!("pins/{point}/{}", dated_name(time, id)));
+    }
+    if let Some((object, time)) = parse_mark_key(text) {
+        assert!(text.starts_with(&format!("damaged/{object}/{}", dated_name(time, ""))));
+    }
+    if let Some(generation) = parse_set_key(text) {
+        is_text(format!("recipients/{generation:08}"));
+    }
+    if let Some(wrap) = WrapName::parse(text) {
+        is_text(wrap.to_string());
+    }
+    if let Some(set) = SetName::parse(text) {
+        is_text(set.to_string());
+    }
+}
+
+/// Most work of a passphrase here: 1 MiB. What the program itself accepts takes seconds.
+const WORK: u8 = 10;
+
+fn identity(bytes: &[u8]) {
+    if let Ok(identities) = open_identity(bytes) {
+        assert!(!identities.is_empty());
+    }
+}
+
+/// A file wrapped with the passphrase `fuzz`.
+pub fn open_identity(bytes: &[u8]) -> Result<Identities, RepositoryError> {
+    open_within("fuzz", bytes, &"fuzz".into(), WORK)
+}
+
+fn objects(bytes: &[u8]) {
+    if let Some((_, passed)) = read_objects(bytes) {
+        assert!(passed < bytes.len());
+    }
+}
+
+/// An entry of large objects, whose bytes come in pieces of 1 to 256 bytes, as the first byte says: how many there are, and how long
+/// all of them are together.
+pub fn read_objects(bytes: &[u8]) -> Option<(usize, usize)> {
+    let (length, bytes) = bytes.split_first()?;
+    let pieces = bytes.chunks(usize::from(*length) + 1).map(|piece| Ok(Bytes::copy_from_slice(piece)));
+    let mut frames = Frames::of("fuzz".to_owned(), stream::iter(pieces.collect::<Vec<_>>()).boxed());
+    let reading = async {
+        let (mut objects, mut passed) = (0, 0);
+        while frames.header().await.ok()?.is_some() {
+            while let Some(piece) = frames.piece().await.ok()? {
+                passed += piece.len();
+            }
+            objects += 1;
+        }
+        Some((objects, passed))
+    };
+    reading.now_or_never().expect("what is in memory is never waited for")
 }
 
 /// What decodes can be written down again, and that can be read. (Not to the letter: the last digit of a fraction may change.)

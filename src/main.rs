@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
+    bound_arenas();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -34,6 +35,21 @@ fn main() -> ExitCode {
     runtime.shutdown_timeout(PATIENCE);
     code.into()
 }
+
+/// The C library gives threads arenas of memory of their own, eight for each processor, and what one thread has freed no other gets:
+/// with our many short-lived threads more than half of the memory in use was such remains (a prune of 1,000,000 chunks: 290 MB, and
+/// 118 with two arenas, in the same time). One for each processor is enough for those that run.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "a function of the C library that takes two numbers")]
+fn bound_arenas() {
+    let processors = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+    // SAFETY: mallopt(3) changes a number in the allocator and touches no memory of ours; it must not run beside another thread's
+    // allocations, and there is no other thread yet: this is the first that main does. An answer of 0 (refused) leaves all as it was.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, i32::try_from(processors).unwrap_or(i32::MAX)) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn bound_arenas() {}
 
 fn stopped(signal: &str, code: report::ExitCode) -> report::ExitCode {
     eprintln!("farshore: stopped by {signal}; nothing half-done counts as done, and the next run continues");

@@ -23,11 +23,6 @@ azurite_home="$testbed_cache/azurite-$azurite_version"
 cargo_deny_version=0.20.2
 cargo_deny_home="$testbed_cache/cargo-deny-$cargo_deny_version"
 
-cargo_fuzz_version=0.13.2
-cargo_fuzz_home="$testbed_cache/cargo-fuzz-$cargo_fuzz_version"
-# What it builds: everything once more, with instrumentation.
-fuzz_target="$testbed_cache/fuzz-target"
-
 # A new list of packages is a new environment: two checkouts with different lists never fight over one.
 python_home="$testbed_cache/python-$(sha256sum "$(dirname "${BASH_SOURCE[0]}")/python-packages.txt" | cut -c1-12)"
 

@@ -10,7 +10,7 @@ use crate::{
     operations::{VerifyLevel, VerifyRequest, verify},
     policy::{Limits, SitePolicy},
     report::ExitCode,
-    repository::{Budget, Reader},
+    repository::Budget,
 };
 
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let limits = place.policy.as_ref().map_or_else(Limits::default, |policy| policy.limits);
     let report = verify(VerifyRequest {
         repository: &repository,
-        reader: Reader::open(&repository, assemble::workers(&limits)?, Budget::new(limits.memory_bytes)).await?,
+        workers: assemble::workers(&limits)?,
+        budget: Budget::new(limits.memory_bytes),
         // Packs are shared by all policies of a repository: its points are looked at together.
         policy: None,
         level: args.read_data.unwrap_or(VerifyLevel::Structure),

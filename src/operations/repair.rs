@@ -19,6 +19,7 @@ use crate::{
         Budget, ChunkCache, ChunkId, ChunkList, MarkState, Point, PointName, Reader, Repository, RepositoryError, Snapshot,
         Workers, pack_key,
     },
+    stores::StoreError,
 };
 
 /// What a repair needs.
@@ -61,6 +62,8 @@ pub async fn repair(request: RepairRequest<'_>) -> Result<RepairReport, Operatio
     let (started_at, start) = (request.clock.now(), request.clock.monotonic());
     let repository = request.repository;
     let tally = Tally::over(Arc::clone(&request.observer));
+    // Points first: what a point needs that was there before the packs were listed is in an index by now.
+    let points = repository.point_names(None).await?;
     tally.phase("rebuild indexes", None);
     let rebuilt = repository.rebuild_indexes(!request.dry_run).await?;
     let reader = Reader::open(repository, Arc::clone(&request.workers), request.budget.clone()).await?;
@@ -92,14 +95,23 @@ pub async fn repair(request: RepairRequest<'_>) -> Result<RepairReport, Operatio
     let mut walk = Walk { request: &request, reader, cache, unusable: HashMap::new() };
     walk.look_into_packs(&mut report).await?;
     tally.phase("follow points", None);
-    for name in repository.point_names(None).await? {
+    for name in points {
         match walk.point(&name, &tally).await? {
-            None => report.points_whole += 1,
-            Some(hurt) => report.points_hurt.push(hurt),
+            Followed::Whole => report.points_whole += 1,
+            Followed::Hurt(hurt) => report.points_hurt.push(hurt),
+            Followed::Gone => {}
         }
     }
     report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();
     Ok(report)
+}
+
+/// What became of a point that was followed.
+enum Followed {
+    Whole,
+    Hurt(HurtPoint),
+    /// A prune deleted it since it was listed.
+    Gone,
 }
 
 impl Walk<'_> {
@@ -137,15 +149,18 @@ impl Walk<'_> {
     }
 
     /// What is hurt of a point, if anything is.
-    async fn point(&self, name: &PointName, tally: &Tally) -> Result<Option<HurtPoint>, OperationError> {
+    async fn point(&self, name: &PointName, tally: &Tally) -> Result<Followed, OperationError> {
         let repository = self.request.repository;
         let mut hurt = HurtPoint { point: name.id.clone(), policy: name.policy.clone(), sources: Vec::new() };
         let point = match repository.point(name).await {
             Ok(point) => point,
-            Err(error) if error.is_damage() => {
-                self.tell(name, None, None, 0, error.to_string());
-                return Ok(Some(hurt));
-            }
+            Err(error) if error.is_damage() => match repository.store().stat(&name.key).await {
+                Err(StoreError::NotFound { .. }) => return Ok(Followed::Gone),
+                _ => {
+                    self.tell(name, None, None, 0, error.to_string());
+                    return Ok(Followed::Hurt(hurt));
+                }
+            },
             Err(error) => return Err(error.into()),
         };
         let Point { snapshots, .. } = point;
@@ -155,7 +170,7 @@ impl Walk<'_> {
                 hurt.sources.push(found);
             }
         }
-        Ok(Some(hurt).filter(|hurt| !hurt.sources.is_empty()))
+        Ok(if hurt.sources.is_empty() { Followed::Whole } else { Followed::Hurt(hurt) })
     }
 
     async fn snapshot(&self, name: &PointName, snapshot: &Snapshot, tally: &Tally) -> Result<HurtSource, OperationError> {

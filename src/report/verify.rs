@@ -32,6 +32,9 @@ pub struct VerifyReport {
     /// Packs of them that an earlier attempt, which was interrupted, had read.
     #[serde(default)]
     pub packs_resumed: u64,
+    /// Points of which a prune moved something that was still to be read: nothing is damaged, and they count as verified another time.
+    #[serde(default)]
+    pub points_moved: u64,
     /// Bytes of packs read.
     pub bytes_read: u64,
     /// Chunks opened and held against their ids.
@@ -124,6 +127,13 @@ impl VerifyReport {
         if self.packs_resumed > 0 {
             let _ = writeln!(text, "  {} packs had been read before it was interrupted", count(self.packs_resumed));
         }
+        if self.points_moved > 0 {
+            let points = count(self.points_moved);
+            let _ = writeln!(
+                text,
+                "  of {points} points a prune moved something before it was read: they count as verified another time"
+            );
+        }
         if self.packs_unreferenced + self.keys_unreferenced > 0 {
             let (packs, keys) = (count(self.packs_unreferenced), count(self.keys_unreferenced));
             let left = bytes(self.bytes_unreferenced);
@@ -170,6 +180,7 @@ mod tests {
             read_data_percent: 0.0,
             part: None,
             packs_resumed: 0,
+            points_moved: 0,
             bytes_unreferenced: 0,
             keys_unreferenced: 0,
             checksums_compared: 0,

@@ -23,6 +23,7 @@ use super::{
     error::Result,
     format::Id,
     pack::{PackEntry, Place, pack_overhead_bytes},
+    reached,
 };
 use crate::stores::{Lock, LockMode};
 
@@ -85,10 +86,10 @@ impl PackRecord {
     }
 }
 
-struct Tables {
+pub(super) struct Tables {
     chunks: ReadOnlyTable<&'static [u8; 32], ChunkRow>,
     others: ReadOnlyMultimapTable<&'static [u8; 32], ChunkRow>,
-    packs: ReadOnlyTable<u32, PackRow>,
+    pub(super) packs: ReadOnlyTable<u32, PackRow>,
 }
 
 /// What a look at the site showed to be wrong; never kept on disk.
@@ -189,7 +190,11 @@ impl ChunkCache {
         Ok(Self { database, tables, gone, seen: RwLock::default(), path: path.to_owned(), _private: private })
     }
 
-    fn failed(&self) -> impl Fn(redb::Error) -> RepositoryError + '_ {
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    pub(super) fn failed(&self) -> impl Fn(redb::Error) -> RepositoryError + '_ {
         failed(&self.path)
     }
 
@@ -218,6 +223,7 @@ impl ChunkCache {
             write.delete_table(INDEXES)?;
             write.delete_table(RANGES)?;
             write.delete_table(GONE)?;
+            reached::forget(&write)?;
             write.open_table(GONE)?;
             write.open_table(CHUNKS)?;
             write.open_multimap_table(OTHERS)?;
@@ -276,31 +282,50 @@ impl ChunkCache {
     /// # Errors
     /// [`RepositoryError::Cache`].
     pub fn add(&self, index: &[u8; 32], packs: &[PackEntry]) -> Result<()> {
+        self.add_all(&[(index, packs)])
+    }
+
+    /// Adds the packs of several indexes, all or none of them: ids are hashes, so that rows of many indexes, sorted, cost a page of
+    /// the file once and not once for each index. Blocking.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Cache`].
+    pub fn add_all(&self, indexes: &[(&[u8; 32], &[PackEntry])]) -> Result<()> {
         let add = || -> Result<_, redb::Error> {
             let mut write = self.database.begin_write()?;
             // A cache that is lost in a crash is rebuilt; waiting for the disk here would only slow the backup down.
             write.set_durability(Durability::None)?;
             {
-                let mut chunk_rows = write.open_table(CHUNKS)?;
-                let mut other_rows = write.open_multimap_table(OTHERS)?;
                 let mut pack_rows = write.open_table(PACKS)?;
-                let first = pack_rows.last()?.map_or(0, |(last, _)| last.value() + 1);
-                // An index names far fewer packs than a u32 counts.
-                write.open_table(RANGES)?.insert(index, (first, packs.len() as u32))?;
-                for (number, pack) in (first..).zip(packs) {
-                    let class = u8::from(pack.class == Class::Catalogue) + 1;
-                    let directory = pack.directory_hash();
-                    // A pack is closed far below 2^32 chunks.
-                    let count = pack.places.len() as u32;
-                    pack_rows.insert(number, (&pack.sha256, pack.size, class, &pack.run, &pack.data_key, &directory, count))?;
-                    for (ordinal, place) in (0..).zip(&pack.places) {
-                        let row = (number, place.offset, place.sealed_bytes, place.plain_bytes, place.encoding as u8, ordinal);
-                        if let Some(before) = chunk_rows.insert(&place.id.0, row)? {
-                            other_rows.insert(&place.id.0, before.value())?;
-                        }
+                let (mut ranges, mut names) = (write.open_table(RANGES)?, write.open_table(INDEXES)?);
+                let mut next = pack_rows.last()?.map_or(0, |(last, _)| last.value() + 1);
+                let mut rows: Vec<(&ChunkId, ChunkRow)> = Vec::new();
+                for (index, packs) in indexes {
+                    // An index names far fewer packs than a u32 counts.
+                    ranges.insert(*index, (next, packs.len() as u32))?;
+                    for (number, pack) in (next..).zip(*packs) {
+                        let class = u8::from(pack.class == Class::Catalogue) + 1;
+                        let directory = pack.directory_hash();
+                        // A pack is closed far below 2^32 chunks.
+                        let count = pack.places.len() as u32;
+                        let row = (&pack.sha256, pack.size, class, &pack.run, &pack.data_key, &directory, count);
+                        pack_rows.insert(number, row)?;
+                        rows.extend((0..).zip(&pack.places).map(|(ordinal, place)| {
+                            let encoding = place.encoding as u8;
+                            (&place.id, (number, place.offset, place.sealed_bytes, place.plain_bytes, encoding, ordinal))
+                        }));
+                    }
+                    next += packs.len() as u32;
+                    names.insert(*index, ())?;
+                }
+                // Of one chunk's places the last stays the first that is found, as if each had come alone.
+                rows.sort_by_key(|(id, _)| id.0);
+                let (mut chunk_rows, mut other_rows) = (write.open_table(CHUNKS)?, write.open_multimap_table(OTHERS)?);
+                for (id, row) in rows {
+                    if let Some(before) = chunk_rows.insert(&id.0, row)? {
+                        other_rows.insert(&id.0, before.value())?;
                     }
                 }
-                write.open_table(INDEXES)?.insert(index, ())?;
             }
             write.commit()?;
             self.refresh()
@@ -378,7 +403,7 @@ impl ChunkCache {
         }))
     }
 
-    fn tables(&self) -> Arc<Tables> {
+    pub(super) fn tables(&self) -> Arc<Tables> {
         Arc::clone(&self.tables.read().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 

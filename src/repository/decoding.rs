@@ -2,9 +2,15 @@
 //! `docs/threat-model.md` says. What reads through a seal is here without it: a thief of the catalogue key can seal anything.
 
 pub use super::{
-    chunk::{ChunkList, parse_refs},
+    chunk::{ChunkList, Encoding, parse_refs, seal_chunk},
     entry::{parse_chunk, split_records},
     format::{Header, Kind},
     index::{open_frame, parse_index},
+    keys::{Secret, WrapName, open_within, parse_set_key},
+    marks::parse_mark_key,
     pack::{PackEntry, Place, Tail, parse_directory},
+    pins::parse_pin_key,
+    point::{dated_name, parse_dated_name},
+    seal::{OpeningKey, SealingKey},
+    workers::Desk,
 };

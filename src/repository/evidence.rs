@@ -27,6 +27,14 @@ pub struct EvidenceName {
     pub key: String,
 }
 
+impl EvidenceName {
+    /// Reads the key of an object; nothing for one that is no evidence, or is written in another way than ours.
+    pub fn parse(key: &str) -> Option<Self> {
+        let (time, id) = parse_dated_name(key.strip_prefix(EVIDENCE)?)?;
+        Some(Self { time, id: id.to_owned(), key: key.to_owned() })
+    }
+}
+
 /// The id in a record's name: the first half of its header's run.
 fn evidence_id(run: &Id) -> String {
     hex::encode(&run[..8])
@@ -58,11 +66,7 @@ impl Repository {
         let mut names: Vec<_> = list_all(self, EVIDENCE)
             .await?
             .into_iter()
-            .filter_map(|object| {
-                let (time, id) = parse_dated_name(object.key.strip_prefix(EVIDENCE)?)?;
-                let id = id.to_owned();
-                Some((EvidenceName { time, id, key: object.key }, object.modified))
-            })
+            .filter_map(|object| Some((EvidenceName::parse(&object.key)?, object.modified)))
             .collect();
         // Records of one second are chained in the order in which they were stored.
         names.sort_by(|(left, left_stored), (right, right_stored)| {

@@ -79,7 +79,7 @@ fn last_part(key: &str) -> &str {
 }
 
 /// `damaged/<last part of the object's key>/<UTC>-<id>`: that part and the time.
-fn parse_key(key: &str) -> Option<(&str, DateTime<Utc>)> {
+pub fn parse_mark_key(key: &str) -> Option<(&str, DateTime<Utc>)> {
     let (object, name) = key.strip_prefix(DAMAGED)?.split_once('/')?;
     Some((object, parse_dated_name(name)?.0))
 }
@@ -109,7 +109,7 @@ impl Repository {
     pub async fn marks(&self) -> Result<Marks> {
         let objects = list_all(self, DAMAGED).await?;
         let named = objects.into_iter().filter_map(|object| {
-            let (about, named_at) = parse_key(&object.key)?;
+            let (about, named_at) = parse_mark_key(&object.key)?;
             Some((about.to_owned(), named_at, object))
         });
         let mut read = stream::iter(named)

@@ -28,8 +28,10 @@ mod pins;
 mod point;
 mod probe;
 mod reach;
+mod reached;
 mod reader;
 mod rebuild;
+mod recent;
 mod seal;
 mod structure;
 mod trash;
@@ -45,7 +47,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-pub use cache::{ChunkCache, PackRecord};
+pub use cache::{ChunkCache, PackRecord, Seen};
 pub use chunk::{ChunkId, ChunkList, ChunkRef, Class, REF_BYTES, parse_refs};
 pub use entry::EntryRecord;
 pub use error::RepositoryError;
@@ -53,7 +55,8 @@ pub use evidence::EvidenceName;
 pub use format::{Id, pack_key};
 pub use keys::{
     Holder, Identities, KeyHolders, RecipientSet, Recipients, RotationPlan, RotationRequest, RotationSummary, SetMember, SetName,
-    data_key_object, generate_identity, is_passphrase_wrapped, open_identities, parse_public_key, random, sha256, wrap_identity,
+    data_key_id, data_key_object, generate_identity, is_passphrase_wrapped, open_identities, parse_public_key, random, sha256,
+    wrap_identity,
 };
 pub use lock::LockTerm;
 pub use marks::{Mark, MarkState, Marks};
@@ -61,8 +64,10 @@ pub use memory::Budget;
 pub use pins::{PinAction, PinRecord, StoredPin};
 pub use point::{Agent, Measures, Point, PointName, Snapshot};
 pub use reach::{Needed, Reach};
+pub use reached::Reached;
 pub use reader::{Piece, Reader};
 pub use rebuild::Rebuilt;
+pub use recent::Recent;
 pub use structure::{KeyCheck, PackCheck, StructureReport};
 pub use trash::{
     CLOCK_TOLERANCE, COMMIT_MARGIN, DoomRecord, Dooms, LEAST_GRACE, LOOK_LASTS, PackFacts, PackVerdict, RecordFacts, Removal,

@@ -69,7 +69,7 @@ pub struct StoredPin {
 }
 
 /// `pins/<point>/<UTC>-<id>`: point, time and id.
-fn parse_key(key: &str) -> Option<(&str, DateTime<Utc>, &str)> {
+pub fn parse_pin_key(key: &str) -> Option<(&str, DateTime<Utc>, &str)> {
     let (point, name) = key.strip_prefix(PINS)?.split_once('/')?;
     let (time, id) = parse_dated_name(name)?;
     Some((point, time, id))
@@ -98,7 +98,7 @@ impl Repository {
     pub async fn pins(&self) -> Result<Vec<StoredPin>> {
         let objects = list_all(self, PINS).await?;
         let named = objects.into_iter().filter_map(|object| {
-            let (point, named_at, _) = parse_key(&object.key)?;
+            let (point, named_at, _) = parse_pin_key(&object.key)?;
             Some((point.to_owned(), named_at, object))
         });
         let read = stream::iter(named).map(|(point, named_at, object)| async move {

@@ -160,15 +160,17 @@ pub fn dated_name(time: DateTime<Utc>, id: &str) -> String {
     format!("{}-{id}", time.format(TIME_FORMAT))
 }
 
-/// Reads `<UTC>-<id>`.
+/// Reads `<UTC>-<id>`; nothing for what is written in another way than ours.
 pub fn parse_dated_name(name: &str) -> Option<(DateTime<Utc>, &str)> {
     let (time, id) = name.split_once('-')?;
     let time = NaiveDateTime::parse_from_str(time, TIME_FORMAT).ok()?.and_utc();
-    (id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some((time, id))
+    let sound = id.len() == 16 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (sound && dated_name(time, id) == name).then_some((time, id))
 }
 
 impl PointName {
-    pub(super) fn parse(key: &str) -> Option<Self> {
+    /// Reads the key of an object; nothing for one that is no point, or is written in another way than ours.
+    pub fn parse(key: &str) -> Option<Self> {
         let (policy, name) = key.strip_prefix(POINTS)?.split_once('/')?;
         let (time, id) = parse_dated_name(name)?;
         Some(Self { time, id: id.to_owned(), policy: policy.to_owned(), key: key.to_owned() })

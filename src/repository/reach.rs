@@ -13,7 +13,7 @@ use futures_util::TryStreamExt;
 use serde::Deserialize;
 
 use super::{
-    ChunkCache, ChunkId, ChunkList, ChunkRef, Class, PackRecord, Reader, RepositoryError, Snapshot,
+    ChunkCache, ChunkId, ChunkList, ChunkRef, Class, PackRecord, Reader, Recent, RepositoryError, Snapshot,
     chunk::{MAX_LEVEL, parse_refs, unpack},
     entry::split_records,
     error::Result,
@@ -78,26 +78,7 @@ struct Found {
     also: HashSet<u32>,
     settled: bool,
     holes: u64,
-    recent: Recent,
-}
-
-/// Chunks noted not long ago: the lists of one point name mostly what those of the point before named, and looking there costs a
-/// fiftieth of asking the local index. A table of fixed size, in which a later chunk takes an earlier one's slot.
-#[derive(Debug, Default)]
-struct Recent(Vec<Option<ChunkId>>);
-
-impl Recent {
-    /// 33 MiB of slots, made when the first chunk comes.
-    const SLOTS: usize = 1 << 20;
-
-    /// Ids are hashes: any bits of them will do.
-    fn slot(&mut self, id: &ChunkId) -> &mut Option<ChunkId> {
-        if self.0.is_empty() {
-            self.0.resize(Self::SLOTS, None);
-        }
-        let bits = u32::from_le_bytes([id.0[0], id.0[1], id.0[2], id.0[3]]);
-        &mut self.0[bits as usize % Self::SLOTS]
-    }
+    recent: Recent<()>,
 }
 
 impl Reach {
@@ -256,7 +237,7 @@ impl Noting {
 impl Found {
     /// Whether any index knows the chunk.
     fn note(&mut self, cache: &ChunkCache, numbers: &HashMap<u32, u32>, id: &ChunkId) -> Result<bool> {
-        if self.recent.slot(id).as_ref() == Some(id) {
+        if self.recent.get(id).is_some() {
             return Ok(true);
         }
         let copies = cache.needed_copies(id)?;
@@ -271,7 +252,7 @@ impl Found {
         if copies.is_empty() {
             return Ok(false);
         }
-        *self.recent.slot(id) = Some(*id);
+        self.recent.put(id, ());
         Ok(true)
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::{
     Budget, ChunkCache, ChunkId, ChunkList, ChunkRef, Class, EntryRecord, Repository, RepositoryError, Snapshot, Workers,
     cache::{Location, PackRecord},
-    chunk::{Encoding, MAX_CUT_BYTES, MAX_LEVEL, MAX_LIST_BYTES, open_chunk},
+    chunk::{MAX_CUT_BYTES, MAX_LEVEL, MAX_LIST_BYTES},
     entry::parse_chunk,
     error::{Result, reading},
     format::{MAX_CHUNK_BYTES, pack_key},
@@ -489,19 +489,7 @@ impl Shared {
         place: &str,
     ) -> Result<()> {
         let damaged = |detail: String| RepositoryError::Damaged { place: format!("{place}, chunk {}", chunk.id), detail };
-        let length = chunk.plain_bytes as usize;
-        if length > MAX_CHUNK_BYTES {
-            return Err(damaged(format!("says {length} plain bytes")));
-        }
-        let encoded = if chunk.encoding == Encoding::Plain { &mut *plain } else { &mut desk.scratch };
-        open_chunk(key, &chunk.id, chunk.encoding, chunk.plain_bytes, sealed, encoded)
-            .map_err(|error| damaged(error.to_string()))?;
-        if chunk.encoding == Encoding::Zstd {
-            desk.decompress_scratch(length, plain).map_err(damaged)?;
-        }
-        if plain.len() != length {
-            return Err(damaged(format!("has {} plain bytes instead of {length}", plain.len())));
-        }
+        desk.open_chunk(key, chunk, sealed, plain).map_err(damaged)?;
         if self.catalogue.chunk_id(class, plain) != chunk.id {
             return Err(damaged("its bytes are not what its name says: somebody with a writer's keys put it there".to_owned()));
         }

@@ -25,6 +25,8 @@ use crate::stores::{GetOptions, SharedStore, StoreError, read_all};
 
 /// Indexes fetched at once.
 const FETCHES: usize = 8;
+/// Chunks of new indexes that are put into the local index together, as soon as there are so many: some 10 MB.
+const ROWS_AT_ONCE: usize = 100_000;
 
 /// Opens the local index and adds what the site has and it has not. An index that is damaged is left out and remembered: it
 /// must not keep what other indexes name from being restored.
@@ -105,11 +107,16 @@ pub(super) async fn update_indexes(site: &Site<'_>, cache: &Arc<ChunkCache>, may
     let mut fetched = stream::iter(wanted)
         .map(|(name, key)| async move { (name, read_index(site, &name, &key).await, key) })
         .buffer_unordered(FETCHES);
+    let (mut gathered, mut rows) = (Vec::new(), 0);
     while let Some((name, packs, key)) = fetched.next().await {
         match packs {
             Ok(packs) => {
-                let adder = Arc::clone(cache);
-                off_thread(move || adder.add(&name, &packs)).await?;
+                rows += packs.iter().map(|pack| pack.places.len()).sum::<usize>();
+                gathered.push((name, packs));
+                if rows >= ROWS_AT_ONCE {
+                    add(cache, std::mem::take(&mut gathered)).await?;
+                    rows = 0;
+                }
             }
             // A prune replaced it since it was listed: the next look shows what took its place.
             Err(RepositoryError::Store(StoreError::NotFound { .. })) => {}
@@ -118,11 +125,21 @@ pub(super) async fn update_indexes(site: &Site<'_>, cache: &Arc<ChunkCache>, may
         }
     }
     drop(fetched);
+    add(cache, gathered).await?;
     if any {
         let saver = Arc::clone(cache);
         off_thread(move || saver.persist()).await?;
     }
     Ok(damaged)
+}
+
+/// Adds indexes to the local one. Most looks find none, and write nothing then.
+async fn add(cache: &Arc<ChunkCache>, indexes: Vec<([u8; 32], Vec<PackEntry>)>) -> Result<()> {
+    if indexes.is_empty() {
+        return Ok(());
+    }
+    let cache = Arc::clone(cache);
+    off_thread(move || cache.add_all(&indexes.iter().map(|(name, packs)| (name, packs.as_slice())).collect::<Vec<_>>())).await
 }
 
 pub(super) async fn list_indexes(store: &SharedStore) -> Result<HashMap<[u8; 32], String>> {
@@ -272,6 +289,8 @@ async fn failures(checks: impl stream::Stream<Item = (Result<()>, String)>) -> R
     while let Some((outcome, key)) = checks.next().await {
         match outcome {
             Ok(()) => {}
+            // A prune replaced it since it was listed.
+            Err(RepositoryError::Store(StoreError::NotFound { .. })) => {}
             Err(error) if error.is_damage() => {
                 found.push(PackCheck { key, detail: error.to_string() });
             }

@@ -10,7 +10,14 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::{RepositoryError, chunk::Encoding, error};
+use super::{
+    RepositoryError,
+    chunk::{Encoding, open_chunk},
+    error,
+    format::MAX_CHUNK_BYTES,
+    pack::Place,
+    seal::OpeningKey,
+};
 
 /// What a job may use of its thread.
 pub struct Desk {
@@ -20,6 +27,21 @@ pub struct Desk {
     pub scratch: Vec<u8>,
     /// Sealed bytes that came in several pieces, joined; keeps its capacity, too.
     pub joined: Vec<u8>,
+}
+
+impl Desk {
+    /// One that compresses at zstd `level`.
+    ///
+    /// # Errors
+    /// The operating system's, if it gives no memory for contexts.
+    pub fn new(level: i32) -> std::io::Result<Self> {
+        Ok(Self {
+            compressor: zstd::bulk::Compressor::new(level)?,
+            decompressor: zstd::bulk::Decompressor::new()?,
+            scratch: Vec::new(),
+            joined: Vec::new(),
+        })
+    }
 }
 
 type Job = Box<dyn FnOnce(&mut Desk) + Send>;
@@ -48,12 +70,7 @@ impl Workers {
         let threads = (0..count.max(1))
             .map(|number| {
                 let (urgent_jobs, usual_jobs) = (urgent_jobs.clone(), usual_jobs.clone());
-                let mut desk = Desk {
-                    compressor: zstd::bulk::Compressor::new(level)?,
-                    decompressor: zstd::bulk::Decompressor::new()?,
-                    scratch: Vec::new(),
-                    joined: Vec::new(),
-                };
+                let mut desk = Desk::new(level)?;
                 thread::Builder::new().name(format!("worker-{number}")).spawn(move || work(&mut desk, &urgent_jobs, &usual_jobs))
             })
             .collect::<std::io::Result<_>>()?;
@@ -158,14 +175,28 @@ impl Desk {
         compressed < 3 * SAMPLE_BYTES * 97 / 100
     }
 
-    /// Decompresses the authenticated bytes in `scratch` into `out`, whose contents are replaced by at most about `plain_bytes`.
+    /// Opens a sealed chunk into `plain`, whose contents are replaced: tag, decoding, length. Whether the bytes are those that its
+    /// id names is the caller's to find out.
     ///
     /// # Errors
     /// What is wrong, in words.
-    pub fn decompress_scratch(&mut self, plain_bytes: usize, out: &mut Vec<u8>) -> Result<(), String> {
-        out.clear();
-        out.reserve(plain_bytes);
-        self.decompressor.decompress_to_buffer(&self.scratch, out).map_err(|error| format!("does not decompress: {error}"))?;
+    pub fn open_chunk(&mut self, key: &OpeningKey, chunk: &Place, sealed: &[u8], plain: &mut Vec<u8>) -> Result<(), String> {
+        let length = chunk.plain_bytes as usize;
+        if length > MAX_CHUNK_BYTES {
+            return Err(format!("says {length} plain bytes"));
+        }
+        let encoded = if chunk.encoding == Encoding::Plain { &mut *plain } else { &mut self.scratch };
+        open_chunk(key, &chunk.id, chunk.encoding, chunk.plain_bytes, sealed, encoded).map_err(|error| error.to_string())?;
+        if chunk.encoding == Encoding::Zstd {
+            plain.clear();
+            plain.reserve(length);
+            self.decompressor
+                .decompress_to_buffer(&self.scratch, plain)
+                .map_err(|error| format!("does not decompress: {error}"))?;
+        }
+        if plain.len() != length {
+            return Err(format!("has {} plain bytes instead of {length}", plain.len()));
+        }
         Ok(())
     }
 }

@@ -1,14 +1,20 @@
 //! A backup that stops anywhere, and one whose site fails at any call: every point that is listed is whole, and the next backup
 //! succeeds.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use farshore::stores::SharedStore;
+use chrono::TimeDelta;
+use farshore::{repository::COMMIT_MARGIN, stores::SharedStore};
 
 use crate::support::{
     faulty_store::{Call, Fault, FaultyStore},
     recovery::{Objects, Recovery, noise, objects, patient, store_of},
     sites::{Log, Logged},
+    soak,
+    staged_store::Staged,
 };
 
 /// A site with one point; and the bucket changed since, so that the second backup has several packs to store.
@@ -64,6 +70,44 @@ async fn a_backup_that_stops_after_any_write_leaves_every_listed_point_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_stops_after_any_write_leaves_the_next_one_whole_though_listings_lack_some_of_what_it_wrote() {
+    let (recovery, before, then) = begun(0).await;
+    let (mut stops, mut seed) = (0, 0);
+    for stop in 0.. {
+        let mut went_through = false;
+        // All that is new is missing, then what the seed says; with the local index of the run that was stopped, and without.
+        for round in 0..soak(2) {
+            for keeps_cache in [true, false] {
+                seed += 1;
+                let what = format!("after {stop} writes, round {round}, seed {seed}, with the stopped run's cache: {keeps_cache}");
+                let site: SharedStore = recovery.site_of(&before).await;
+                recovery.clock.advance(Duration::from_secs(3600));
+                let (cut, cache) = (Arc::new(Staged::over(site.clone())), recovery.fresh_cache());
+                cut.writes_left.store(stop, Ordering::SeqCst);
+                match recovery.backup(cut, &cache).await {
+                    Ok(_) => went_through = true,
+                    Err(error) => assert!(error.to_string().contains("the connection broke"), "{what}: {error}"),
+                }
+                let lagging = FaultyStore::over(site.clone());
+                lagging.lag_some(COMMIT_MARGIN - TimeDelta::seconds(1), seed, if round == 0 { 0.0 } else { 0.5 });
+                let cache = if keeps_cache { cache } else { recovery.fresh_cache() };
+                recovery.backup(lagging, &cache).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+                let all = objects(site.as_ref()).await;
+                let points = all.keys().filter(|key| key.starts_with("points/")).count();
+                assert_eq!(points, if went_through { 3 } else { 2 }, "{what}");
+                assert_sound(&recovery, &all, &then, &what).await;
+            }
+        }
+        if went_through {
+            break;
+        }
+        stops += 1;
+    }
+    // A key, packs, an index, the point.
+    assert!(stops >= 5, "{stops}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_fault_at_any_call_does_not_hinder_a_backup() {
     let (recovery, before, _) = begun(0).await;
     let quiet = FaultyStore::over(store_of(&before).await);
@@ -75,7 +119,7 @@ async fn one_fault_at_any_call_does_not_hinder_a_backup() {
             for fault in faults {
                 let inner = store_of(&before).await;
                 let faulty = FaultyStore::over(inner.clone());
-                faulty.queue(call, (0..number).map(|_| Fault::None).chain([fault]));
+                faulty.queue_after(number, call, fault);
                 let what = format!("{fault:?} at {call:?} {number}");
                 let report = recovery.backup(patient(faulty), &recovery.fresh_cache()).await;
                 let point = report.unwrap_or_else(|error| panic!("{what}: {error}")).point_id;

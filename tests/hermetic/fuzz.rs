@@ -1,70 +1,23 @@
 //! Every decoder of foreign bytes against the kept corpus and seeded mutations of it, on the allocator's books: no panic, and no more
-//! memory than the stated bound. The bodies are those of `cargo fuzz` (`make fuzz`).
+//! memory than the stated bound. The bodies are those of `make fuzz`.
 
 #[path = "../../fuzz/bodies.rs"]
 mod bodies;
 
+#[path = "../../fuzz/ledger.rs"]
+mod ledger;
+
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
     fs,
     path::Path,
+    time::{Duration, Instant},
 };
 
-use farshore::repository::decoding::open_frame;
+use farshore::repository::{PointName, decoding::open_frame};
+use ledger::{hold_to_bound, most_held};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::support::soak;
-
-thread_local! {
-    // Constant and without a destructor: an allocator may ask for it at any time.
-    static HELD: Cell<usize> = const { Cell::new(0) };
-    static MOST: Cell<usize> = const { Cell::new(0) };
-}
-
-/// The system's allocator, with what this thread holds written down.
-struct Counting;
-
-fn grown(by: usize) {
-    let held = HELD.get().saturating_add(by);
-    HELD.set(held);
-    MOST.set(MOST.get().max(held));
-}
-
-// SAFETY: every call goes to the system's allocator as it is, with the layout and pointer that the caller must have got from it; the
-// counters beside it are plain numbers of this thread.
-#[allow(unsafe_code, reason = "an allocator cannot be written without")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size());
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.set(HELD.get().saturating_sub(layout.size()));
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        grown(size);
-        HELD.set(HELD.get().saturating_sub(layout.size()));
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// The most that this thread holds more than before, while it does something.
-fn most_held(work: impl FnOnce()) -> usize {
-    let before = HELD.get();
-    MOST.set(before);
-    work();
-    MOST.get().saturating_sub(before)
-}
 
 fn corpus(name: &str) -> Vec<(String, Vec<u8>)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
@@ -110,16 +63,11 @@ fn no_decoder_panics_or_takes_more_memory_than_its_bound() {
     let seed: u64 = rand::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    for (name, body) in bodies::ALL {
-        println!("{name}");
-        let corpus = corpus(name);
-        let try_one = |what: &str, bytes: &[u8]| {
-            let held = most_held(|| body(bytes));
-            let bound = bodies::bound(name, bytes.len());
-            assert!(held <= bound, "{name}, {what}: {held} bytes for {} of input, not more than {bound}", bytes.len());
-        };
+    for body in bodies::ALL {
+        let began = Instant::now();
+        let corpus = corpus(body.0);
         for (file, bytes) in &corpus {
-            try_one(file, bytes);
+            hold_to_bound(*body, file, bytes);
         }
         for number in 0..soak(400) {
             let pick = |random: &mut StdRng| corpus[random.random_range(0..corpus.len())].1.clone();
@@ -128,8 +76,9 @@ fn no_decoder_panics_or_takes_more_memory_than_its_bound() {
                 mutate(&mut bytes, &other, &mut random);
             }
             bytes.truncate(256 << 10);
-            try_one(&format!("mutation {number} of seed {seed}"), &bytes);
+            hold_to_bound(*body, &format!("mutation {number} of seed {seed}"), &bytes);
         }
+        println!("{} {:?}", body.0, began.elapsed());
     }
 }
 
@@ -142,6 +91,21 @@ fn the_valid_ones_of_the_corpus_are_taken() {
     serde_json::from_slice::<farshore::repository::Point>(&text("point", "golden")).unwrap();
     farshore::policy::Policy::parse(std::str::from_utf8(&text("policy", "laptop-demo")).unwrap(), "x").unwrap();
     assert_eq!(open_frame(&text("frame", "golden"), 1 << 20).unwrap(), text("index", "golden"));
+    assert_eq!(bodies::open_sealed_chunk(&text("chunk", "zstd")).unwrap().unwrap().len(), 390);
+    assert!(bodies::open_sealed_chunk(&text("chunk", "bomb")).unwrap().unwrap_err().contains("does not decompress"));
+    for (file, taken) in [("golden-catalogue", true), ("golden-data", true), ("plain", true), ("plain-upper-case", false)] {
+        assert_eq!(bodies::open_named_wrap(&text("wrap", file)).unwrap().is_ok(), taken, "{file}");
+    }
+    bodies::parse_set(&text("set", "sound")).unwrap();
+    assert!(bodies::parse_set(&text("set", "another-generation")).is_err());
+    assert!(PointName::parse(std::str::from_utf8(&text("names", "name-01")).unwrap()).is_some());
+    for file in ["armored", "binary", "most-work"] {
+        bodies::open_identity(&text("identity", file)).unwrap();
+    }
+    assert!(bodies::open_identity(&text("identity", "gigabytes")).unwrap_err().to_string().contains("work factor 22"));
+    assert_eq!(bodies::read_objects(&text("objects", "two")), Some((2, 23)));
+    assert_eq!(bodies::read_objects(&text("objects", "two-bytewise")), Some((2, 23)));
+    assert_eq!(bodies::read_objects(&text("objects", "no-end")), None);
 }
 
 #[test]
@@ -167,4 +131,21 @@ fn a_frame_that_says_half_a_gigabyte_and_holds_nothing_takes_next_to_none() {
     // And what is as long as it says comes out, however well it was compressed.
     let zeros = zstd::bulk::compress(&vec![0; 20 << 20], 1).unwrap();
     assert!(zeros.len() < 10_000 && open_frame(&zeros, 32 << 20).unwrap() == vec![0; 20 << 20]);
+}
+
+#[test]
+fn the_header_of_a_wrapped_key_cannot_keep_a_reader_busy() {
+    // The worst that is read, and what a site can write without any key.
+    let wrap = |stanzas: usize, stanza: &str| {
+        let name = format!("keys/data-{}.age", "ab".repeat(16));
+        let end = format!("--- {}\n{}", "A".repeat(43), "x".repeat(32));
+        format!("{name}\nage-encryption.org/v1\n{}{end}", stanza.repeat(stanzas)).into_bytes()
+    };
+    let began = Instant::now();
+    for (worst, refused) in [(wrap(511, &format!("-> X {}\n\n", "X".repeat(56))), false), (wrap(170_000, "-> X\n\n"), true)] {
+        let error = bodies::open_named_wrap(&worst).unwrap().err().unwrap().to_string();
+        assert_eq!(error.contains("more than 32 KiB"), refused, "{error}");
+    }
+    println!("{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }

@@ -160,6 +160,6 @@ async fn a_point_cannot_be_committed_under_a_name_that_is_no_point() {
         missing_at: Vec::new(),
         more: std::collections::BTreeMap::new(),
     };
-    writer.commit(&repository, &point).await.unwrap_err();
+    writer.commit(&repository, &point, &Default::default()).await.unwrap_err();
     assert!(objects(store.as_ref()).await.keys().all(|key| !key.starts_with("points/")), "nothing was written");
 }

@@ -1,8 +1,11 @@
 //! A store that fails on command: the faults that networks and servers really have, queued per kind of call or drawn from a seed.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex},
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -14,6 +17,7 @@ use farshore::stores::{
 };
 use futures_util::{StreamExt, stream};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::sync::Notify;
 
 /// A kind of call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +53,12 @@ pub enum Fault {
     BodyEndsEarly(u64),
     /// The object is gone; nothing was done.
     Gone,
+    /// The call takes long, and is carried out at the end of that time: see [`FaultyStore::while_slow`].
+    SlowBefore,
+    /// The call is carried out, and its answer takes long: see [`FaultyStore::while_slow`].
+    SlowAfter,
+    /// Nobody may do this; nothing was done, and it does not pass.
+    Denied,
     /// No fault.
     None,
 }
@@ -58,6 +68,10 @@ pub enum Fault {
 pub struct FaultyStore {
     inner: SharedStore,
     state: Mutex<State>,
+    /// A slow call has come.
+    slow_came: Notify,
+    /// It has lasted long enough.
+    slow_ends: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -70,23 +84,38 @@ struct State {
     left: Option<u64>,
     /// What was stored less than so long ago is in no listing.
     lag: Option<TimeDelta>,
+    /// Of what is too young for a listing, this part is in it all the same: drawn for each object, always the same.
+    lag_spares: Option<(u64, f64)>,
+    /// What was deleted, and when: it is listed for as long as new objects are not.
+    deleted: BTreeMap<String, (ObjectStat, DateTime<Utc>)>,
+    /// When a fault was last met.
+    struck_at: Option<DateTime<Utc>>,
 }
 
 impl FaultyStore {
     /// Fails only as queued.
     pub fn over(inner: SharedStore) -> Arc<Self> {
-        Arc::new(Self { inner, state: Mutex::default() })
+        Self::with_state(inner, State::default())
     }
 
     /// Fails at random, with this probability, the same way for the same seed.
     pub fn seeded(inner: SharedStore, seed: u64, probability: f64) -> Arc<Self> {
         let drawn = Some((StdRng::seed_from_u64(seed), probability));
-        Arc::new(Self { inner, state: Mutex::new(State { drawn, ..State::default() }) })
+        Self::with_state(inner, State { drawn, ..State::default() })
+    }
+
+    fn with_state(inner: SharedStore, state: State) -> Arc<Self> {
+        Arc::new(Self { inner, state: Mutex::new(state), slow_came: Notify::new(), slow_ends: Notify::new() })
     }
 
     /// The next calls of this kind fail so, one after the other.
     pub fn queue(&self, call: Call, faults: impl IntoIterator<Item = Fault>) {
         self.state.lock().unwrap().queued.entry(call).or_default().extend(faults);
+    }
+
+    /// After so many more calls of this kind the next one fails so.
+    pub fn queue_after(&self, calls: u64, call: Call, fault: Fault) {
+        self.queue(call, (0..calls).map(|_| Fault::None).chain([fault]));
     }
 
     /// After so many more calls the connection breaks for good: who uses it might as well have been killed.
@@ -99,9 +128,43 @@ impl FaultyStore {
         self.state.lock().unwrap().forgets_locks = true;
     }
 
-    /// From now on listings lack what was stored less than so long ago, by the store's own clock.
+    /// From now on listings lack what was stored less than so long ago, by the store's own clock, and show what was deleted through
+    /// this store since.
     pub fn lag_listings(&self, by: TimeDelta) {
         self.state.lock().unwrap().lag = Some(by);
+    }
+
+    /// The same, but for this part of what is new: which objects that are hangs on the seed and on their names.
+    pub fn lag_some(&self, by: TimeDelta, seed: u64, spared: f64) {
+        let mut state = self.state.lock().unwrap();
+        (state.lag, state.lag_spares) = (Some(by), Some((seed, spared)));
+    }
+
+    /// Does `operation`; as soon as it comes to a slow call, `meanwhile`, and then lets it go on. Whether it came to one.
+    pub async fn while_slow<T>(&self, operation: impl Future<Output = T>, meanwhile: impl Future<Output = ()>) -> (T, bool) {
+        let mut operation = std::pin::pin!(operation);
+        let came = AtomicBool::new(false);
+        let waiting = async {
+            self.slow_came.notified().await;
+            came.store(true, Ordering::SeqCst);
+            meanwhile.await;
+            self.slow_ends.notify_one();
+        };
+        let done = tokio::select! {
+            done = &mut operation => done,
+            () = waiting => operation.await,
+        };
+        (done, came.load(Ordering::SeqCst))
+    }
+
+    async fn be_slow(&self) {
+        self.slow_came.notify_one();
+        self.slow_ends.notified().await;
+    }
+
+    /// When a fault was last met, by the clock of this machine.
+    pub fn struck_at(&self) -> Option<DateTime<Utc>> {
+        self.state.lock().unwrap().struck_at
     }
 
     /// How many calls of this kind were made.
@@ -119,6 +182,9 @@ impl FaultyStore {
             *left -= 1;
         }
         if let Some(fault) = state.queued.get_mut(&call).and_then(VecDeque::pop_front) {
+            if fault != Fault::None {
+                state.struck_at = Some(Utc::now());
+            }
             return fault;
         }
         let Some((random, probability)) = &mut state.drawn else {
@@ -141,6 +207,10 @@ impl FaultyStore {
         StoreError::NotFound { place: "faulty".to_owned() }
     }
 
+    fn denied() -> StoreError {
+        StoreError::Denied { place: "faulty".to_owned(), action: "do this", detail: "nobody may".to_owned() }
+    }
+
     async fn faulty<T>(
         &self,
         call: Call,
@@ -152,12 +222,28 @@ impl FaultyStore {
             Fault::Throttled => Err(StoreError::Throttled { place: "faulty".to_owned(), detail: "slow down".to_owned() }),
             Fault::Corrupt => Err(StoreError::Corrupt { place: "faulty".to_owned(), detail: "checksum".to_owned() }),
             Fault::Gone => Err(Self::gone()),
+            Fault::Denied => Err(Self::denied()),
+            Fault::SlowBefore => {
+                self.be_slow().await;
+                carried_out.await
+            }
+            Fault::SlowAfter => {
+                let done = carried_out.await;
+                self.be_slow().await;
+                done
+            }
             Fault::AnswerLost => {
                 carried_out.await?;
                 Err(Self::unavailable("the answer was lost"))
             }
         }
     }
+}
+
+/// A number from 0 to 1 for a name.
+fn drawn_for(key: &str, seed: u64) -> f64 {
+    let start = key.bytes().fold(seed, |sum, byte| sum.wrapping_mul(1_099_511_628_211) ^ u64::from(byte));
+    StdRng::seed_from_u64(start).random_range(0.0..1.0)
 }
 
 /// Cuts a body off after so many bytes, and then breaks or just ends.
@@ -199,6 +285,16 @@ impl Store for FaultyStore {
             Fault::Throttled => Err(StoreError::Throttled { place: "faulty".to_owned(), detail: "slow down".to_owned() }),
             Fault::Corrupt => Err(StoreError::Corrupt { place: "faulty".to_owned(), detail: "checksum".to_owned() }),
             Fault::Gone => Err(Self::gone()),
+            Fault::Denied => Err(Self::denied()),
+            Fault::SlowBefore => {
+                self.be_slow().await;
+                self.inner.get(key, options).await
+            }
+            Fault::SlowAfter => {
+                let download = self.inner.get(key, options).await;
+                self.be_slow().await;
+                download
+            }
             Fault::RefusedBefore | Fault::AnswerLost => Err(Self::unavailable("no answer")),
         }
     }
@@ -208,16 +304,30 @@ impl Store for FaultyStore {
     }
 
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        let lag = self.state.lock().unwrap().lag;
         let page = self.faulty(Call::List, self.inner.list(prefix, start_after, limit)).await?;
-        let Some(lag) = lag else { return Ok(page) };
+        let Some(lag) = self.state.lock().unwrap().lag else { return Ok(page) };
         let until = self.inner.time().await? - lag;
-        let objects = page.objects.into_iter().filter(|object| object.modified <= until).collect();
+        let state = self.state.lock().unwrap();
+        let spared = |key: &str| state.lag_spares.is_some_and(|(seed, part)| drawn_for(key, seed) < part);
+        let shown = |object: &ObjectStat| object.modified <= until || spared(&object.key);
+        let mut objects: Vec<ObjectStat> = page.objects.into_iter().filter(shown).collect();
+        let still = state.deleted.values().filter(|(object, at)| *at > until && object.modified <= until);
+        let here = still.filter(|(object, _)| object.key.starts_with(prefix) && start_after.is_none_or(|key| *object.key > *key));
+        objects.extend(here.map(|(object, _)| object.clone()));
+        objects.sort_by(|left, right| left.key.cmp(&right.key));
+        objects.dedup_by(|left, right| left.key == right.key);
         Ok(Page { objects, more: page.more })
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        self.faulty(Call::Delete, self.inner.delete(key)).await
+        let is_lagging = self.state.lock().unwrap().lag.is_some();
+        let before = if is_lagging { self.inner.stat(key).await.ok() } else { None };
+        self.faulty(Call::Delete, self.inner.delete(key)).await?;
+        if let Some(before) = before {
+            let now = self.inner.time().await?;
+            self.state.lock().unwrap().deleted.insert(key.to_owned(), (before, now));
+        }
+        Ok(())
     }
 
     async fn begin_upload(&self, key: &str, attributes: ObjectAttributes) -> Result<String, StoreError> {

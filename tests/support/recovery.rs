@@ -46,6 +46,8 @@ pub struct Recovery {
     pub retention: Retention,
     pub workers: Arc<Workers>,
     pub policy: Policy,
+    /// The longest a backup may take.
+    pub time_limit: Duration,
     directory: tempfile::TempDir,
 }
 
@@ -114,6 +116,26 @@ impl Recovery {
             lock: None,
             workers: Workers::start(2, 1).unwrap(),
             policy,
+            time_limit: Duration::from_secs(60),
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// Another policy with the same keys and on the same clock, for a site that both share; its bucket is another.
+    pub fn beside(&self, name: &str) -> Self {
+        let text = self.policy.text.replacen("name = \"p\"", &format!("name = \"{name}\""), 1);
+        Self {
+            clock: Arc::clone(&self.clock),
+            source: MemoryStore::new("source"),
+            identities: self.identities.clone(),
+            agent: self.agent.clone(),
+            recipients: self.recipients.clone(),
+            expected: self.expected,
+            lock: self.lock,
+            retention: self.retention,
+            workers: Arc::clone(&self.workers),
+            policy: Policy::parse(&text, "test").unwrap(),
+            time_limit: self.time_limit,
             directory: tempfile::tempdir().unwrap(),
         }
     }
@@ -188,7 +210,7 @@ impl Recovery {
             clock: self.shared_clock(),
             agent: Agent { version: "0".to_owned(), host: "test".to_owned() },
             parallelism: 2,
-            time_limit: Some(Duration::from_secs(60)),
+            time_limit: Some(self.time_limit),
         })
         .await?;
         match backed.failed.pop() {
@@ -198,7 +220,7 @@ impl Recovery {
     }
 
     pub async fn points(&self, store: SharedStore, cache: &Path) -> Result<Vec<PointSummary>, OperationError> {
-        point_summaries(&self.open(store, cache).await?, Some("p")).await
+        point_summaries(&self.open(store, cache).await?, Some(&self.policy.name)).await
     }
 
     /// What a point gives back.
@@ -215,7 +237,7 @@ impl Recovery {
         wanted: &str,
     ) -> Result<Objects, OperationError> {
         let repository = self.open_with(identities, store, cache).await?;
-        let point = repository.point(&repository.find_point(Some("p"), wanted).await?).await?;
+        let point = repository.point(&repository.find_point(Some(&self.policy.name), wanted).await?).await?;
         let reader = self.reader(&repository).await?;
         open_point(&repository, &reader, &point).await?;
         let target = MemoryStore::new("target");
@@ -259,7 +281,7 @@ impl Recovery {
     /// Brings a doomed point back, and pins it for ever.
     pub async fn undelete(&self, store: SharedStore, cache: &Path, wanted: &str) -> Result<PinRecord, OperationError> {
         let repository = self.open_with(&self.agent, store, cache).await?;
-        let point = repository.find_point(Some("p"), wanted).await?;
+        let point = repository.find_point(Some(&self.policy.name), wanted).await?;
         let agent = farshore::report::Agent { user: "u".to_owned(), host: "h".to_owned(), version: "0".to_owned() };
         let now = self.shared_clock().now();
         undelete(&UndeleteRequest { repository: &repository, point: &point, until: None, reason: "needed", agent: &agent, now })
@@ -269,7 +291,7 @@ impl Recovery {
     /// Pins a point for ever.
     pub async fn pin(&self, store: SharedStore, cache: &Path, wanted: &str) -> Result<PinRecord, OperationError> {
         let repository = self.open_with(&self.agent, store, cache).await?;
-        let point = repository.find_point(Some("p"), wanted).await?;
+        let point = repository.find_point(Some(&self.policy.name), wanted).await?;
         let agent = farshore::report::Agent { user: "u".to_owned(), host: "h".to_owned(), version: "0".to_owned() };
         let (action, now) = (PinAction::Pin, self.shared_clock().now());
         pin(&PinRequest { repository: &repository, point: &point, action, until: None, reason: "needed", agent: &agent, now }).await
@@ -316,7 +338,12 @@ impl Recovery {
         self.verify_so_far(&self.identities, store, cache, level).await
     }
 
-    /// Verifies as far as said, with other identities.
+    /// Verifies as far as said, in no time.
+    pub async fn verify_now(&self, store: SharedStore, cache: &Path, level: VerifyLevel) -> Result<VerifyReport, OperationError> {
+        self.verifies(&self.identities, store, cache, level).await
+    }
+
+    /// Verifies as far as said, with other identities, a minute later.
     pub async fn verify_so_far(
         &self,
         identities: &Identities,
@@ -325,10 +352,21 @@ impl Recovery {
         level: VerifyLevel,
     ) -> Result<VerifyReport, OperationError> {
         self.clock.advance(Duration::from_secs(60));
+        self.verifies(identities, store, cache, level).await
+    }
+
+    async fn verifies(
+        &self,
+        identities: &Identities,
+        store: SharedStore,
+        cache: &Path,
+        level: VerifyLevel,
+    ) -> Result<VerifyReport, OperationError> {
         let repository = self.open_with(identities, store, cache).await?;
         verify(VerifyRequest {
             repository: &repository,
-            reader: self.reader(&repository).await?,
+            workers: Arc::clone(&self.workers),
+            budget: Budget::new(0),
             policy: None,
             level,
             window: chrono::TimeDelta::days(45),

@@ -85,8 +85,8 @@ impl Recovery {
     pub async fn copy(&self, from: &Far, to: &Far, wanted: Option<&str>, cache: &Path) -> Result<CopyReport, OperationError> {
         let (source, target) = (self.open_far(from, cache).await?, self.open_far(to, cache).await?);
         let points = match wanted {
-            Some(wanted) => vec![source.find_point(Some("p"), wanted).await?],
-            None => source.point_names(Some("p")).await?,
+            Some(wanted) => vec![source.find_point(Some(&self.policy.name), wanted).await?],
+            None => source.point_names(Some(&self.policy.name)).await?,
         };
         copy(&CopyRequest {
             from: &source,

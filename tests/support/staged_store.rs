@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use farshore::stores::{
-    Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
+    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
+    UploadedPart,
 };
 use tokio::sync::{Barrier, Notify};
 
@@ -108,5 +109,19 @@ impl Store for Staged {
     }
     async fn create(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+    async fn lock_support(&self) -> Result<LockSupport, StoreError> {
+        self.inner.lock_support().await
+    }
+    async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
+        self.inner.lock_of(key).await
+    }
+    async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
+        self.write()?;
+        self.inner.extend_lock(key, lock).await
+    }
+    async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {
+        self.write()?;
+        self.inner.delete_versions(key).await
     }
 }

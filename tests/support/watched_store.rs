@@ -1,4 +1,4 @@
-//! A store that notes which objects are read whole, and can make somebody wait for ever at one of them, as if he had been killed.
+//! A store that notes which packs are read, whole or in part, and can make somebody wait for ever at one of them, as if he had been killed.
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +23,7 @@ pub struct WatchedStore {
 #[derive(Debug, Default)]
 struct State {
     whole_reads: BTreeMap<String, u32>,
+    part_reads: usize,
     /// So many whole packs are still handed out.
     left: Option<u32>,
 }
@@ -42,6 +43,11 @@ impl WatchedStore {
     pub fn whole_reads(&self) -> BTreeMap<String, u32> {
         std::mem::take(&mut self.state.lock().unwrap().whole_reads)
     }
+
+    /// How often a part of a pack was read since the last time this was asked.
+    pub fn part_reads(&self) -> usize {
+        std::mem::take(&mut self.state.lock().unwrap().part_reads)
+    }
 }
 
 #[async_trait]
@@ -55,6 +61,9 @@ impl Store for WatchedStore {
     }
 
     async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
+        if key.starts_with("packs/") && options.range.is_some() {
+            self.state.lock().unwrap().part_reads += 1;
+        }
         if key.starts_with("packs/") && options.range.is_none() {
             let left = {
                 let mut state = self.state.lock().unwrap();

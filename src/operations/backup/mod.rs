@@ -13,7 +13,13 @@ mod fan_out;
 mod site;
 mod together;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
@@ -83,7 +89,7 @@ pub struct BackupRequest<'a> {
     pub agent: Agent,
     /// Readers at once, per source.
     pub parallelism: usize,
-    /// The longest a backup may take; `None` for no bound.
+    /// The longest a backup may take until the first site is asked to store the point; `None` for no bound.
     pub time_limit: Option<Duration>,
 }
 
@@ -153,27 +159,31 @@ type Captured = Vec<Option<(Snapshot, SourceReport)>>;
 /// others complete; what it lacks the next backup reads again.
 ///
 /// # Errors
-/// [`OperationError::Source`] for a source that cannot be captured; [`OperationError::Refused`] when the time is up. No point
-/// exists then. Errors of the sites are in [`Backed::failed`].
+/// [`OperationError::Source`] for a source that cannot be captured; [`OperationError::Refused`] when the time is up before any site
+/// is asked to store the point (what is asked for then is brought to its end). No point exists then. Errors of the sites are in [`Backed::failed`].
 pub async fn backup(request: BackupRequest<'_>) -> Result<Backed, OperationError> {
-    let limit = request.time_limit;
-    let work = run(&request);
-    match limit {
-        None => work.await,
-        Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-            let made = match request.destinations.as_slice() {
-                [_] => "no point was made",
-                _ => "a site has the point only if it was faster: `farshore points` shows it",
-            };
-            Err(OperationError::Refused {
-                subject: request.policy.name.clone(),
-                detail: format!("the backup took longer than {}; it was given up, and {made}", humantime::format_duration(limit)),
-            })
-        }),
+    let Some(limit) = request.time_limit else { return run(&request, &AtomicBool::new(false)).await };
+    let storing = AtomicBool::new(false);
+    let mut work = std::pin::pin!(run(&request, &storing));
+    if let Ok(done) = tokio::time::timeout(limit, work.as_mut()).await {
+        return done;
     }
+    if storing.load(Ordering::Relaxed) {
+        // What is under way may be there, whether its answer comes or not: only the end of it can tell, or take it back.
+        tracing::warn!("the time is up while the point is being stored; that is brought to its end");
+        return work.await;
+    }
+    Err(OperationError::Refused {
+        subject: request.policy.name.clone(),
+        detail: format!(
+            "the backup took longer than {}; it was given up, and no point was made",
+            humantime::format_duration(limit)
+        ),
+    })
 }
 
-async fn run(request: &BackupRequest<'_>) -> Result<Backed, OperationError> {
+/// Notes in `storing` that from now on a point may be at a site.
+async fn run(request: &BackupRequest<'_>, storing: &AtomicBool) -> Result<Backed, OperationError> {
     let (started_at, start) = (request.clock.now(), request.clock.monotonic());
     request.observer.phase("open repository", None);
     let (mut sites, mut failed) = (Vec::new(), Vec::new());
@@ -218,7 +228,7 @@ async fn run(request: &BackupRequest<'_>) -> Result<Backed, OperationError> {
     for (number, site) in run.sites.iter().enumerate().filter(|(_, site)| site.is_living()) {
         let (snapshots, sources): (Vec<_>, Vec<_>) =
             captured.iter_mut().filter_map(|(_, of_sites)| of_sites.get_mut(number)?.take()).unzip();
-        match site.commit(&draft, snapshots, missing_at(request, &failed)).await {
+        match site.commit(&draft, snapshots, missing_at(request, &failed), storing).await {
             Ok((_, anomalies)) => committed.push((site, sources, anomalies)),
             Err(error) => failed.push((site.destination.name.clone(), error)),
         }

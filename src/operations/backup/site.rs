@@ -2,7 +2,7 @@
 //!
 //! A site that fails is left behind: its error is kept, nothing more is sent to it, and the others go on.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, atomic::AtomicBool};
 
 use chrono::{DateTime, Utc};
 
@@ -115,12 +115,13 @@ impl<'a> Site<'a> {
         std::mem::take(&mut *self.of_source.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
-    /// Commits the point here; returns it with its name.
+    /// Commits the point here; returns its name and what is unusual about it. Sets `storing` when the site is asked to store it.
     pub(super) async fn commit(
         &self,
         draft: &Draft<'_>,
         snapshots: Vec<Snapshot>,
         missing_at: Vec<String>,
+        storing: &AtomicBool,
     ) -> Result<(PointName, Vec<Anomaly>), OperationError> {
         let repository = self.destination.repository;
         let point = Point {
@@ -148,7 +149,7 @@ impl<'a> Site<'a> {
                 "the recipients were changed while this backup ran: its data key is wrapped to those of before. Run `farshore key rotate POLICY --identity FILE` with a reader's identity",
             ));
         }
-        let name = self.writer.commit(repository, &point).await?;
+        let name = self.writer.commit(repository, &point, storing).await?;
         Ok((name, point.anomalies))
     }
 

@@ -8,7 +8,10 @@
 
 mod snapshot;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use serde::Serialize;
 
@@ -184,7 +187,7 @@ async fn copy_point(request: &CopyRequest<'_>, name: &PointName, tally: &Arc<Tal
     }
     let missing_at = point.missing_at.iter().filter(|name| request.to_name != Some(name.as_str())).cloned().collect();
     let encryption = request.to.file().encryption.clone();
-    writer.commit(request.to, &Point { encryption, snapshots, missing_at, ..point }).await?;
+    writer.commit(request.to, &Point { encryption, snapshots, missing_at, ..point }, &AtomicBool::new(false)).await?;
     let written = writer.summary();
     copied.bytes_stored = written.bytes_stored;
     copied.packs_written = written.packs;

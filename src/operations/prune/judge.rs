@@ -175,21 +175,17 @@ impl Judgement {
         packs.difference(gone).filter_map(|pack| self.key_of.get(pack).copied()).collect()
     }
 
-    /// What has become of the packs and keys of a record, after `packs` and `keys` were deleted.
-    pub(super) fn fates<'a>(
-        &'a self,
-        record: &'a DoomRecord,
-        packs: &'a HashSet<[u8; 32]>,
-        keys: &'a HashSet<Id>,
-    ) -> impl Iterator<Item = Fate> + 'a {
+    /// What has become of the packs and keys of a record, by what was listed before anything was deleted: so that what this prune has
+    /// deleted counts as pending, and the record stays for a later one. Until then it tells whoever meets a listing that still shows it.
+    pub(super) fn fates<'a>(&'a self, record: &'a DoomRecord) -> impl Iterator<Item = Fate> + 'a {
         let of_pack = |pack: [u8; 32]| match &self.needed {
-            _ if !self.packs_there.contains(&pack) || packs.contains(&pack) => Fate::Gone,
+            _ if !self.packs_there.contains(&pack) => Fate::Gone,
             Some(needed) if needed.contains(&pack) => Fate::Needed,
             _ => Fate::Pending,
         };
         let of_key = |key: Id| match &self.keys_there {
             None => Fate::Pending,
-            Some(there) => match there.get(&key).filter(|_| !keys.contains(&key)) {
+            Some(there) => match there.get(&key) {
                 None => Fate::Gone,
                 Some(true) => Fate::Needed,
                 Some(false) => Fate::Pending,
@@ -228,10 +224,11 @@ impl Judgement {
 /// What has become of something that was doomed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
+    /// It was not listed.
     Gone,
     /// It is there, and needed.
     Needed,
-    /// It is there, and is to go; or nobody can tell.
+    /// It was there, and is to go or has just gone; or nobody can tell.
     Pending,
 }
 

@@ -1,6 +1,6 @@
 //! What prune sees of a repository before it decides.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -12,7 +12,7 @@ use crate::{
     operations::{pins, retention},
     policy::{PointFacts, RetentionPlan, plan_retention},
     progress::{Observer, Problem, Tally},
-    repository::{Dooms, Id, PointName, Reach, Reader, RecordFacts, RepositoryError, SPARED_RECORD_STAYS, StoredDoom},
+    repository::{Dooms, PointName, Reach, Reader, RecordFacts, RepositoryError, SPARED_RECORD_STAYS, StoredDoom},
     stores::StoreError,
 };
 
@@ -135,14 +135,11 @@ impl Look {
         self.records.iter().filter(|stored| stored.record.is_ok()).map(StoredDoom::matures_at).filter(|at| *at > self.now).min()
     }
 
-    /// Keys of the records that nobody needs any more: all that they name is gone, or was spared long ago. `packs` and `keys` are
-    /// what this prune has deleted.
+    /// Keys of the records that nobody needs any more: all that they name was gone before this prune, or was spared long ago.
     pub(super) fn done_with<'a>(
         &'a self,
         request: &'a PruneRequest<'_>,
         judgement: &'a Judgement,
-        packs: &'a HashSet<[u8; 32]>,
-        keys: &'a HashSet<Id>,
     ) -> impl Iterator<Item = String> + 'a {
         let is_done = move |stored: &&StoredDoom| {
             let Ok(record) = &stored.record else {
@@ -155,7 +152,7 @@ impl Look {
                 return false;
             }
             let is_kept = |point: &String| !self.remove.contains(point);
-            let fates = || judgement.fates(record, packs, keys);
+            let fates = || judgement.fates(record);
             RecordFacts {
                 matures_at: stored.matures_at(),
                 pending: !points().all(is_kept) || fates().any(|fate| fate == Fate::Pending),

@@ -198,12 +198,10 @@ async fn execute(
     // A key stays as long as a pack under it does.
     let needed: HashSet<_> = judgement.keys_of_deleted(&packs, &gone);
     let keys: HashSet<_> = judgement.keys_to_delete.difference(&needed).copied().collect();
-    let mut keys_gone = HashSet::new();
     if !keys.is_empty() {
         let wraps = removal.data_keys(&keys).await?;
         if wraps.locked.is_empty() {
             report.keys_deleted = keys.len() as u64;
-            keys_gone.clone_from(&keys);
         }
         outcome.add(wraps);
     }
@@ -228,7 +226,7 @@ async fn execute(
     let packs = judgement.doom.keys().chain(&repacked.replaced).map(hex::encode).collect();
     let keys = judgement.keys_to_doom.iter().map(hex::encode).collect();
     doom(request, look.points_to_doom().cloned().collect(), packs, keys).await?;
-    let done: Vec<String> = look.done_with(request, judgement, &gone, &keys_gone).collect();
+    let done: Vec<String> = look.done_with(request, judgement).collect();
     removal.objects(done).await?;
     let cache = Arc::clone(reader.cache());
     if let Err(error) = tokio::task::spawn_blocking(move || cache.persist()).await.unwrap_or(Ok(())) {

@@ -12,6 +12,7 @@ mod needs;
 mod read;
 mod resume;
 mod share;
+mod vanished;
 mod walk;
 
 use std::{
@@ -28,7 +29,7 @@ use crate::{
     clock::SharedClock,
     progress::{Observer, SharedObserver, Tally},
     report::{Damage, ReadPart, VerifyReport},
-    repository::{MarkState, PackRecord, Reader, Repository},
+    repository::{Budget, MarkState, PackRecord, Reader, Repository, Workers},
 };
 
 /// How much is read.
@@ -53,8 +54,10 @@ impl VerifyLevel {
 pub struct VerifyRequest<'a> {
     /// The repository.
     pub repository: &'a Repository,
-    /// Reads it, with the keys at hand.
-    pub reader: Reader,
+    /// Threads for CPU work.
+    pub workers: Arc<Workers>,
+    /// Memory for reading.
+    pub budget: Budget,
     /// Only points of this policy are followed; all of them without.
     pub policy: Option<&'a str>,
     /// How much.
@@ -67,15 +70,26 @@ pub struct VerifyRequest<'a> {
     pub clock: SharedClock,
 }
 
-/// Packs by their numbers, each once: several indexes may name the same pack.
-fn distinct(packs: Vec<(u32, PackRecord)>) -> (HashMap<u32, PackRecord>, HashMap<u32, u32>) {
-    let (mut first, mut numbers, mut distinct) = (HashMap::new(), HashMap::new(), HashMap::new());
-    for (number, record) in packs {
-        let one = *first.entry(record.clone()).or_insert(number);
-        numbers.insert(number, one);
-        distinct.entry(one).or_insert(record);
+/// Packs, each once: several indexes may name the same pack.
+struct Distinct {
+    /// By the first of its numbers.
+    packs: HashMap<u32, PackRecord>,
+    /// From each of its numbers to that one.
+    numbers: HashMap<u32, u32>,
+    /// And from the pack itself.
+    by_record: HashMap<PackRecord, u32>,
+}
+
+impl Distinct {
+    fn of(packs: Vec<(u32, PackRecord)>) -> Self {
+        let mut distinct = Self { packs: HashMap::new(), numbers: HashMap::new(), by_record: HashMap::new() };
+        for (number, record) in packs {
+            let one = *distinct.by_record.entry(record.clone()).or_insert(number);
+            distinct.numbers.insert(number, one);
+            distinct.packs.entry(one).or_insert(record);
+        }
+        distinct
     }
-    (distinct, numbers)
 }
 
 /// Verifies a repository. What was found is stored on the site, so that points count as verified.
@@ -87,14 +101,19 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
     let (started_at, start) = (request.clock.now(), request.clock.monotonic());
     let tally = Tally::over(Arc::clone(&request.observer));
     tally.phase("structure", None);
-    let cache = request.reader.cache();
-    let (packs, numbers) = distinct(cache.packs()?);
-    let structure = repository.structure(&packs).await?;
+    // Points first: what a point needs that was there before the indexes were read is in them. A backup that commits later waits for
+    // the next verification.
+    let points = repository.stored_points(request.policy).await?;
+    let reader = Reader::open(repository, Arc::clone(&request.workers), request.budget.clone()).await?;
+    let cache = reader.cache();
+    let distinct = Distinct::of(cache.packs()?);
+    let structure = repository.structure(&distinct.packs).await?;
     let marks = repository.marks().await?;
-    let mut walk = Walk::new(&request, packs, numbers, structure);
-    for (name, stored) in repository.stored_points(request.policy).await? {
+    let mut walk = Walk::new(&request, &reader, distinct, structure);
+    for (name, stored) in points {
         walk.point(&name, stored, &tally).await?;
     }
+    walk.remember().await;
     let mut report = VerifyReport {
         site: repository.store().describe(),
         started_at,
@@ -106,6 +125,7 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
         packs_checked: walk.structure.sound.len() as u64,
         packs_read: 0,
         packs_resumed: 0,
+        points_moved: 0,
         bytes_read: 0,
         chunks_checked: 0,
         packs_unreferenced: 0,
@@ -153,6 +173,8 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
             points: Vec::new(),
         }));
     }
+    walk.pass_over_what_vanished(&tally).await?;
+    report.points_moved = walk.moved.iter().count() as u64;
     walk.finish(&marks, &mut report);
     report.problems = tally.problems();
     report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();

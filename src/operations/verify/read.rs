@@ -37,7 +37,7 @@ pub(super) async fn read_packs(
     share: Share,
     tally: &Tally,
 ) -> Result<(), OperationError> {
-    let (repository, reader, clock) = (walk.request.repository, &walk.request.reader, &walk.request.clock);
+    let (repository, reader, clock) = (walk.request.repository, walk.reader, &walk.request.clock);
     let mut progress = None;
     match share {
         Share::Chance(share) => report.read_data_percent = share * 100.0,

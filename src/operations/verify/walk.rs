@@ -1,20 +1,23 @@
 //! From the points to the packs they need; and from what is broken back to the points that it hurts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    Found, OperationError, VerifyRequest,
+    Distinct, Found, OperationError, VerifyRequest,
     needs::{Needs, PointSet},
 };
 use crate::{
     progress::{Observer, Tally},
     report::{Damage, VerifyReport},
     repository::{
-        ChunkList, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, RepositoryError, StructureReport,
-        data_key_object, pack_key,
+        ChunkList, Class, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, Reached, Reader, Recent,
+        RepositoryError, Seen, Snapshot, StructureReport, data_key_object, pack_key,
     },
     stores::StoreError,
 };
@@ -24,10 +27,19 @@ const STATS: usize = 32;
 
 pub(super) struct Walk<'a> {
     pub(super) request: &'a VerifyRequest<'a>,
+    pub(super) reader: &'a Reader,
     /// By number; each pack once.
     pub(super) packs: HashMap<u32, PackRecord>,
     /// From every number of a pack to the one in `packs`.
     numbers: HashMap<u32, u32>,
+    /// And from the pack itself.
+    by_record: HashMap<PackRecord, u32>,
+    /// The pack that was found for a chunk, by its number in `packs`, while this was known of packs.
+    recent: (Arc<Seen>, Recent<u32>),
+    /// Packs that the list which is being followed leads to.
+    reached: HashSet<u32>,
+    /// What was followed, to be remembered.
+    followed: Vec<(ChunkList, Reached)>,
     pub(super) structure: StructureReport,
     /// Packs that cannot be used, with what is wrong.
     pub(super) broken: BTreeMap<u32, String>,
@@ -38,36 +50,50 @@ pub(super) struct Walk<'a> {
     pub(super) needs: Needs,
     /// Ids of the points, by number.
     pub(super) ids: Vec<String>,
+    /// Their objects, by number.
+    pub(super) objects: Vec<String>,
     /// When the site stored each.
     stored: Vec<DateTime<Utc>>,
     /// Points that were followed to their end.
-    sound: PointSet,
+    pub(super) sound: PointSet,
+    /// Points that a prune has deleted since.
+    pub(super) vanished: PointSet,
+    /// Points of which a prune has moved chunks since, from packs that could not be read any more.
+    pub(super) moved: PointSet,
     pub(super) damage: Vec<Damage>,
-    keys: BTreeMap<Id, KeyCheck>,
+    pub(super) keys: BTreeMap<Id, KeyCheck>,
     keys_opened: bool,
 }
 
 impl<'a> Walk<'a> {
     pub(super) fn new(
         request: &'a VerifyRequest<'a>,
-        packs: HashMap<u32, PackRecord>,
-        numbers: HashMap<u32, u32>,
+        reader: &'a Reader,
+        Distinct { packs, numbers, by_record }: Distinct,
         structure: StructureReport,
     ) -> Self {
         let broken = structure.broken.iter().map(|(number, detail)| (*number, detail.clone())).collect();
         let keys = structure.keys_missing.clone();
         Self {
             request,
+            reader,
             packs,
             numbers,
+            by_record,
+            recent: (reader.cache().seen(), Recent::default()),
+            reached: HashSet::new(),
+            followed: Vec::new(),
             structure,
             broken,
             locked: HashSet::new(),
             read: HashSet::new(),
             needs: Needs::new(),
             ids: Vec::new(),
+            objects: Vec::new(),
             stored: Vec::new(),
             sound: PointSet::default(),
+            vanished: PointSet::default(),
+            moved: PointSet::default(),
             damage: Vec::new(),
             keys,
             keys_opened: false,
@@ -78,7 +104,13 @@ impl<'a> Walk<'a> {
     pub(super) async fn point(&mut self, name: &PointName, stored: DateTime<Utc>, tally: &Tally) -> Result<(), OperationError> {
         let number = self.ids.len();
         self.ids.push(name.id.clone());
+        self.objects.push(name.key.clone());
         self.stored.push(stored);
+        self.follow_by_name(name, number, tally).await
+    }
+
+    /// Follows the point of this number.
+    pub(super) async fn follow_by_name(&mut self, name: &PointName, number: usize, tally: &Tally) -> Result<(), OperationError> {
         let followed = match self.request.repository.point(name).await {
             Ok(point) => self.follow(&point, number, tally).await,
             Err(error) => Err(error),
@@ -95,26 +127,15 @@ impl<'a> Walk<'a> {
     }
 
     async fn follow(&mut self, point: &Point, number: usize, tally: &Tally) -> Result<(), RepositoryError> {
-        let reader = &self.request.reader;
         for snapshot in &point.snapshots {
-            let mut list = snapshot.entries.clone();
-            self.list(number, &list)?;
-            while list.level > 0 {
-                list = reader.level_below(&list).await?;
-                self.list(number, &list)?;
-            }
-            let mut entries = reader.entries(snapshot);
-            let mut count = 0;
-            while let Some(record) = entries.try_next().await? {
-                count += 1;
-                tally.items(1);
-                let Some(mut content) = record.content else { continue };
-                self.list(number, &content)?;
-                while content.level > 0 {
-                    content = reader.level_below(&content).await?;
-                    self.list(number, &content)?;
+            let count = match self.remembered(snapshot)? {
+                Some(reached) => {
+                    reached.packs.iter().for_each(|pack| self.need(*pack, number));
+                    tally.items(reached.entries);
+                    reached.entries
                 }
-            }
+                None => self.follow_list(snapshot, number, tally).await?,
+            };
             if count != snapshot.entry_count {
                 return Err(RepositoryError::Damaged {
                     place: format!("point {}, source {}", point.id, snapshot.source),
@@ -125,15 +146,99 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// What a snapshot's list led to when it was followed before, if every pack of it is there and nothing is known against it. A
+    /// verification that reads everything follows everything anew.
+    fn remembered(&self, snapshot: &Snapshot) -> Result<Option<Reached>, RepositoryError> {
+        if self.request.level.is_full() {
+            return Ok(None);
+        }
+        let cache = self.reader.cache();
+        let Some(mut reached) = cache.reached(&snapshot.entries)? else { return Ok(None) };
+        let seen = cache.seen();
+        for pack in &mut reached.packs {
+            // An index that was replaced gave its packs new numbers.
+            let now = match self.numbers.get(pack) {
+                Some(now) => Some(*now),
+                None => self.by_record.get(&cache.pack(*pack)?).copied(),
+            };
+            match now {
+                Some(now) if self.structure.sound.contains_key(&now) && seen.is_adoptable(now) => *pack = now,
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(reached))
+    }
+
+    /// Follows a snapshot's list to its end; returns how many entries it has.
+    async fn follow_list(&mut self, snapshot: &Snapshot, number: usize, tally: &Tally) -> Result<u64, RepositoryError> {
+        let reader = self.reader;
+        self.reached.clear();
+        let mut list = snapshot.entries.clone();
+        self.list(number, &list)?;
+        while list.level > 0 {
+            list = reader.level_below(&list).await?;
+            self.list(number, &list)?;
+        }
+        let mut entries = reader.entries(snapshot);
+        let mut count = 0;
+        while let Some(record) = entries.try_next().await? {
+            count += 1;
+            tally.items(1);
+            let Some(mut content) = record.content else { continue };
+            self.list(number, &content)?;
+            while content.level > 0 {
+                content = reader.level_below(&content).await?;
+                self.list(number, &content)?;
+            }
+        }
+        let mut packs: Vec<u32> = self.reached.drain().collect();
+        packs.sort_unstable();
+        self.followed.push((snapshot.entries.clone(), Reached { entries: count, packs }));
+        Ok(count)
+    }
+
     fn list(&mut self, point: usize, list: &ChunkList) -> Result<(), RepositoryError> {
+        let cache = self.reader.cache();
+        let seen = cache.seen();
+        if !Arc::ptr_eq(&seen, &self.recent.0) {
+            // A pack was lost: another one may have its chunks.
+            self.recent = (seen, Recent::default());
+        }
         for chunk in list.chunks()? {
-            let place = || self.request.repository.store().describe();
-            let location = self.request.reader.cache().find(&chunk.id)?;
-            let location = location.ok_or_else(|| RepositoryError::MissingChunk { place: place(), id: chunk.id.to_string() })?;
-            let pack = self.numbers.get(&location.pack).copied().unwrap_or(location.pack);
-            self.needs.entry(pack).or_default().insert(point);
+            let pack = match self.recent.1.get(&chunk.id) {
+                Some(pack) => pack,
+                None => {
+                    let location = cache.find(&chunk.id)?.ok_or_else(|| RepositoryError::MissingChunk {
+                        place: self.request.repository.store().describe(),
+                        id: chunk.id.to_string(),
+                    })?;
+                    let pack = self.numbers.get(&location.pack).copied().unwrap_or(location.pack);
+                    self.recent.1.put(&chunk.id, pack);
+                    pack
+                }
+            };
+            if self.reached.insert(pack) {
+                self.need(pack, point);
+            }
         }
         Ok(())
+    }
+
+    fn need(&mut self, pack: u32, point: usize) {
+        self.needs.entry(pack).or_default().insert(point);
+    }
+
+    /// Remembers on this machine what was followed, so that the next verification need not: it costs time, and nothing else, if that
+    /// fails.
+    pub(super) async fn remember(&mut self) {
+        if self.followed.is_empty() {
+            return;
+        }
+        let (cache, followed) = (self.reader.cache().clone(), std::mem::take(&mut self.followed));
+        let kept = tokio::task::spawn_blocking(move || cache.keep_reached(followed.iter().map(|(list, reached)| (list, reached))));
+        if let Ok(Err(error)) = kept.await {
+            tracing::warn!(%error, "what the points need was not remembered: the next verification follows them all again");
+        }
     }
 
     /// Notes objects that no single pack or point stands for.
@@ -206,7 +311,7 @@ impl<'a> Walk<'a> {
             found.insert(data_key_object(id, unencrypted), (check.check.detail.clone(), points));
         }
         // Where a point cannot be followed, nobody knows what it needs.
-        let all_followed = (0..self.ids.len()).all(|point| self.sound.contains(point));
+        let all_followed = (0..self.ids.len()).all(|point| self.sound.contains(point) || self.vanished.contains(point));
         for (object, (detail, points)) in found {
             let known = marks.damage(&object).is_some() || self.is_known_to_be_gone(&object);
             let damage = Damage { object, detail, points: points.iter().map(|point| self.ids[point].clone()).collect() };
@@ -231,10 +336,16 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether the listing itself shows an object to be missing: every backup sees that, and needs no mark.
+    /// Whether the listing itself shows an object to be missing, or the key that a pack was sealed under: every backup sees that, and needs no mark.
     fn is_known_to_be_gone(&self, object: &str) -> bool {
-        let key_missing = self.structure.keys_missing.values().any(|key| key.check.key == object);
-        key_missing || self.structure.broken.keys().any(|number| self.key_of(*number) == object)
+        let missing = &self.structure.keys_missing;
+        let key_missing = missing.values().any(|key| key.check.key == object);
+        let locked = |(number, record): (&u32, &PackRecord)| {
+            record.class == Class::Data && missing.contains_key(&record.data_key) && self.key_of(*number) == object
+        };
+        key_missing
+            || self.structure.broken.keys().any(|number| self.key_of(*number) == object)
+            || (!missing.is_empty() && self.packs.iter().any(locked))
     }
 
     /// What to say on the site: objects that reading showed to be damaged and that have no mark yet, and those with a mark that were
@@ -272,7 +383,9 @@ impl<'a> Walk<'a> {
     /// The points that were followed to their end and are not among `hurt`.
     pub(super) fn sound_but(&self, hurt: &BTreeSet<&String>) -> PointSet {
         let mut sound = PointSet::default();
-        self.sound.iter().filter(|point| !hurt.contains(&self.ids[*point])).for_each(|point| sound.insert(point));
+        let unknown = |point: &usize| self.vanished.contains(*point) || self.moved.contains(*point);
+        let counts = |point: &usize| !hurt.contains(&self.ids[*point]) && !unknown(point);
+        self.sound.iter().filter(counts).for_each(|point| sound.insert(point));
         sound
     }
 }

@@ -14,6 +14,7 @@
 //! Leaves out on purpose: another catalogue key, or other data keys for what is stored already. Rotation re-wraps; it does not
 //! take back what somebody has opened or copied.
 
+mod age_file;
 mod catalogue;
 mod check;
 mod data;
@@ -29,9 +30,10 @@ pub use catalogue::Catalogue;
 pub use check::{Holder, KeyHolders};
 pub use data::{DataKeys, create_data_key, data_key_id, data_key_object};
 pub use identity::{Identities, Recipients, generate_identity, parse_public_key};
-pub use passphrase::{is_passphrase_wrapped, open_identities, wrap_identity};
+pub use passphrase::{is_passphrase_wrapped, open_identities, open_within, wrap_identity};
 pub use rotation::{RotationPlan, RotationRequest, RotationSummary};
-pub use sets::{RecipientSet, SetMember, SetName};
+pub use sets::{RecipientSet, SetMember, SetName, parse_set_key};
+pub use wrap::WrapName;
 
 /// A 256-bit key, wiped when dropped.
 pub type Secret = Zeroizing<[u8; 32]>;

@@ -87,6 +87,19 @@ struct StoredSet {
 }
 
 impl RecipientSet {
+    /// Reads the plain text of the set of this name. `place` names it in errors.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Damaged`].
+    pub fn parse(place: &str, name: SetName, plain: &[u8]) -> Result<Self> {
+        let damaged = |detail: String| RepositoryError::Damaged { place: place.to_owned(), detail };
+        let stored: StoredSet = serde_json::from_slice(plain).map_err(|error| damaged(error.to_string()))?;
+        if stored.generation != name.generation {
+            return Err(damaged(format!("holds generation {} instead", stored.generation)));
+        }
+        Ok(Self { name, made_at: stored.made_at, recipients: Some(stored.recipients), agents: Some(stored.agents) })
+    }
+
     /// The recipients' public keys, sorted; nothing where they are not recorded.
     pub fn keys(&self) -> Option<Vec<String>> {
         Some(self.recipients.as_ref()?.iter().map(|member| member.key.clone()).collect())
@@ -136,6 +149,12 @@ fn set_key(generation: u32) -> String {
     format!("{RECIPIENTS}{generation:08}")
 }
 
+/// The generation that an object's key names; nothing for one that is no set, or is written in another way than ours.
+pub fn parse_set_key(key: &str) -> Option<u32> {
+    let generation = key.strip_prefix(RECIPIENTS)?.parse().ok()?;
+    (generation > 0 && set_key(generation) == key).then_some(generation)
+}
+
 fn set_id(run: &Id) -> [u8; 8] {
     let mut id = [0; 8];
     id.copy_from_slice(&run[..8]);
@@ -153,8 +172,7 @@ impl Repository {
     /// Generations that the site has beside 0, the newest first.
     async fn generations(&self) -> Result<Vec<u32>> {
         let listed = list_all(self, RECIPIENTS).await?;
-        let of = |key: &str| key.strip_prefix(RECIPIENTS)?.parse().ok().filter(|number| *number > 0 && set_key(*number) == key);
-        let mut found: Vec<u32> = listed.iter().filter_map(|object| of(&object.key)).collect();
+        let mut found: Vec<u32> = listed.iter().filter_map(|object| parse_set_key(&object.key)).collect();
         found.sort_by_key(|generation| Reverse(*generation));
         Ok(found)
     }
@@ -164,13 +182,7 @@ impl Repository {
         let place = format!("{}/{key}", self.store.describe());
         let bytes = read_all(self.store.as_ref(), &key, GetOptions::default(), MAX_KEY_BYTES).await.map_err(reading)?;
         let (header, plain) = open_object(&place, &bytes, Kind::RecipientSet, &self.catalogue)?;
-        let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
-        let stored: StoredSet = serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))?;
-        if stored.generation != generation {
-            return Err(damaged(format!("holds generation {} instead", stored.generation)));
-        }
-        let name = SetName { generation, id: set_id(&header.run) };
-        Ok(RecipientSet { name, made_at: stored.made_at, recipients: Some(stored.recipients), agents: Some(stored.agents) })
+        RecipientSet::parse(&place, SetName { generation, id: set_id(&header.run) }, &plain)
     }
 
     /// The newest recipient set.

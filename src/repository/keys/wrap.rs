@@ -11,7 +11,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Identities, Recipients, Secret, SetName, sha256};
+use super::{
+    Identities, Recipients, Secret, SetName,
+    age_file::{check_header, decryptor},
+    sha256,
+};
 use crate::{
     repository::{
         RepositoryError,
@@ -24,7 +28,7 @@ use crate::{
 
 /// What a wrapped key is for: a key of one kind is never taken for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum KeyKind {
+pub enum KeyKind {
     /// Seals what a writer must read again.
     Catalogue,
     /// Seals the bytes of sources.
@@ -42,7 +46,7 @@ impl KeyKind {
 
 /// A stored wrap, as the name of its object tells it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct WrapName {
+pub struct WrapName {
     pub(super) kind: KeyKind,
     pub(super) id: Id,
     /// For whom it was wrapped.
@@ -63,7 +67,7 @@ impl fmt::Display for WrapName {
 
 impl WrapName {
     /// Reads the name of an object; nothing for one that is no wrap, or is written in another way than ours.
-    pub(super) fn parse(object: &str) -> Option<Self> {
+    pub fn parse(object: &str) -> Option<Self> {
         let (name, ending) = object.strip_prefix(KEYS)?.rsplit_once('.')?;
         let (kind, rest) = name.split_once('-')?;
         let kind = [KeyKind::Catalogue, KeyKind::Data].into_iter().find(|known| known.word() == kind)?;
@@ -75,6 +79,33 @@ impl WrapName {
         hex::decode_to_slice(id_text, &mut id).ok()?;
         let found = Self { kind, id, set, plain: ending == "json" };
         (found.to_string() == object).then_some(found)
+    }
+
+    /// Opens the bytes of the object of this name, which `place` names in errors.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Key`] if it is wrapped to others, [`RepositoryError::Damaged`].
+    pub fn open(&self, place: &str, body: &[u8], identities: &Identities) -> Result<Secret> {
+        let damaged = |detail: String| damaged_wrap(place, &detail);
+        let json = if self.plain {
+            Zeroizing::new(body.to_vec())
+        } else {
+            unwrap_age(body, identities).map_err(|error| match error {
+                Unopened::WrongIdentity(detail) => RepositoryError::Key { place: place.to_owned(), detail },
+                Unopened::Damaged(detail) => damaged(detail),
+            })?
+        };
+        let wrapped: WrappedKey =
+            serde_json::from_slice(&json).map_err(|error| damaged(format!("does not hold a key: {error}")))?;
+        if wrapped.kind != self.kind.word() || wrapped.id != hex::encode(self.id) {
+            return Err(damaged(format!("holds the {} key {} instead of what its name says", wrapped.kind, wrapped.id)));
+        }
+        let mut key = Secret::default();
+        // Lower case only: one way to write a key down, so that every changed bit shows.
+        match hex::decode_to_slice(&wrapped.key, key.as_mut_slice()) {
+            Ok(()) if !wrapped.key.bytes().any(|byte| byte.is_ascii_uppercase()) => Ok(key),
+            _ => Err(damaged("holds no 256-bit key".to_owned())),
+        }
     }
 }
 
@@ -126,6 +157,8 @@ fn wrap(plain: &[u8], to: &[&dyn Recipient]) -> std::result::Result<Vec<u8>, Str
     let mut writer = encryptor.wrap_output(&mut out).map_err(|error| error.to_string())?;
     writer.write_all(plain).map_err(|error| error.to_string())?;
     writer.finish().map_err(|error| error.to_string())?;
+    // Nobody could open what is refused when it is read.
+    check_header(&out).map_err(|detail| format!("cannot be wrapped to {} recipients: {detail}; name fewer", to.len()))?;
     Ok(out)
 }
 
@@ -139,7 +172,7 @@ enum Unopened {
 
 fn unwrap_age(body: &[u8], identities: &Identities) -> std::result::Result<Zeroizing<Vec<u8>>, Unopened> {
     let damaged = |error: &dyn fmt::Display| Unopened::Damaged(format!("is no sound age file ({error})"));
-    let decryptor = age::Decryptor::new(body).map_err(|error| damaged(&error))?;
+    let decryptor = decryptor(body).map_err(|error| damaged(&error))?;
     if identities.is_empty() {
         return Err(Unopened::WrongIdentity(
             "the repository is encrypted and no identity is at hand; give --identity FILE (or FARSHORE_IDENTITY_FILE)".to_owned(),
@@ -161,6 +194,10 @@ fn unwrap_age(body: &[u8], identities: &Identities) -> std::result::Result<Zeroi
 const NEXT_STEP: &str =
     "what was sealed under this key cannot be read without it, so put the object back from another copy of the site";
 
+fn damaged_wrap(place: &str, detail: &str) -> RepositoryError {
+    RepositoryError::Damaged { place: place.to_owned(), detail: format!("{detail}; {NEXT_STEP}") }
+}
+
 /// An object under `keys/` that is not there, said as what that means.
 pub(super) fn missing_is_damage(error: RepositoryError) -> RepositoryError {
     match error {
@@ -179,32 +216,14 @@ pub(super) fn missing_is_damage(error: RepositoryError) -> RepositoryError {
 pub(super) async fn fetch_wrap(store: &SharedStore, name: &WrapName, identities: &Identities) -> Result<Secret> {
     let object = name.to_string();
     let place = format!("{}/{object}", store.describe());
-    let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail: format!("{detail}; {NEXT_STEP}") };
     let body = read_all(store.as_ref(), &object, GetOptions::default(), MAX_KEY_BYTES).await.map_err(|error| match error {
         gone @ StoreError::NotFound { .. } => gone.into(),
         other => match reading(other) {
-            RepositoryError::Damaged { detail, .. } => damaged(detail),
+            RepositoryError::Damaged { detail, .. } => damaged_wrap(&place, &detail),
             other => other,
         },
     })?;
-    let json = if name.plain {
-        Zeroizing::new(body.to_vec())
-    } else {
-        unwrap_age(&body, identities).map_err(|error| match error {
-            Unopened::WrongIdentity(detail) => RepositoryError::Key { place: place.clone(), detail },
-            Unopened::Damaged(detail) => damaged(detail),
-        })?
-    };
-    let wrapped: WrappedKey = serde_json::from_slice(&json).map_err(|error| damaged(format!("does not hold a key: {error}")))?;
-    if wrapped.kind != name.kind.word() || wrapped.id != hex::encode(name.id) {
-        return Err(damaged(format!("holds the {} key {} instead of what its name says", wrapped.kind, wrapped.id)));
-    }
-    let mut key = Secret::default();
-    // Lower case only: one way to write a key down, so that every changed bit shows.
-    match hex::decode_to_slice(&wrapped.key, key.as_mut_slice()) {
-        Ok(()) if !wrapped.key.bytes().any(|byte| byte.is_ascii_uppercase()) => Ok(key),
-        _ => Err(damaged("holds no 256-bit key".to_owned())),
-    }
+    name.open(&place, &body, identities)
 }
 
 /// Opens a key by the newest of its wraps that opens: those of before may be meant for us where the newest is not, and are there
@@ -234,7 +253,25 @@ pub(super) async fn fetch_any(store: &SharedStore, wraps: &[WrapName], identitie
 
 #[cfg(test)]
 mod tests {
-    use super::{KeyKind, SetName, WrapName};
+    use age::{Recipient, x25519::Identity};
+
+    use super::{Identities, KeyKind, SetName, Unopened, WrapName, unwrap_age, wrap};
+
+    #[test]
+    fn what_is_wrapped_to_many_opens_and_to_more_than_can_be_read_is_refused_at_once() {
+        let (text, _) = crate::repository::generate_identity(chrono::DateTime::UNIX_EPOCH);
+        let identities = Identities::parse("x", &text).unwrap();
+        let last = identities.public().unwrap();
+        let others = Identity::generate().to_public();
+        let to = |many: usize| -> Vec<&dyn Recipient> {
+            (1..many).map(|_| &others as &dyn Recipient).chain(std::iter::once(&last as &dyn Recipient)).collect()
+        };
+        let wrapped = wrap(b"key", &to(250)).unwrap();
+        assert!(unwrap_age(&wrapped, &identities).is_ok_and(|plain| *plain == b"key"));
+        let error = wrap(b"key", &to(400)).err().unwrap();
+        assert!(error.contains("cannot be wrapped to 400 recipients") && error.contains("32 KiB"), "{error}");
+        assert!(matches!(unwrap_age(&wrapped, &Identities::none()), Err(Unopened::WrongIdentity(_))));
+    }
 
     #[test]
     fn names_come_back_and_other_spellings_are_passed_over() {

@@ -6,8 +6,9 @@
 //!   and commits only well before the record matures ([`may_commit`]); its commit's own time, by the site, is held against that
 //!   once more ([`was_in_time`]). A run that lasts so long that a record may have come and gone meanwhile ([`must_look_whole`])
 //!   holds what it relies on against what is there, instead.
-//! * A record stays as long as anything it names is there and may be being deleted ([`RecordFacts::is_done`]): nobody begins to rely
-//!   on what another prune is about to delete.
+//! * A record stays as long as anything it names is there and may be being deleted ([`RecordFacts::is_done`]), and is never removed by
+//!   the prune that deleted the last of it: nobody begins to rely on what another prune is about to delete, or on what a listing
+//!   shows that lags behind.
 //! * Of a chunk that lies in several packs, every prune counts the same one as needed, and all of them where all are doomed: two
 //!   prunes never delete one copy each for the sake of the other ([`super::super::ChunkCache::needed_copies`]).
 //! * Prune deletes what has matured only if no point that is there needs it, and lists the points after it has asked the site for
@@ -101,7 +102,8 @@ pub fn look_holds(since: TimeDelta) -> bool {
 pub struct RecordFacts {
     /// When what it names matures.
     pub matures_at: DateTime<Utc>,
-    /// Something that it names is there and not needed, or nobody can tell: a prune may be deleting it.
+    /// Something that it names is there and not needed, or nobody can tell: a prune may be deleting it. What the prune that asks has
+    /// itself deleted is still there in this sense: a listing may show it to others for a while.
     pub pending: bool,
     /// Something that it names is there and needed again.
     pub spared: bool,

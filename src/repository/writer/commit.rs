@@ -1,6 +1,12 @@
 //! The end of a run: a last look at what it relies on, and the point.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use chrono::{DateTime, Utc};
 
@@ -26,11 +32,13 @@ struct Needs {
 
 impl Writer {
     /// Flushes, looks once more whether all that the point relies on will stay, then stores the point: the commit.
+    /// `storing` is set right before the site is asked to: from then on the point may be there, and who gives this call up
+    /// keeps it from being taken back.
     ///
     /// # Errors
     /// The first error of the run, or the store's; [`RepositoryError::Refused`] for a run that took so long that prune may delete
     /// what it relies on.
-    pub async fn commit(&self, repository: &Repository, point: &Point) -> Result<PointName> {
+    pub async fn commit(&self, repository: &Repository, point: &Point, storing: &AtomicBool) -> Result<PointName> {
         self.flush().await?;
         self.shared.all_stored()?;
         let found = std::mem::take(&mut *self.shared.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
@@ -64,6 +72,7 @@ impl Writer {
                 detail: "a prune doomed what this backup relies on, and may delete it soon or has done so: no point was made. The backup took longer than retention.grace allows: run it again (what it stored and is not doomed is used), and give the policy a longer grace if this happens again".to_owned(),
             });
         }
+        storing.store(true, Ordering::Relaxed);
         let (name, stored_at) = point::commit(repository, &self.shared.run, &self.shared.catalogue_sealing, point).await?;
         // Both clocks of this machine may have stood still; the site's did not.
         let was_long = !is_long && must_look_whole(stored_at - self.shared.begun_at_site);

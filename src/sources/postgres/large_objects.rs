@@ -151,14 +151,37 @@ fn frame(into: &mut BytesMut, bytes: &[u8]) {
 /// Largest frame that is believed: a header with a long comment and many grants, or a piece.
 const LARGEST_FRAME_BYTES: usize = 16 << 20;
 
-/// Takes frames out of a stream of bytes.
-struct Frames {
+/// Takes an entry apart: a header, the pieces of its object, the next header.
+pub struct Frames {
     stream: BoxStream<'static, Result<Bytes, ExchangeError>>,
     buffer: BytesMut,
     subject: String,
 }
 
 impl Frames {
+    /// Of the entry `subject`, whose bytes come from `stream`.
+    pub fn of(subject: String, stream: BoxStream<'static, Result<Bytes, ExchangeError>>) -> Self {
+        Self { stream, buffer: BytesMut::new(), subject }
+    }
+
+    /// The next object's header; `None` at the end of the entry. To be called at the beginning and after an object's last piece.
+    ///
+    /// # Errors
+    /// The stream's; [`SourceError::Malformed`].
+    pub async fn header(&mut self) -> Result<Option<Header>, SourceError> {
+        let Some(frame) = self.next().await? else { return Ok(None) };
+        unpack(&frame).map(Some).map_err(|error| self.malformed(&error.to_string()))
+    }
+
+    /// The next piece of the object; `None` at its end.
+    ///
+    /// # Errors
+    /// The stream's; [`SourceError::Malformed`].
+    pub async fn piece(&mut self) -> Result<Option<Bytes>, SourceError> {
+        let piece = self.next().await?.ok_or_else(|| self.malformed("an object lacks its end"))?;
+        Ok((!piece.is_empty()).then_some(piece))
+    }
+
     fn malformed(&self, detail: &str) -> SourceError {
         SourceError::Malformed { subject: self.subject.clone(), detail: detail.to_owned() }
     }
@@ -197,21 +220,16 @@ pub(super) async fn rebuild(
     mut count: impl FnMut(u64),
 ) -> Result<(), SourceError> {
     let doing = "making large objects";
-    let mut frames = Frames { stream, buffer: BytesMut::new(), subject: entry.display_path() };
+    let mut frames = Frames::of(entry.display_path(), stream);
     let attributes: BatchAttributes = entry.attributes()?;
     let put = session.client.prepare("SELECT lo_put($1, $2, $3)").await.map_err(|error| session.failed(doing, &error))?;
     let create = session.client.prepare("SELECT lo_create($1)").await.map_err(|error| session.failed(doing, &error))?;
     session.execute(doing, "BEGIN").await?;
     let mut made = 0;
-    while let Some(header) = frames.next().await? {
-        let header: Header = unpack(&header).map_err(|error| frames.malformed(&error.to_string()))?;
+    while let Some(header) = frames.header().await? {
         session.client.execute(&create, &[&header.oid]).await.map_err(|error| session.failed(doing, &error))?;
         let mut offset: i64 = 0;
-        loop {
-            let piece = frames.next().await?.ok_or_else(|| frames.malformed("an object lacks its end"))?;
-            if piece.is_empty() {
-                break;
-            }
+        while let Some(piece) = frames.piece().await? {
             session
                 .client
                 .execute(&put, &[&header.oid, &offset, &piece.as_ref()])
@@ -273,7 +291,7 @@ mod tests {
     fn frames(bytes: &[u8]) -> Frames {
         // One byte at a time: borders of pieces must not matter.
         let pieces: Vec<Result<Bytes, ExchangeError>> = bytes.chunks(1).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-        Frames { stream: futures_util::stream::iter(pieces).boxed(), buffer: BytesMut::new(), subject: "x".to_owned() }
+        Frames::of("x".to_owned(), futures_util::stream::iter(pieces).boxed())
     }
 
     #[tokio::test]

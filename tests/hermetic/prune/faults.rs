@@ -35,7 +35,7 @@ async fn one_fault_at_any_call_does_not_hinder_a_prune() {
                 recovery.prune(store.clone(), &recovery.fresh_cache()).await.unwrap();
                 recovery.clock.advance(27 * HOUR);
                 let faulty = FaultyStore::over(store.clone());
-                faulty.queue(call, (0..number).map(|_| Fault::None).chain([*fault]));
+                faulty.queue_after(number, call, *fault);
                 let pruned = recovery.prune(patient(faulty.clone()), &recovery.fresh_cache()).await;
                 let report = pruned.unwrap_or_else(|error| panic!("{what}: {error}"));
                 assert_eq!((report.points_deleted, report.problems.len()), (1, 0), "{what}: {report:#?}");
@@ -106,7 +106,7 @@ async fn one_fault_at_any_call_hinders_no_undelete_pin_verification_or_repair() 
                     let what = format!("{operation:?}: {fault:?} at {call:?} {number}");
                     let inner: SharedStore = recovery.site_of(before).await;
                     let faulty = FaultyStore::over(inner.clone());
-                    faulty.queue(call, (0..number).map(|_| Fault::None).chain([*fault]));
+                    faulty.queue_after(number, call, *fault);
                     let blamed = operation.carry_out(&recovery, patient(faulty.clone()), point).await;
                     assert_eq!(blamed, Ok(Vec::new()), "{what}");
                     assert_eq!(points.check(&recovery, &inner, &what).await.len(), 2, "{what}");
@@ -153,5 +153,34 @@ async fn listings_that_lack_what_was_stored_in_the_last_minutes_cost_no_point_a_
         recovery.clock.advance(13 * HOUR);
         recovery.prune(lagging.clone(), &recovery.fresh_cache()).await.unwrap();
         points.check(&recovery, &store, &format!("round {round}, later")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listings_that_still_show_what_was_deleted_in_the_last_minutes_cost_no_point_a_chunk() {
+    for keeps_cache in [true, false] {
+        let (recovery, store, mut points) = two_points().await;
+        let lagging = FaultyStore::over(store.clone());
+        let shown: SharedStore = lagging.clone();
+        let cache = recovery.fresh_cache();
+        // The local index knows all of it.
+        recovery.points(shown.clone(), &cache).await.unwrap();
+        recovery.verify_at(shown.clone(), &cache, VerifyLevel::Structure).await.unwrap();
+        recovery.prune(shown.clone(), &recovery.fresh_cache()).await.unwrap();
+        recovery.clock.advance(27 * HOUR);
+        lagging.lag_listings(COMMIT_MARGIN - TimeDelta::seconds(1));
+        let pruned = recovery.prune(shown.clone(), &recovery.fresh_cache()).await.unwrap();
+        assert!(pruned.points_deleted == 1 && pruned.packs_deleted.objects > 0, "{pruned:#?}");
+        let packs = |all: &[farshore::stores::ObjectStat]| all.iter().filter(|object| object.key.starts_with("packs/")).count();
+        let listed = shown.list("", None, 10_000).await.unwrap().objects;
+        let there = store.list("", None, 10_000).await.unwrap().objects;
+        assert!(packs(&listed) > packs(&there), "the listing hides what was deleted");
+        // What was deleted comes back in the source, a minute later.
+        recovery.put("old", noise(200_000, 1)).await;
+        let cache = if keeps_cache { cache } else { recovery.fresh_cache() };
+        let made = recovery.backup(shown.clone(), &cache).await.unwrap();
+        points.0.push((made.point_id, objects(recovery.source.as_ref()).await));
+        let what = format!("with a local index from before: {keeps_cache}");
+        assert_eq!(points.check(&recovery, &store, &what).await.len(), 2, "{what}");
     }
 }

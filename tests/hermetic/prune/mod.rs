@@ -6,7 +6,9 @@ mod interleaved;
 mod late;
 mod model;
 mod month;
+mod slow;
 mod stopped;
+mod stopped_beside;
 
 /// Where a search by seeds begins: `FARSHORE_TEST_SEED`, or 1.
 fn seed() -> u64 {

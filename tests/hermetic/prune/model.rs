@@ -542,8 +542,8 @@ impl Prune {
                 };
                 let done = |record: &Record| {
                     let points = there(record.points, &|point| (self.kept | self.remove) & !self.others & bit(point) != 0);
-                    // As prune saw the packs and keys, less what it has deleted itself.
-                    let packs = there(record.packs, &|pack| self.there & bit(pack) != 0 && site.packs[pack].there);
+                    // As prune saw the packs: what it has deleted itself keeps the record for the next one.
+                    let packs = there(record.packs, &|pack| self.there & bit(pack) != 0);
                     let keys = there(record.keys, &|key| site.keys[key].there);
                     if bug == Bug::RecordRemovedEarly {
                         return at(record.matures) <= at(self.asked);

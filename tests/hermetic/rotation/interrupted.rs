@@ -69,7 +69,7 @@ async fn one_fault_at_any_call_does_not_hinder_a_rotation() {
                 let what = format!("{fault:?} at {call:?} {number}");
                 let inner = store_of(&before).await;
                 let faulty = FaultyStore::over(inner.clone());
-                faulty.queue(call, (0..number).map(|_| Fault::None).chain([fault]));
+                faulty.queue_after(number, call, fault);
                 let done =
                     team.rotate(&team.bob, patient(faulty), &request).await.unwrap_or_else(|error| panic!("{what}: {error}"));
                 assert!(done.unwrapped.is_empty() && done.left.is_empty(), "{what}: {done:?}");

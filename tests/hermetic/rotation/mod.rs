@@ -1,5 +1,6 @@
 //! Recipients change, and everything that can come in between.
 
+mod beside;
 mod damage;
 mod interrupted;
 mod racing;

@@ -1,5 +1,6 @@
 //! What verification reads, remembers and says; and how damage is mended.
 
+mod meanwhile;
 mod mending;
 mod repairing;
 mod rolling;

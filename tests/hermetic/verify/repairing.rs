@@ -1,6 +1,9 @@
 //! Indexes that are lost come back out of the packs, and what is hurt is named.
 
-use std::{collections::BTreeSet, sync::Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use farshore::{
@@ -11,6 +14,7 @@ use farshore::{
 use super::nightly;
 use crate::support::{
     recovery::{Objects, Recovery, noise, objects, store_of},
+    staged_store::Staged,
     watched_store::WatchedStore,
 };
 
@@ -63,6 +67,62 @@ async fn indexes_that_are_lost_or_damaged_are_rebuilt_from_the_packs_without_rea
             assert_eq!(repair(&recovery, &hurt, false).await.0.packs_found, 0, "once is enough");
         }
     }
+}
+
+/// Everything but what a repair adds, whose names are another each time.
+fn lasting(all: Objects) -> Objects {
+    all.into_iter().filter(|(key, _)| !["indexes/", "damaged/", "evidence/"].iter().any(|kind| key.starts_with(kind))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_that_stops_after_any_write_ends_the_same_when_it_is_run_again() {
+    let recovery = Recovery::new(true);
+    let (store, ids) = nightly(&recovery, 4).await;
+    let contents = objects(recovery.source.as_ref()).await;
+    let whole = objects(store.as_ref()).await;
+    let mut hurt = whole.clone();
+    // One index is gone, one has a flipped bit, one is empty, one is as it was.
+    let names: Vec<String> = whole.keys().filter(|key| key.starts_with("indexes/")).cloned().collect();
+    assert_eq!(names.len(), 4);
+    hurt.remove(&names[0]);
+    let mut flipped = whole[&names[1]].to_vec();
+    flipped[100] ^= 1;
+    hurt.insert(names[1].clone(), flipped.into());
+    hurt.insert(names[2].clone(), Bytes::new());
+    let mut stops = 0;
+    for stop in 0.. {
+        let what = format!("after {stop} writes");
+        let site: SharedStore = recovery.site_of(&hurt).await;
+        let (cut, cache) = (Arc::new(Staged::over(site.clone())), recovery.fresh_cache());
+        cut.writes_left.store(stop, Ordering::SeqCst);
+        let ended = recovery.repair(cut, &cache, false, &|_| {}).await;
+        if let Err(error) = &ended {
+            assert!(error.to_string().contains("the connection broke"), "{what}: {error}");
+        }
+        assert!(lasting(objects(site.as_ref()).await) == lasting(whole.clone()), "{what}: something else was touched");
+        // By the same machine, which remembers what it has seen, or by another.
+        let cache = if stop % 2 == 0 { cache } else { recovery.fresh_cache() };
+        let again = recovery.repair(site.clone(), &cache, false, &|hurt| panic!("{what}: {hurt:?}")).await.unwrap();
+        assert_eq!((again.points_whole, again.points_hurt.len(), again.damaged.len()), (4, 0, 0), "{what}: {again:?}");
+        let (none, named) = repair(&recovery, &site, false).await;
+        assert_eq!((none.packs_found, none.indexes_written.len(), named.len()), (0, 0, 0), "{what}");
+        let marks = objects(site.as_ref()).await.into_keys().filter(|key| key.starts_with("damaged/")).count();
+        assert_eq!(marks, 2, "{what}: one for each damaged index, however often it was met");
+        for (number, id) in ids.iter().enumerate() {
+            let restored = recovery.restore(site.clone(), &recovery.fresh_cache(), id).await.unwrap();
+            let then: Objects = contents.clone().into_iter().take(number + 1).collect();
+            assert!(restored == then, "{what}: point {number}");
+        }
+        let verified = recovery.verify(site.clone(), &recovery.fresh_cache()).await.unwrap();
+        assert_eq!((verified.damage, verified.mended.len()), (vec![], 2), "{what}");
+        assert!(lasting(objects(site.as_ref()).await) == lasting(whole.clone()), "{what}: something else was touched");
+        if ended.is_ok() {
+            break;
+        }
+        stops += 1;
+    }
+    // An index, two marks.
+    assert_eq!(stops, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

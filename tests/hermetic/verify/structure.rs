@@ -54,3 +54,48 @@ async fn a_pack_that_was_put_there_again_is_held_against_the_sites_checksum() {
     assert_eq!((&report.damage[0].object, report.damage[0].points.contains(&ids[1])), (key, true));
     assert!(watched.whole_reads().is_empty(), "no pack is downloaded");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_followed_once_is_not_followed_again_and_is_not_believed_when_a_pack_is_gone() {
+    let recovery = Recovery::new(true);
+    let (store, _) = nightly(&recovery, 3).await;
+    let (watched, cache) = (WatchedStore::over(store.clone(), recovery.clock.clone()), recovery.fresh_cache());
+    let look = async || recovery.verify_at(watched.clone(), &cache, VerifyLevel::Structure).await.unwrap();
+    let first = look().await;
+    assert_eq!((first.points_checked, first.damage.as_slice()), (3, &[][..]));
+    let for_three = watched.part_reads();
+    assert!(for_three >= 3, "each point has a list of its own");
+    let again = look().await;
+    assert_eq!((again.points_checked, again.packs_checked, again.damage.as_slice()), (3, first.packs_checked, &[][..]));
+    assert_eq!((again.packs_unreferenced, watched.part_reads()), (0, 0), "nothing but points is read");
+    // A point that came since is followed, the others are not.
+    let before = objects(store.as_ref()).await;
+    recovery.put("new", noise(20_000, 77)).await;
+    let new = recovery.backup(store.clone(), &recovery.fresh_cache()).await.unwrap().point_id;
+    assert_eq!(look().await.points_checked, 4);
+    let for_one = watched.part_reads();
+    assert!(for_one > 0 && for_one < for_three, "{for_one} of {for_three}");
+    // Its data go: it is hurt, whatever was remembered, and the others are not.
+    let stored = objects(store.as_ref()).await;
+    let (lost, body) =
+        stored.into_iter().find(|(key, body)| key.starts_with("packs/") && body[9] == 1 && !before.contains_key(key)).unwrap();
+    store.delete(&lost).await.unwrap();
+    let report = look().await;
+    let hurt: Vec<_> = report.damage.iter().map(|damage| (&damage.object, damage.points.as_slice())).collect();
+    assert_eq!(hurt, [(&lost, std::slice::from_ref(&new))]);
+    replace(&store, &lost, body).await;
+    assert_eq!(look().await.damage, []);
+    // The index goes that names them.
+    let stored = objects(store.as_ref()).await;
+    let (lost, body) = stored.into_iter().find(|(key, _)| key.starts_with("indexes/") && !before.contains_key(key)).unwrap();
+    store.delete(&lost).await.unwrap();
+    let report = look().await;
+    assert_eq!(report.damage.len(), 1, "{report:?}");
+    assert_eq!(report.damage[0].points, std::slice::from_ref(&new), "the point cannot be followed: {report:?}");
+    replace(&store, &lost, body).await;
+    assert_eq!(look().await.damage, []);
+    // Whoever reads everything follows everything.
+    watched.part_reads();
+    recovery.verify_at(watched.clone(), &cache, VerifyLevel::ReadData(100.0)).await.unwrap();
+    assert!(watched.part_reads() > for_three);
+}
