@@ -1,4 +1,4 @@
-//! PostgreSQL: source kind `postgres`, method `logical`, both directions.
+//! PostgreSQL: source kind `postgres`, both directions; here method `logical`, and below [`physical`] the other one.
 //!
 //! Promises:
 //! * One exported snapshot: schema, rows, large objects and matview population show the same instant, whose server time is

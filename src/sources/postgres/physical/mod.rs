@@ -6,6 +6,7 @@
 //! * A snapshot restores by itself: it holds the log from the beginning of the backup to its end, each segment looked at, and what
 //!   `pg_backup_stop` handed over byte for byte. It is complete or there is none.
 //! * Checksums of pages are looked at in passing; a wrong one is read once more, and then named.
+//! * The log is followed record by record, from the first that is replayed to the last ([`records`]).
 //! * A restore writes `global/pg_control` last: a data directory that is half there cannot be started.
 //!
 //! Assumes: PostgreSQL 14 or newer, on a little-endian machine.
@@ -25,11 +26,15 @@
 mod capture;
 mod checking;
 mod control;
+mod data;
 pub mod facts;
 mod label;
 mod listing;
+mod log;
+mod outside;
 mod page;
 mod read;
+mod records;
 mod scratch;
 mod select;
 mod server;
@@ -46,4 +51,6 @@ const DATA: &str = "data/";
 const LABEL: &str = "label/backup_label";
 const MAP: &str = "label/tablespace_map";
 const CONTROL: &str = "pg_control";
+/// Where the server keeps it, below the data directory.
+const CONTROL_FILE: &str = "global/pg_control";
 const WAL: &str = "wal/";

@@ -74,9 +74,6 @@ impl Server {
         let row = session.client.query_one(sql, &[]).await.map_err(|error| session.failed(doing, &error))?;
         let (system, catalogue): (String, String) = (row.get(0), row.get(1));
         let segment: i64 = session.one(doing, "SELECT pg_catalog.pg_size_bytes(current_setting('wal_segment_size'))", &[]).await?;
-        let sql = "SELECT spcname::text, oid, pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace \
-                   WHERE pg_catalog.pg_tablespace_location(oid) <> '' ORDER BY oid";
-        let rows = session.client.query(sql, &[]).await.map_err(|error| session.failed(doing, &error))?;
         let number =
             |text: String, what: &str| text.parse().map_err(|_| unfit(format!("{what} is {text:?}, which makes no sense")));
         Ok(Self {
@@ -90,9 +87,21 @@ impl Server {
             version_directory: format!("PG_{}_{catalogue}", version / 10_000),
             data_directory: setting("data_directory").await?,
             mode: u32::from_str_radix(&setting("data_directory_mode").await?, 8).unwrap_or(0o700),
-            tablespaces: rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect(),
+            tablespaces: tablespaces(session).await?,
         })
     }
+}
+
+/// The tablespaces that lie elsewhere: name, OID and directory. One that lies in the data directory itself
+/// (`allow_in_place_tablespaces`) is a part of it.
+///
+/// # Errors
+/// The server's.
+pub async fn tablespaces(session: &Session) -> Result<Vec<(String, Tablespace)>, SourceError> {
+    let sql = "SELECT spcname::text, oid, location FROM pg_catalog.pg_tablespace, pg_catalog.pg_tablespace_location(oid) AS location \
+               WHERE starts_with(location, '/') ORDER BY oid";
+    let rows = session.client.query(sql, &[]).await.map_err(|error| session.failed("listing tablespaces", &error))?;
+    Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
 }
 
 /// Refuses a role that lacks a right, with the statements that give it.

@@ -47,9 +47,12 @@ pub struct PhysicalTarget {
 const SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
 /// Where settings of `ALTER SYSTEM` are, the last that a server reads.
 const AUTO_CONF: &str = "postgresql.auto.conf";
-/// What the restored server replays with: all that it needs lies in `pg_wal`.
+/// What the restored server replays with: all that it needs lies in `pg_wal`. Targets that an earlier recovery of the captured server
+/// left behind must not stop it.
 const RECOVERY: &str = "\n# Written by farshore: the log up to the end of the backup lies in pg_wal, and there is no other.\n\
-                        restore_command = 'false'\n";
+                        restore_command = 'false'\n\
+                        recovery_target = ''\nrecovery_target_lsn = ''\nrecovery_target_name = ''\nrecovery_target_time = ''\n\
+                        recovery_target_xid = ''\nrecovery_target_timeline = 'latest'\n";
 /// Copies of configuration that lay outside of the data directory.
 const CAPTURED_CONFIG: &str = "captured-config";
 
@@ -94,7 +97,21 @@ impl PhysicalTarget {
                 ))),
             }
         };
-        facts.tablespaces.iter().map(place).collect()
+        let all: Vec<_> = facts.tablespaces.iter().map(place).collect::<Result<_, _>>()?;
+        // As they are named: what stands at either end of a link is refused as not empty.
+        let own = std::path::absolute(&self.directory).map_err(SourceError::io(self.shown()))?;
+        for (number, (one, directory)) in all.iter().enumerate() {
+            let others = all.iter().take(number).map(|(_, other)| *other).chain([own.as_path()]);
+            if let Some(other) = others.into_iter().find(|other| directory.starts_with(other) || other.starts_with(directory)) {
+                return Err(self.unfit(format!(
+                    "tablespace {} would go to {}, which is not apart from {}: name a directory of its own",
+                    one.name,
+                    directory.display(),
+                    other.display()
+                )));
+            }
+        }
+        Ok(all)
     }
 
     fn owner(&self) -> Result<(u32, u32), SourceError> {
@@ -110,10 +127,11 @@ impl PhysicalTarget {
     /// Makes an empty directory that only its owner can enter.
     fn make(&self, directory: &Path, mode: u32, owner: (u32, u32)) -> Result<(), SourceError> {
         let io = || SourceError::io(directory.display().to_string());
-        match std::fs::DirBuilder::new().recursive(true).mode(mode).create(directory) {
-            Ok(()) => {}
-            Err(error) => return Err(io()(error)),
+        // Only the last directory is PostgreSQL's; its user has to get through those above.
+        if let Some(above) = directory.parent() {
+            std::fs::create_dir_all(above).map_err(SourceError::io(above.display().to_string()))?;
         }
+        std::fs::DirBuilder::new().recursive(true).mode(mode).create(directory).map_err(io())?;
         std::fs::set_permissions(directory, std::fs::Permissions::from_mode(mode)).map_err(io())?;
         if rustix::process::geteuid().is_root() {
             chown(directory, Some(owner.0), Some(owner.1)).map_err(io())?;
@@ -302,7 +320,7 @@ impl Rebuild for PhysicalTarget {
     async fn rebuild(&self, context: RebuildContext<'_>) -> Result<Rebuilt, SourceError> {
         self.inspect(context.facts, context.into_existing).await?;
         if context.partial {
-            return Err(self.unfit("a part of a cluster is no use to a server: leave out --path; to get at single files, restore them with `farshore dump`"));
+            return Err(self.unfit("a part of a cluster is no use to a server: leave out --path. To get at single files, restore the cluster elsewhere and take them from there; `farshore ls` lists what a point holds"));
         }
         let facts = self.facts(context.facts)?;
         let mapping = self.mapping(&facts)?;

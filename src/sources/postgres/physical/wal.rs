@@ -3,10 +3,10 @@
 use super::label::Lsn;
 
 /// Bytes of the header of a segment's first page, and of any other page (`xlog_internal.h`).
-const LONG_HEADER_BYTES: usize = 40;
-const SHORT_HEADER_BYTES: usize = 24;
+pub const LONG_HEADER_BYTES: usize = 40;
+pub const SHORT_HEADER_BYTES: usize = 24;
 /// Set in a page's flags where the long header is used.
-const LONG_HEADER: u16 = 0x0002;
+pub const LONG_HEADER: u16 = 0x0002;
 /// All versions' magic numbers begin with this byte.
 const MAGIC: u8 = 0xD1;
 
@@ -102,6 +102,11 @@ impl SegmentCheck {
             bytes = &bytes[part..];
         }
         Ok(())
+    }
+
+    /// Bytes of the log's pages; 0 before the first header has come.
+    pub fn page_bytes(&self) -> u64 {
+        self.page_bytes
     }
 
     /// All of it has come.
