@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use farshore::{
     clock::SystemClock,
-    progress::Tally,
+    progress::{SharedObserver, Tally},
     sources::{
         Capture, CaptureContext, Captured, Content, ContentWriter, Cut, Entry, ExchangeError, Origin, Piece, Rebuild,
         RebuildContext, Rebuilt, Sink, SourceError,
@@ -129,6 +129,22 @@ impl Exchange {
         self.entries.lock().unwrap().clone()
     }
 
+    /// Another with the same entries and contents.
+    pub fn copy(&self) -> Self {
+        let contents = Arc::new(Mutex::new(self.contents.lock().unwrap().clone()));
+        let next = AtomicU64::new(self.next.load(Ordering::SeqCst));
+        Self { contents, entries: Mutex::new(self.all_entries()), next, ..Self::default() }
+    }
+
+    /// Other bytes for the entry with this path.
+    pub fn replace(&self, path: &str, bytes: Vec<u8>) {
+        let number = self.next.fetch_add(1, Ordering::SeqCst);
+        let mut entries = self.entries.lock().unwrap();
+        let entry = entries.iter_mut().find(|entry| entry.path == path.as_bytes()).unwrap();
+        entry.content = Some(Content { size: bytes.len() as u64, reference: number.to_be_bytes().to_vec() });
+        self.contents.lock().unwrap().insert(number, vec![bytes.into()]);
+    }
+
     fn pieces(&self, content: &Content) -> Vec<Bytes> {
         let number = u64::from_be_bytes(content.reference.as_slice().try_into().unwrap());
         self.contents.lock().unwrap()[&number].clone()
@@ -143,10 +159,20 @@ impl Exchange {
 
     /// Captures into itself; checks that no more contents were open at once than allowed.
     pub async fn capture(&self, source: &dyn Capture, parallelism: usize) -> Result<Captured, SourceError> {
+        self.capture_watched(source, parallelism, Tally::alone()).await
+    }
+
+    /// The same, with somebody who is told of problems.
+    pub async fn capture_watched(
+        &self,
+        source: &dyn Capture,
+        parallelism: usize,
+        observer: SharedObserver,
+    ) -> Result<Captured, SourceError> {
         let context = CaptureContext {
             sink: self,
             earlier: None,
-            observer: Tally::alone(),
+            observer,
             clock: SystemClock::shared(),
             parallelism,
             consistent_at: None,

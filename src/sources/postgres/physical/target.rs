@@ -320,7 +320,7 @@ impl Rebuild for PhysicalTarget {
     async fn rebuild(&self, context: RebuildContext<'_>) -> Result<Rebuilt, SourceError> {
         self.inspect(context.facts, context.into_existing).await?;
         if context.partial {
-            return Err(self.unfit("a part of a cluster is no use to a server: leave out --path. To get at single files, restore the cluster elsewhere and take them from there; `farshore ls` lists what a point holds"));
+            return Err(self.unfit("a part of a cluster is no use to a server: leave out --path. To see a single file, write it out with `farshore cat POLICY POINT:SOURCE/data/PATH`"));
         }
         let facts = self.facts(context.facts)?;
         let mapping = self.mapping(&facts)?;
