@@ -94,13 +94,10 @@ impl Origin for Exchange {
 
     fn read(&self, content: &Content) -> BoxStream<'static, Result<Bytes, ExchangeError>> {
         let pieces = self.pieces(content);
-        let broken = self.broken.lock().unwrap().clone();
-        let breaks =
-            self.all_entries().iter().any(|entry| Some(&entry.path) == broken.as_ref() && entry.content.as_ref() == Some(content));
+        let breaks = self.breaks(content);
         if breaks {
             let first: Vec<_> = pieces.into_iter().take(1).map(Ok).collect();
-            let error = ExchangeError::from(Box::<dyn std::error::Error + Send + Sync>::from("the site is gone"));
-            return stream::iter(first).chain(stream::iter([Err(error)])).boxed();
+            return stream::iter(first).chain(stream::iter([Err(gone())])).boxed();
         }
         stream::iter(pieces.into_iter().map(Ok)).boxed()
     }
@@ -113,13 +110,26 @@ impl Origin for Exchange {
                 let length = bytes.len() as u64;
                 all.push(Ok(Piece { index, offset, bytes }));
                 offset += length;
+                if self.breaks(content) {
+                    all.push(Err(gone()));
+                    return stream::iter(all).boxed();
+                }
             }
         }
         stream::iter(all).boxed()
     }
 }
 
+fn gone() -> ExchangeError {
+    ExchangeError::from(Box::<dyn std::error::Error + Send + Sync>::from("the site is gone"))
+}
+
 impl Exchange {
+    fn breaks(&self, content: &Content) -> bool {
+        let Some(broken) = self.broken.lock().unwrap().clone() else { return false };
+        self.all_entries().iter().any(|entry| entry.path == broken && entry.content.as_ref() == Some(content))
+    }
+
     /// One in which opening a content takes so long: a slow site keeps a capture going while others write.
     pub fn slow(delay: Duration) -> Self {
         Self { delay, ..Self::default() }
@@ -169,14 +179,8 @@ impl Exchange {
         parallelism: usize,
         observer: SharedObserver,
     ) -> Result<Captured, SourceError> {
-        let context = CaptureContext {
-            sink: self,
-            earlier: None,
-            observer,
-            clock: SystemClock::shared(),
-            parallelism,
-            consistent_at: None,
-        };
+        let context =
+            CaptureContext { sink: self, earlier: None, observer, clock: SystemClock::shared(), parallelism, consistent_at: None };
         let captured = source.capture(context).await?;
         let most = self.most_open.load(Ordering::SeqCst);
         assert!(most <= parallelism as u64, "{most} contents were open at once");

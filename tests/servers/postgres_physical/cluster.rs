@@ -68,7 +68,15 @@ impl Cluster {
     pub fn new(server: Server, settings: &[&str]) -> Self {
         let cluster = Self::unstarted(server, settings);
         let mut initdb = as_postgres(server.bin().join("initdb"));
-        initdb.args(["--username=postgres", "--auth=trust", "--data-checksums", "--no-sync", "--encoding=UTF8", "--locale=C", "-D"]);
+        initdb.args([
+            "--username=postgres",
+            "--auth=trust",
+            "--data-checksums",
+            "--no-sync",
+            "--encoding=UTF8",
+            "--locale=C",
+            "-D",
+        ]);
         run({
             initdb.arg(cluster.data());
             initdb
@@ -186,10 +194,10 @@ impl Cluster {
         command
     }
 
-    /// Makes [`ROLE`].
-    pub fn make_role(&self) {
+    /// Makes [`ROLE`], which may read in this database.
+    pub fn make_role(&self, database: &str) {
         self.psql(
-            "postgres",
+            database,
             &format!(
                 "CREATE ROLE {ROLE} LOGIN REPLICATION; GRANT pg_monitor TO {ROLE}; \
                  GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), \

@@ -26,14 +26,15 @@ pub async fn disturbed(cluster: &Cluster, disturb: impl FnOnce()) -> Result<Capt
 #[tokio::test(flavor = "multi_thread")]
 async fn a_capture_that_lost_what_it_needs_fails_with_the_reason() {
     let mut cluster = Cluster::new(Server::Fifteen, &["autovacuum=off"]);
-    cluster.make_role();
+    cluster.make_role("postgres");
     disturbed(&cluster, || {}).await.unwrap();
 
     let slot = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE temporary";
     let error = disturbed(&cluster, || assert_eq!(cluster.psql("postgres", slot), "t")).await.unwrap_err();
     assert!(error.to_string().contains("looking after the replication slot"), "{error}");
 
-    let backup = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query ~ 'pg_backup_start' AND pid <> pg_backend_pid()";
+    let backup =
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query ~ 'pg_backup_start' AND pid <> pg_backend_pid()";
     let error = disturbed(&cluster, || assert_eq!(cluster.psql("postgres", backup), "1")).await.unwrap_err();
     assert!(error.to_string().contains("ending the backup"), "{error}");
 
@@ -72,7 +73,7 @@ async fn a_capture_that_lost_what_it_needs_fails_with_the_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_page_is_named_with_its_relation_and_block() {
     let mut cluster = Cluster::new(Server::Eighteen, &["autovacuum=off"]);
-    cluster.make_role();
+    cluster.make_role("postgres");
     cluster.psql("postgres", "CREATE DATABASE other");
     for database in ["postgres", "other"] {
         cluster.psql(database, "CREATE TABLE rows AS SELECT repeat(md5(n::text), 20) FROM generate_series(1, 500) n");

@@ -37,7 +37,7 @@ const SUMS: &str = "SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT
 
 async fn survives(server: Server) {
     let cluster = Cluster::new(server, &["max_wal_size=2GB", "synchronous_commit=off"]);
-    cluster.make_role();
+    cluster.make_role("postgres");
     for name in ["fast", "gone"] {
         let place = cluster.make(name);
         cluster.psql("postgres", &format!("CREATE TABLESPACE {name} LOCATION '{}'", place.display()));
@@ -47,7 +47,10 @@ async fn survives(server: Server) {
     run(prepare);
     cluster.psql("postgres", "CREATE TABLE kept (id int PRIMARY KEY); INSERT INTO kept SELECT generate_series(1, 20000)");
     let mut transfers = cluster.program("pgbench");
-    transfers.args(["-n", "-c", "2", "-T", "120", "postgres"]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    transfers
+        .args(["-n", "-c", "2", "-T", "120", "postgres"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
     let mut transfers = transfers.spawn().unwrap();
     let (stop, turns) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     // Slow enough for the commotion to go round.
@@ -81,7 +84,8 @@ async fn survives(server: Server) {
     drop(cluster);
     let mut restored = Cluster::unstarted(server, &[]);
     let tablespaces = vec![("fast".to_owned(), restored.path("fast")), ("gone".to_owned(), restored.path("gone"))];
-    let tablespaces = tablespaces.into_iter().filter(|(name, _)| captured.facts["tablespaces"].to_string().contains(name)).collect();
+    let tablespaces =
+        tablespaces.into_iter().filter(|(name, _)| captured.facts["tablespaces"].to_string().contains(name)).collect();
     let target = PhysicalTarget::new(restored.data(), PhysicalTargetOptions { tablespaces, is_isolated: false });
     exchange.rebuild(&target, &captured.facts, false).await.unwrap();
     restored.start();

@@ -16,8 +16,7 @@ use crate::{postgres::Server, support::database_exchange::Exchange};
 async fn starts(server: Server) {
     let quiet = quiet(server).await;
     let mut cluster = Cluster::unstarted(server, &[]);
-    let (rebuilt, problems) =
-        quiet.exchange.rebuild(&target(quiet, &cluster.path("")), &quiet.facts, false).await.unwrap();
+    let (rebuilt, problems) = quiet.exchange.rebuild(&target(quiet, &cluster.path("")), &quiet.facts, false).await.unwrap();
     assert!(problems.is_empty(), "{problems:?}");
     let text = format!("{:?}", rebuilt.checks);
     assert!(text.contains("2 come back empty") || text.contains("come back empty"), "{text}");

@@ -29,7 +29,7 @@ async fn a_role_that_lacks_rights_is_refused_with_statements_that_are_enough() {
 #[tokio::test(flavor = "multi_thread")]
 async fn configuration_outside_of_the_data_directory_is_captured_or_told_to_be_missing() {
     let mut cluster = Cluster::new(Server::Fifteen, &[]);
-    cluster.make_role();
+    cluster.make_role("postgres");
     cluster.stop(true);
     cluster.make("etc");
     for name in ["postgresql.conf", "pg_hba.conf"] {

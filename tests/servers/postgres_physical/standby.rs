@@ -14,7 +14,7 @@ use crate::{
 async fn a_standby_is_captured_and_one_that_is_promoted_meanwhile_is_not() {
     let server = Server::Fifteen;
     let primary = Cluster::new(server, &["autovacuum=off"]);
-    primary.make_role();
+    primary.make_role("postgres");
     primary.psql("postgres", "CREATE TABLE rows AS SELECT generate_series(1, 1000) AS id");
     let mut standby = Cluster::unstarted(server, &["hot_standby=on"]);
     let mut basebackup = primary.program("pg_basebackup");

@@ -33,6 +33,7 @@ mod listing;
 mod log;
 mod outside;
 mod page;
+mod part;
 mod read;
 mod records;
 mod scratch;

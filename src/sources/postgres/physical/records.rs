@@ -10,7 +10,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 
 use super::{
     label::Lsn,
-    wal::{LONG_HEADER, LONG_HEADER_BYTES, Layout, SHORT_HEADER_BYTES},
+    wal::{LONG_HEADER_BYTES, Layout, SHORT_HEADER_BYTES},
 };
 
 /// Bytes of a record's own header: length, transaction, the record before, flags, resource manager, two of nothing, CRC-32C.
@@ -107,7 +107,7 @@ impl Records {
             let part = usize::try_from(limit).unwrap_or(usize::MAX).min(bytes.len());
             let (now, rest) = bytes.split_at(part);
             match is_header {
-                true => self.page_header(now, header_bytes),
+                true => self.page_header(now, header_bytes)?,
                 false => self.content(now)?,
             }
             self.position += part as u64;
@@ -131,20 +131,21 @@ impl Records {
         }
     }
 
-    fn page_header(&mut self, bytes: &[u8], header_bytes: u64) {
+    fn page_header(&mut self, bytes: &[u8], header_bytes: u64) -> Result<(), String> {
         self.page_header.extend_from_slice(bytes);
-        if self.page_header.len() as u64 == header_bytes {
-            let flags = u16::from_le_bytes([self.page_header[2], self.page_header[3]]);
-            if flags & RECORD_GIVEN_UP != 0 {
-                (self.record, self.before) = (None, None);
-            }
-            debug_assert_eq!(
-                flags & LONG_HEADER != 0,
-                header_bytes == LONG_HEADER_BYTES as u64,
-                "the segment's own check comes first"
-            );
-            self.page_header.clear();
+        if (self.page_header.len() as u64) < header_bytes {
+            return Ok(());
         }
+        let header = std::mem::take(&mut self.page_header);
+        let page = self.position - self.position % self.page_bytes;
+        // A server leaves even the headers of pages empty from a switch on.
+        if header.iter().all(|byte| *byte == 0) && page >= self.skip_to {
+            return Err(format!("there is no page of the log at {}", Lsn(page)));
+        }
+        if u16::from_le_bytes([header[2], header[3]]) & RECORD_GIVEN_UP != 0 {
+            (self.record, self.before) = (None, None);
+        }
+        Ok(())
     }
 
     /// Bytes of one page that are no header.
@@ -321,8 +322,7 @@ mod tests {
         let start = log.record(10, 0x10, &[2; 30_001]);
         log.record(0, 0x40, &[]);
         let rest = SEGMENT - log.bytes.len() as u64 % SEGMENT;
-        log.put(&vec![0; usize::try_from(rest).unwrap() - 24 * (rest as usize / 8192)]);
-        assert_eq!(log.bytes.len() as u64 % SEGMENT, 0);
+        log.bytes.extend(vec![0; usize::try_from(rest).unwrap()]);
         let after = log.record(10, 0, &[3; 500]);
         let mut body = vec![253, 9, 9, 255, 14];
         body.extend(16_400_u32.to_le_bytes());
@@ -338,6 +338,10 @@ mod tests {
             damaged[usize::try_from(place - SEGMENT).unwrap()] ^= 1;
             assert!(follow(&damaged, start, end).unwrap_err().contains("is damaged"), "{place}");
         }
+        let mut emptied = log.bytes.clone();
+        let page = usize::try_from((start - SEGMENT).next_multiple_of(8192)).unwrap();
+        emptied[page..page + 24].fill(0);
+        assert!(follow(&emptied, start, end).unwrap_err().contains("no page"));
         assert!(follow(&log.bytes, start, end + 200).unwrap_err().contains("no record"));
         assert!(follow(&log.bytes, start + 64, end).is_err());
         assert!(follow(&log.bytes, start, after + 100).unwrap_err().contains("cut off"));

@@ -8,8 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
+use futures_util::TryStreamExt;
 use serde_json::json;
 
 use super::{
@@ -17,14 +16,11 @@ use super::{
     control::Control,
     facts::{METHOD, PhysicalFacts, TablespaceFacts},
     label::write_map,
+    part::{Made, Part, Selected},
 };
 use crate::{
     progress::{Check, PhaseTime},
-    sources::{
-        Content, Entry, ExchangeError, Origin, Piece, Rebuild, RebuildContext, Rebuilt, SourceError,
-        files::{DIRECTORY, FILE, FileAttributes, FilesTarget, Instant},
-        postgres::account,
-    },
+    sources::{Origin, Rebuild, RebuildContext, Rebuilt, SourceError, files::FilesTarget, postgres::account},
 };
 
 /// How to rebuild.
@@ -183,72 +179,6 @@ fn names(tablespaces: &[TablespaceFacts]) -> String {
     }
 }
 
-/// How what is restored looks.
-#[derive(Debug, Clone, Copy)]
-struct Made {
-    owner: (u32, u32),
-    /// Of directories; files have the same without the right to enter.
-    mode: u32,
-}
-
-/// A part of a snapshot, as files below a directory.
-#[derive(Debug, Clone)]
-struct Part {
-    /// What lies below this path; it is not part of the restored paths.
-    prefix: Vec<u8>,
-    /// Of that, what is left out: these, and all that lies below them.
-    without: Vec<Vec<u8>>,
-    made: Made,
-    into_existing: bool,
-}
-
-impl Part {
-    fn take(&self, mut entry: Entry) -> Result<Option<Entry>, SourceError> {
-        let Some(path) = entry.path.strip_prefix(self.prefix.as_slice()) else { return Ok(None) };
-        let is_left =
-            |left: &Vec<u8>| path.strip_prefix(left.as_slice()).is_some_and(|rest| rest.first().is_none_or(|next| *next == b'/'));
-        if self.without.iter().any(is_left) {
-            return Ok(None);
-        }
-        let path = path.to_vec();
-        let is_directory = entry.kind == DIRECTORY;
-        let mtime = entry.modified.map_or_else(Instant::default, |at| Instant { seconds: at.timestamp(), nanoseconds: 0 });
-        let attributes = FileAttributes {
-            mode: if is_directory { self.made.mode } else { self.made.mode & 0o666 },
-            uid: self.made.owner.0,
-            gid: self.made.owner.1,
-            mtime,
-            size: entry.size(),
-            ..FileAttributes::default()
-        };
-        entry.kind = if is_directory { DIRECTORY } else { FILE }.to_owned();
-        entry.path = path;
-        entry.set_attributes(&attributes)?;
-        Ok(Some(entry))
-    }
-}
-
-/// Shows a part of a snapshot as files.
-struct Selected {
-    origin: Arc<dyn Origin>,
-    part: Part,
-}
-
-impl Origin for Selected {
-    fn entries(&self) -> BoxStream<'_, Result<Entry, ExchangeError>> {
-        let take = |entry| std::future::ready(self.part.take(entry).map_err(|error| ExchangeError(Box::new(error))));
-        self.origin.entries().try_filter_map(take).boxed()
-    }
-
-    fn read(&self, content: &Content) -> BoxStream<'static, Result<Bytes, ExchangeError>> {
-        self.origin.read(content)
-    }
-
-    fn deliver(&self, wanted: Vec<Content>) -> BoxStream<'static, Result<Piece, ExchangeError>> {
-        self.origin.deliver(wanted)
-    }
-}
-
 /// What of a snapshot is written last.
 #[derive(Debug, Default)]
 struct Last {
@@ -345,20 +275,24 @@ impl Rebuild for PhysicalTarget {
         }
         let part =
             |prefix: &str, without: Vec<Vec<u8>>, into_existing: bool| Part { prefix: prefix.into(), without, made, into_existing };
-        let mut all = self.rebuild_part(&context, &self.directory, part(DATA, without, false), Some(last.bytes)).await?;
+        let mut all = Rebuilt::default();
+        let rebuilt = self.rebuild_part(&context, &self.directory, part(DATA, without, false), Some(last.bytes)).await?;
+        add(&mut all, "data directory", rebuilt);
         for (one, directory) in &mapping {
             self.make(directory, made.mode, made.owner)?;
             let prefix = format!("{DATA}pg_tblspc/{}/", one.oid);
-            add(&mut all, self.rebuild_part(&context, directory, part(&prefix, Vec::new(), false), None).await?);
+            let rebuilt = self.rebuild_part(&context, directory, part(&prefix, Vec::new(), false), None).await?;
+            add(&mut all, &format!("tablespace {}", one.name), rebuilt);
             let link = self.directory.join("pg_tblspc").join(one.oid.to_string());
             symlink(directory, &link).map_err(SourceError::io(link.display().to_string()))?;
         }
         let log = self.directory.join("pg_wal");
-        add(&mut all, self.rebuild_part(&context, &log, part(WAL, Vec::new(), true), None).await?);
+        add(&mut all, "log", self.rebuild_part(&context, &log, part(WAL, Vec::new(), true), None).await?);
         if last.config > 0 {
             let directory = self.directory.join(CAPTURED_CONFIG);
             self.make(&directory, made.mode, made.owner)?;
-            add(&mut all, self.rebuild_part(&context, &directory, part(CONFIG, Vec::new(), true), None).await?);
+            let rebuilt = self.rebuild_part(&context, &directory, part(CONFIG, Vec::new(), true), None).await?;
+            add(&mut all, "captured configuration", rebuilt);
             all.checks.push(Check::note(
                 "configuration outside of the data directory",
                 "in its old place, or mended by you",
@@ -397,8 +331,8 @@ impl PhysicalTarget {
     }
 }
 
-fn add(all: &mut Rebuilt, more: Rebuilt) {
-    all.checks.extend(more.checks);
+fn add(all: &mut Rebuilt, part: &str, more: Rebuilt) {
+    all.checks.extend(more.checks.into_iter().map(|check| Check { name: format!("{part}: {}", check.name), ..check }));
     all.items += more.items;
     all.items_kept += more.items_kept;
     all.bytes += more.bytes;
