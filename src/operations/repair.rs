@@ -65,8 +65,21 @@ pub async fn repair(request: RepairRequest<'_>) -> Result<RepairReport, Operatio
     // Points first: what a point needs that was there before the packs were listed is in an index by now.
     let points = repository.point_names(None).await?;
     tally.phase("rebuild indexes", None);
-    let rebuilt = repository.rebuild_indexes(!request.dry_run).await?;
-    let reader = Reader::open(repository, Arc::clone(&request.workers), request.budget.clone()).await?;
+    let marks = repository.marks().await?;
+    // All of them, from the site: the local index may know one that was whole when it was read.
+    let (_, unusable) = repository.check_indexes().await?;
+    for check in unusable.iter().filter(|check| !request.dry_run && marks.damage(&check.key).is_none()) {
+        repository.put_mark(&check.key, MarkState::Damaged, &check.detail).await?;
+    }
+    repository.forget_indexes(unusable.iter().map(|check| check.key.as_str())).await?;
+    let open = async || Reader::open(repository, Arc::clone(&request.workers), request.budget.clone()).await;
+    let (rebuilt, reader) = if request.dry_run {
+        // What would be known is known as long as the reader holds the local index.
+        let reader = open().await?;
+        (repository.rebuild_indexes(false).await?, reader)
+    } else {
+        (repository.rebuild_indexes(true).await?, open().await?)
+    };
     let cache = Arc::clone(reader.cache());
     let mut report = RepairReport {
         site: repository.store().describe(),
@@ -81,14 +94,9 @@ pub async fn repair(request: RepairRequest<'_>) -> Result<RepairReport, Operatio
         points_whole: 0,
         points_hurt: Vec::new(),
     };
-    let marks = repository.marks().await?;
     // Every usable pack is known now, so nothing hangs on what a damaged index said.
-    for check in cache.seen().damaged.iter().filter(|check| check.key.starts_with("indexes/")) {
-        if !request.dry_run && marks.damage(&check.key).is_none() {
-            repository.put_mark(&check.key, MarkState::Damaged, &check.detail).await?;
-        }
-        report.replaced.push(Damage { object: check.key.clone(), detail: check.detail.clone(), points: Vec::new() });
-    }
+    report.replaced =
+        unusable.into_iter().map(|check| Damage { object: check.key, detail: check.detail, points: Vec::new() }).collect();
     report.damaged =
         rebuilt.unusable.into_iter().map(|check| Damage { object: check.key, detail: check.detail, points: Vec::new() }).collect();
     tally.phase("read damaged packs", None);

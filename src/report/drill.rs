@@ -159,11 +159,17 @@ impl DrillReport {
             ));
         }
         if let Some(rpo) = self.rpo.as_ref().filter(|rpo| rpo.missed()) {
-            reasons.push(format!(
-                "RPO: {} of data lost, the objective is {}",
-                seconds(rpo.achieved_seconds),
-                seconds(rpo.configured_seconds.unwrap_or_default())
-            ));
+            reasons.push(match rpo.is_from_the_future() {
+                true => format!(
+                    "RPO: the point is dated {} later than the drill: a clock was or is wrong",
+                    seconds(-rpo.achieved_seconds)
+                ),
+                false => format!(
+                    "RPO: {} of data lost, the objective is {}",
+                    seconds(rpo.achieved_seconds),
+                    seconds(rpo.configured_seconds.unwrap_or_default())
+                ),
+            });
         }
         self.verdict = if reasons.is_empty() { Verdict::Passed } else { Verdict::Failed };
         self.reasons = reasons;

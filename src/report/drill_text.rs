@@ -105,6 +105,10 @@ fn rpo_lines(rpo: Option<&RpoFigures>, look: Look) -> String {
     let Some(rpo) = rpo else { return format!("  {} RPO  there was no recovery point to restore\n", look.failed()) };
     let achieved = seconds(rpo.achieved_seconds);
     let mut lines = match rpo.configured_seconds {
+        _ if rpo.is_from_the_future() => {
+            let ahead = seconds(-rpo.achieved_seconds);
+            format!("  {} RPO  unknown: the point is dated {ahead} later than this drill; a clock was or is wrong\n", look.failed())
+        }
         None => format!("  {} RPO  {achieved} of data lost; the policy sets no objective\n", look.note()),
         Some(configured) => {
             let mark = if rpo.missed() { look.failed() } else { look.ok() };

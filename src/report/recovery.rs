@@ -16,6 +16,9 @@ pub struct RpoFigures {
     pub period_start: Option<DateTime<Utc>>,
 }
 
+/// By how much clocks may differ.
+const FUTURE_SECONDS: f64 = 300.0;
+
 impl RpoFigures {
     /// Measures: `lost_at` is the moment of the supposed loss, `restored` the consistency time of the point in use, `points`
     /// the consistency times of all points, in any order; those after `lost_at` do not count.
@@ -37,9 +40,15 @@ impl RpoFigures {
         }
     }
 
-    /// Whether more was lost than the objective allows.
+    /// Whether more was lost than the objective allows; or the point shows what is still to come: then a clock is wrong, and nobody
+    /// knows how much was lost.
     pub fn missed(&self) -> bool {
-        self.configured_seconds.is_some_and(|configured| self.achieved_seconds > configured)
+        self.is_from_the_future() || self.configured_seconds.is_some_and(|configured| self.achieved_seconds > configured)
+    }
+
+    /// Whether the point that was restored is dated later than the drill, by more than clocks may differ.
+    pub fn is_from_the_future(&self) -> bool {
+        self.achieved_seconds < -FUTURE_SECONDS
     }
 
     /// Whether more would have been lost at the worst moment of the period. This does not fail a drill, which shows the present,

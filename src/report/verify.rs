@@ -60,6 +60,9 @@ pub struct VerifyReport {
     /// Objects that are damaged or missing and that no point needs any more: the same bytes were stored anew.
     #[serde(default)]
     pub mended: Vec<Damage>,
+    /// Records (evidence, pins, marks) that an earlier verification found damaged or missing, and that no restore needs.
+    #[serde(default)]
+    pub known: Vec<Damage>,
     /// What is odd and harms nothing yet.
     pub problems: Vec<Problem>,
 }
@@ -154,6 +157,14 @@ impl VerifyReport {
                 printable(&mended.detail)
             );
         }
+        for known in &self.known {
+            let _ = writeln!(
+                text,
+                "  known from earlier: {}: {}; no restore needs it",
+                printable(&known.object),
+                printable(&known.detail)
+            );
+        }
         for damage in &self.damage {
             let _ = writeln!(text, "\n  {} {}: {}", look.failed(), printable(&damage.object), printable(&damage.detail));
             if !damage.points.is_empty() {
@@ -186,6 +197,7 @@ mod tests {
             checksums_compared: 0,
             checksums_unknown: 0,
             mended: vec![],
+            known: vec![],
             points_checked: 30,
             indexes_checked: 31,
             packs_checked: 1200,

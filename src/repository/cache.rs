@@ -103,6 +103,8 @@ pub struct Seen {
     pub quarantined: HashSet<u32>,
     /// Indexes and marks that cannot be used, each with the reason.
     pub damaged: Vec<PackCheck>,
+    /// Indexes that cannot be used either, and of which nothing is missing: every pack that was stored before is named by others.
+    pub needless: Vec<PackCheck>,
 }
 
 impl Seen {
@@ -554,3 +556,6 @@ fn read_gone(database: &Database) -> Result<HashSet<u32>, redb::Error> {
     let table = database.begin_read()?.open_table(GONE)?;
     table.iter()?.map(|row| Ok(row?.0.value())).collect()
 }
+
+#[cfg(test)]
+mod tests;

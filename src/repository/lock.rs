@@ -15,7 +15,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -72,13 +73,26 @@ pub(super) struct Locking {
     inner: SharedStore,
     term: LockTerm,
     clock: SharedClock,
+    /// The site's time, and ours of that moment by the clock that nobody sets.
+    counted_from: OnceLock<(DateTime<Utc>, Duration)>,
     /// Locks of what was written, until the local index knows them. An entry for each object of the run: packs, not chunks.
     fresh: Mutex<HashMap<String, Lock>>,
 }
 
 impl Locking {
     pub(super) fn over(inner: SharedStore, term: LockTerm, clock: SharedClock) -> Arc<Self> {
-        Arc::new(Self { inner, term, clock, fresh: Mutex::default() })
+        Arc::new(Self { inner, term, clock, counted_from: OnceLock::new(), fresh: Mutex::default() })
+    }
+
+    /// Locks are counted from the site's own time from now on, whatever becomes of this machine's clock. The first time holds.
+    pub(super) fn count_from(&self, site_time: DateTime<Utc>) {
+        let _ = self.counted_from.set((site_time, self.clock.monotonic()));
+    }
+
+    /// The site's time as far as it is known. It may lag (a machine that slept), never lead.
+    fn now(&self) -> DateTime<Utc> {
+        let Some((then, at)) = self.counted_from.get() else { return self.clock.now() };
+        TimeDelta::from_std(self.clock.monotonic().saturating_sub(*at)).map_or(*then, |passed| *then + passed)
     }
 
     fn fresh(&self) -> MutexGuard<'_, HashMap<String, Lock>> {
@@ -98,7 +112,7 @@ impl Store for Locking {
             // No restore needs it, and prune takes it away when it is done with.
             return self.inner.put(key, body, options).await;
         }
-        let lock = self.term.generous(self.clock.now());
+        let lock = self.term.generous(self.now());
         match self.inner.put(key, body, PutOptions { lock: Some(lock), ..options }).await {
             Ok(stored) => {
                 if lock.until < self.term.least(stored.modified).until {
@@ -220,7 +234,7 @@ impl Repository {
     /// Makes sure that everything is locked that a point of now will need. Returns how many locks were extended.
     pub(super) async fn cover(&self, cache: &Arc<ChunkCache>, relied: Relied) -> Result<u64> {
         let Some(locking) = &self.locking else { return Ok(0) };
-        let now = self.clock.now();
+        let now = locking.now();
         let (least, generous) = (locking.term.least(now), locking.term.generous(now));
         self.check_that_locks_are_kept(&relied.data_key, &least).await?;
         let objects = self.needed(cache, relied).await?;

@@ -33,6 +33,7 @@ mod reader;
 mod rebuild;
 mod recent;
 mod seal;
+mod site_clock;
 mod structure;
 mod trash;
 mod workers;
@@ -52,7 +53,7 @@ pub use chunk::{ChunkId, ChunkList, ChunkRef, Class, REF_BYTES, parse_refs};
 pub use entry::EntryRecord;
 pub use error::RepositoryError;
 pub use evidence::EvidenceName;
-pub use format::{Id, pack_key};
+pub use format::{Id, index_key, pack_key};
 pub use keys::{
     Holder, Identities, KeyHolders, RecipientSet, Recipients, RotationPlan, RotationRequest, RotationSummary, SetMember, SetName,
     data_key_id, data_key_object, generate_identity, is_passphrase_wrapped, open_identities, parse_public_key, random, sha256,
@@ -68,6 +69,7 @@ pub use reached::Reached;
 pub use reader::{Piece, Reader};
 pub use rebuild::Rebuilt;
 pub use recent::Recent;
+pub use site_clock::site_time;
 pub use structure::{KeyCheck, PackCheck, StructureReport};
 pub use trash::{
     CLOCK_TOLERANCE, COMMIT_MARGIN, DoomRecord, Dooms, LEAST_GRACE, LOOK_LASTS, PackFacts, PackVerdict, RecordFacts, Removal,
@@ -225,6 +227,7 @@ impl Repository {
         }
         let mut found = probe::probe(store, term.is_some()).await?;
         if let Some(term) = term {
+            site_clock::site_time(store, clock).await?;
             found.findings.extend(probe::probe_locks(store, term.mode).await?);
         }
         let locked: SharedStore;

@@ -228,9 +228,11 @@ impl Repository {
             .into_iter()
             .filter_map(|object| Some((PointName::parse(&object.key)?, object.modified)))
             .collect();
-        // Two points of one second: the site knows which was stored first.
+        // No point shows what was still to come when it was stored: whose T says so was made by a wrong clock, or by a thief who wants
+        // to be the newest. Two points of one second: the site knows which was stored first.
         names.sort_by(|(left, left_stored), (right, right_stored)| {
-            (left.time, left_stored, &left.key).cmp(&(right.time, right_stored, &right.key))
+            let (left_time, right_time) = (left.time.min(*left_stored), right.time.min(*right_stored));
+            (left_time, left_stored, &left.key).cmp(&(right_time, right_stored, &right.key))
         });
         Ok(names)
     }

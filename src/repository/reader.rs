@@ -17,7 +17,7 @@ use futures_util::{
 use tokio::sync::oneshot;
 
 use super::{
-    Budget, ChunkCache, ChunkId, ChunkList, ChunkRef, Class, EntryRecord, Repository, RepositoryError, Snapshot, Workers,
+    Budget, ChunkCache, ChunkId, ChunkList, ChunkRef, Class, EntryRecord, Marks, Repository, RepositoryError, Snapshot, Workers,
     cache::{Location, PackRecord},
     chunk::{MAX_CUT_BYTES, MAX_LEVEL, MAX_LIST_BYTES},
     entry::parse_chunk,
@@ -411,7 +411,7 @@ impl Shared {
                     _ => {
                         is_current = true;
                         let site = Site { store: &self.store, catalogue: &self.catalogue };
-                        update_indexes(&site, &self.cache, false).await?;
+                        update_indexes(&site, &self.cache, &Marks::default(), false).await?;
                         continue;
                     }
                 };

@@ -7,9 +7,9 @@ use std::{collections::HashSet, sync::Arc};
 use futures_util::{StreamExt, stream};
 
 use super::{
-    PackCheck, Repository, RepositoryError,
+    ChunkCache, PackCheck, Repository, RepositoryError,
     error::{Result, reading},
-    format::{HEADER_BYTES, Id, MAX_PACK_BYTES, index_key, pack_key},
+    format::{HEADER_BYTES, Id, MAX_PACK_BYTES, index_key, name_sha256, pack_key},
     index::encode_index,
     keys::random,
     pack::{PackEntry, Tail, open_directory},
@@ -42,16 +42,15 @@ pub struct Rebuilt {
 }
 
 impl Repository {
-    /// Finds packs that no index in the local one names, and stores indexes that do (`write`), or only says what it would store.
-    /// The local index knows them when it is opened the next time.
+    /// Finds packs that no index in the local one names, and stores indexes that do (`write`): the local one knows them when it is
+    /// opened the next time. Without `write` it only says what it would store, and the local index knows them as long as somebody
+    /// holds it.
     ///
     /// # Errors
     /// The store's, [`RepositoryError::Cache`].
     pub async fn rebuild_indexes(&self, write: bool) -> Result<Rebuilt> {
-        let known: HashSet<[u8; 32]> = {
-            let cache = self.chunks().await?;
-            cache.packs()?.into_iter().map(|(_, record)| record.sha256).collect()
-        };
+        let cache = self.chunks().await?;
+        let known: HashSet<[u8; 32]> = cache.packs()?.into_iter().map(|(_, record)| record.sha256).collect();
         let unnamed: Vec<_> = list_packs(self).await?.into_iter().filter(|(name, _)| !known.contains(name)).collect();
         let run: Id = random();
         let key = Arc::new(self.catalogue.sealing_key(&run));
@@ -73,18 +72,41 @@ impl Repository {
                 }
                 Err(error) => return Err(error),
             }
-            if write && (chunks >= CHUNKS_PER_INDEX || batch.len() >= PACKS_PER_INDEX) {
+            if chunks >= CHUNKS_PER_INDEX || batch.len() >= PACKS_PER_INDEX {
                 chunks = 0;
-                let name = self.put_index(run, &key, Arc::new(std::mem::take(&mut batch))).await?;
-                rebuilt.indexes.push(index_key(&name));
-            } else if !write {
-                batch.clear();
+                let entries = std::mem::take(&mut batch);
+                rebuilt.indexes.extend(self.rebuilt_index(&cache, write.then_some((run, &key)), entries).await?);
             }
         }
-        if write && !batch.is_empty() {
-            rebuilt.indexes.push(index_key(&self.put_index(run, &key, Arc::new(batch)).await?));
+        if !batch.is_empty() {
+            rebuilt.indexes.extend(self.rebuilt_index(&cache, write.then_some((run, &key)), batch).await?);
         }
         Ok(rebuilt)
+    }
+
+    /// Stores an index, and returns its key; or, where nothing is to be written, tells the local one alone, under a name that no site
+    /// has: the next look forgets it.
+    async fn rebuilt_index(
+        &self,
+        cache: &Arc<ChunkCache>,
+        write: Option<(Id, &Arc<SealingKey>)>,
+        entries: Vec<PackEntry>,
+    ) -> Result<Option<String>> {
+        if let Some((run, key)) = write {
+            return Ok(Some(index_key(&self.put_index(run, key, Arc::new(entries)).await?)));
+        }
+        let cache = Arc::clone(cache);
+        off_thread(move || cache.add(&random(), &entries)).await.map(|()| None)
+    }
+
+    /// Makes the local index forget what these indexes said: it may have read them when they were whole.
+    ///
+    /// # Errors
+    /// The store's, [`RepositoryError::Cache`].
+    pub async fn forget_indexes(&self, keys: impl Iterator<Item = &str>) -> Result<()> {
+        let names: Vec<[u8; 32]> = keys.filter_map(name_sha256).collect();
+        let cache = self.chunks().await?;
+        off_thread(move || cache.forget(&names)).await.map(|_| ())
     }
 
     /// What a pack says of itself.

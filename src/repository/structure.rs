@@ -9,22 +9,27 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     ChunkCache, Class, Dooms, Marks, Repository, RepositoryError,
     cache::{PackRecord, Seen},
     error::Result,
-    format::{DAMAGED, DOOMED, EVIDENCE, INDEXES, Id, KEYS, MAX_INDEX_BYTES, PACKS, PINS, POINTS, RECIPIENTS, name_sha256},
+    format::{
+        DAMAGED, DOOMED, EVIDENCE, INDEXES, Id, KEYS, MAX_INDEX_BYTES, PACKS, PINS, POINTS, RECIPIENTS, index_key, name_sha256,
+    },
     index::decode_index,
     keys::{Catalogue, data_key_id, data_key_object},
     pack::PackEntry,
     point::{list_all, list_store},
     workers::off_thread,
 };
-use crate::stores::{GetOptions, SharedStore, StoreError, read_all};
+use crate::stores::{GetOptions, ObjectStat, SharedStore, StoreError, read_all};
 
 /// Indexes fetched at once.
 const FETCHES: usize = 8;
+/// Bytes of indexes fetched at once, as the site stores them; read, they take some three times as much. A larger one comes alone.
+const FETCHED_BYTES: u32 = 8 << 20;
 /// Chunks of new indexes that are put into the local index together, as soon as there are so many: some 10 MB.
 const ROWS_AT_ONCE: usize = 100_000;
 
@@ -63,12 +68,19 @@ async fn look(
     dooms: &Dooms,
     may_clear: bool,
 ) -> Result<Seen> {
-    let damaged = update_indexes(site, cache, may_clear).await?;
+    let unusable = update_indexes(site, cache, marks, may_clear).await?;
     let mut seen = Seen { damaged: marks.unreadable.clone(), ..Seen::default() };
-    seen.damaged.extend(damaged);
     // In this order: a pack that is known now was stored before it is looked for.
     let known = cache.packs()?;
     let there = list_packs(repository).await?;
+    if !unusable.is_empty() {
+        let named: HashSet<[u8; 32]> = known.iter().map(|(_, record)| record.sha256).collect();
+        let unnamed = there.iter().filter(|(name, _)| !named.contains(*name)).map(|(_, (_, stored_at))| *stored_at).min();
+        // Whatever it named was stored before it.
+        let (needless, damaged) = unusable.into_iter().partition(|index| unnamed.is_none_or(|first| first > index.stored_at));
+        seen.damaged.extend(checks(damaged));
+        seen.needless = checks(needless);
+    }
     let keys = list_data_keys(repository).await?;
     let lost = |record: &PackRecord| {
         let locked = record.class == Class::Data && !keys.contains_key(&record.data_key);
@@ -86,12 +98,30 @@ pub(super) struct Site<'a> {
     pub(super) catalogue: &'a Arc<Catalogue>,
 }
 
-/// Forgets the indexes that the site has no more, and adds those that are new. Returns those that are damaged.
-pub(super) async fn update_indexes(site: &Site<'_>, cache: &Arc<ChunkCache>, may_clear: bool) -> Result<Vec<PackCheck>> {
+/// An index at the site that cannot be used.
+pub(super) struct UnusableIndex {
+    check: PackCheck,
+    stored_at: DateTime<Utc>,
+}
+
+fn checks(indexes: Vec<UnusableIndex>) -> Vec<PackCheck> {
+    indexes.into_iter().map(|index| index.check).collect()
+}
+
+/// Forgets the indexes that the site has no more, and adds those that are new. One that is marked as damaged may have been read
+/// when it was whole: it is read again. Returns those that are damaged.
+pub(super) async fn update_indexes(
+    site: &Site<'_>,
+    cache: &Arc<ChunkCache>,
+    marks: &Marks,
+    may_clear: bool,
+) -> Result<Vec<UnusableIndex>> {
     let there = list_indexes(site.store).await?;
     let mut known = cache.indexes()?;
-    let vanished: Vec<_> = known.iter().filter(|index| !there.contains_key(*index)).copied().collect();
+    let is_marked = |index: &[u8; 32]| marks.damage(&index_key(index)).is_some();
+    let vanished: Vec<_> = known.iter().filter(|index| !there.contains_key(*index) || is_marked(index)).copied().collect();
     if !vanished.is_empty() {
+        known.retain(|index| !is_marked(index));
         let forgetter = Arc::clone(cache);
         let wasteful = off_thread(move || forgetter.forget(&vanished)).await?;
         if wasteful && may_clear {
@@ -104,11 +134,15 @@ pub(super) async fn update_indexes(site: &Site<'_>, cache: &Arc<ChunkCache>, may
     let wanted: Vec<_> = there.into_iter().filter(|(name, _)| !known.contains(name)).collect();
     let any = !wanted.is_empty();
     let mut damaged = Vec::new();
+    let room = &Semaphore::new(FETCHED_BYTES as usize);
     let mut fetched = stream::iter(wanted)
-        .map(|(name, key)| async move { (name, read_index(site, &name, &key).await, key) })
+        .map(|(name, object)| async move {
+            let held = hold(room, object.size).await;
+            (name, read_index(site, &name, &object.key).await, object, held)
+        })
         .buffer_unordered(FETCHES);
     let (mut gathered, mut rows) = (Vec::new(), 0);
-    while let Some((name, packs, key)) = fetched.next().await {
+    while let Some((name, packs, object, _held)) = fetched.next().await {
         match packs {
             Ok(packs) => {
                 rows += packs.iter().map(|pack| pack.places.len()).sum::<usize>();
@@ -120,7 +154,10 @@ pub(super) async fn update_indexes(site: &Site<'_>, cache: &Arc<ChunkCache>, may
             }
             // A prune replaced it since it was listed: the next look shows what took its place.
             Err(RepositoryError::Store(StoreError::NotFound { .. })) => {}
-            Err(error) if error.is_damage() => damaged.push(PackCheck { key, detail: error.to_string() }),
+            Err(error) if error.is_damage() => {
+                let check = PackCheck { key: object.key, detail: error.to_string() };
+                damaged.push(UnusableIndex { check, stored_at: object.modified });
+            }
             Err(error) => return Err(error),
         }
     }
@@ -142,9 +179,16 @@ async fn add(cache: &Arc<ChunkCache>, indexes: Vec<([u8; 32], Vec<PackEntry>)>) 
     off_thread(move || cache.add_all(&indexes.iter().map(|(name, packs)| (name, packs.as_slice())).collect::<Vec<_>>())).await
 }
 
-pub(super) async fn list_indexes(store: &SharedStore) -> Result<HashMap<[u8; 32], String>> {
+/// Waits until an index of so many bytes has room beside those that are being read.
+async fn hold(room: &Semaphore, size: u64) -> SemaphorePermit<'_> {
+    let bytes = u32::try_from(size).map_or(FETCHED_BYTES, |size| size.min(FETCHED_BYTES));
+    room.acquire_many(bytes).await.expect("the semaphore is never closed")
+}
+
+/// Indexes at the site.
+pub(super) async fn list_indexes(store: &SharedStore) -> Result<HashMap<[u8; 32], ObjectStat>> {
     let listed = list_store(store, INDEXES).await?;
-    Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, object.key))).collect())
+    Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, object))).collect())
 }
 
 /// Size in bytes of each pack, and when the site stored it.
@@ -275,8 +319,12 @@ impl Repository {
         let there = list_indexes(&self.store).await?;
         let total = there.len() as u64;
         let site = &Site { store: &self.store, catalogue: &self.catalogue };
+        let room = &Semaphore::new(FETCHED_BYTES as usize);
         let checks = stream::iter(there)
-            .map(|(name, key)| async move { (read_index(site, &name, &key).await.map(|_| ()), key) })
+            .map(|(name, object)| async move {
+                let _held = hold(room, object.size).await;
+                (read_index(site, &name, &object.key).await.map(|_| ()), object.key)
+            })
             .buffer_unordered(FETCHES);
         Ok((total, failures(checks).await?))
     }

@@ -33,6 +33,8 @@ pub(super) struct Judgement {
     /// Packs that points which stay need; `None` where that is not known.
     needed: Option<HashSet<[u8; 32]>>,
     packs_there: HashSet<[u8; 32]>,
+    /// Keys of damaged indexes of which nothing is missing.
+    pub(super) needless: Vec<String>,
     /// Data keys that are there, and whether a pack needs each; `None` where that is not known.
     keys_there: Option<HashMap<Id, bool>>,
     waiting: Amount,
@@ -62,6 +64,7 @@ impl Judgement {
         let there = repository.stored_packs().await?;
         let seen = cache.seen();
         let indexes_whole = !seen.damaged.iter().any(|check| check.key.starts_with("indexes/"));
+        this.needless = seen.needless.iter().map(|check| check.key.clone()).collect();
         let reach = look.reach.as_ref();
         this.needed = reach.map(|reach| {
             numbers.iter().filter(|(_, (number, _))| reach.needed(*number).is_some()).map(|(name, _)| *name).collect()
@@ -196,7 +199,7 @@ impl Judgement {
 
     /// Whether there was nothing to do, and will be nothing as long as nothing changes.
     pub(super) fn is_idle(&self) -> bool {
-        let objects = self.delete.len() + self.names_only.len() + self.doom.len() + self.repack.len();
+        let objects = self.delete.len() + self.names_only.len() + self.doom.len() + self.repack.len() + self.needless.len();
         let keys = self.keys_to_delete.len() + self.keys_to_doom.len();
         objects + keys == 0 && self.waiting.objects == 0 && self.locked == 0 && !self.young && self.needed.is_some()
     }

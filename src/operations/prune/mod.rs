@@ -29,7 +29,7 @@ use crate::{
     progress::{Observer, Problem, SharedObserver, Tally},
     report::{Amount, PointVerdict, PruneReport},
     repository::{
-        Budget, CLOCK_TOLERANCE, DoomRecord, Dooms, PackRecord, Reader, Removal, Removed, Repacked, Repository, Workers, pack_key,
+        Budget, DoomRecord, Dooms, PackRecord, Reader, Removal, Removed, Repacked, Repository, Workers, pack_key, site_time,
     },
 };
 
@@ -56,21 +56,6 @@ pub struct PruneRequest<'a> {
 
 /// A record names at most so many objects.
 const NAMES_PER_RECORD: usize = 100_000;
-/// The site's time, where this machine's clock does not differ from it by more than five minutes.
-async fn site_time(repository: &Repository, clock: &SharedClock) -> Result<DateTime<Utc>, OperationError> {
-    let now = repository.store().time().await?;
-    let ours = clock.now();
-    if (now - ours).abs() > CLOCK_TOLERANCE {
-        return Err(OperationError::Refused {
-            subject: repository.store().describe(),
-            detail: format!(
-                "the site's clock shows {now} and this machine's {ours}: nothing is pruned while they differ by more than {} minutes. Set the clock that is wrong, then run the command again",
-                CLOCK_TOLERANCE.num_minutes()
-            ),
-        });
-    }
-    Ok(now)
-}
 
 /// Prunes, or says what it would do.
 ///
@@ -81,7 +66,7 @@ pub async fn prune(request: PruneRequest<'_>) -> Result<PruneReport, OperationEr
     let looked = Moment::now(&request.clock);
     let tally = Tally::over(Arc::clone(&request.observer));
     tally.phase("look", None);
-    let now = site_time(repository, &request.clock).await?;
+    let now = site_time(repository.store(), &request.clock).await?;
     if let Some(plan) = unchanged::plan(&request, now).await? {
         let mut report = empty_report(&request, now);
         report.unchanged = true;
@@ -186,8 +171,11 @@ async fn execute(
     let repository = request.repository;
     let removal = Removal::new(repository, Arc::clone(reader.cache()), looked);
     tally.phase("delete", None);
-    let packs: HashSet<[u8; 32]> = judgement.delete.keys().chain(&judgement.names_only).copied().collect();
+    let packs: HashSet<[u8; 32]> = judgement.delete.keys().copied().collect();
     let mut outcome = removal.packs(packs.clone()).await?;
+    // What only looks lost may be on its way, in a listing that lags: its object is never touched, and its name stays for a grace.
+    let before = look.now.checked_sub_signed(look.grace).unwrap_or(DateTime::<Utc>::MIN_UTC);
+    outcome.add(removal.names(judgement.names_only.clone(), before).await?);
     let locked: HashSet<&String> = outcome.locked.iter().collect();
     let gone: HashSet<[u8; 32]> = packs.iter().filter(|pack| !locked.contains(&pack_key(pack))).copied().collect();
     for pack in &gone {
@@ -205,9 +193,13 @@ async fn execute(
         }
         outcome.add(wraps);
     }
-    if !gone.is_empty() || !keys.is_empty() {
-        outcome.add(removal.marks(&gone, &keys).await?);
+    // Nobody can read them, and whatever they named is named by others.
+    let needless = removal.objects(judgement.needless.clone()).await?;
+    let unread: Vec<&String> = judgement.needless.iter().filter(|index| !needless.locked.contains(index)).collect();
+    if !gone.is_empty() || !keys.is_empty() || !unread.is_empty() {
+        outcome.add(removal.marks(&gone, &keys, &unread).await?);
     }
+    outcome.add(needless);
     removed.add(outcome);
     tally.phase("repack", Some(judgement.repack.iter().map(|(_, record)| u64::from(record.size)).sum()));
     let repacked = match &look.reach {

@@ -16,7 +16,7 @@ mod vanished;
 mod walk;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -135,11 +135,13 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
         checksums_unknown: 0,
         damage: Vec::new(),
         mended: Vec::new(),
+        known: Vec::new(),
         problems: Vec::new(),
     };
     let (records, unreadable) = history::records(repository).await?;
+    let seen = cache.seen();
     if request.level == VerifyLevel::Structure {
-        let seen = cache.seen();
+        walk.found(seen.needless.iter().cloned());
         walk.found(seen.damaged.iter().filter(|check| marks.unreadable.iter().all(|mark| mark.key != check.key)).cloned());
         walk.compare_checksums(&mut report).await?;
     } else {
@@ -158,13 +160,16 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
         walk.found(damaged.into_iter());
         walk.damaged_keys(closed);
     }
-    walk.found(marks.unreadable.iter().cloned());
-    for (object, detail) in history::flaws(&records, &unreadable) {
-        walk.damage.push(Damage { object, detail, points: Vec::new() });
+    // Records that no restore needs: what is wrong with them is said loudly once, and from then on as known.
+    let pins = repository.pins().await?;
+    let pins = pins.into_iter().filter_map(|pin| Some((pin.key, pin.record.err()?)));
+    let unreadable_marks = marks.unreadable.iter().map(|check| (check.key.clone(), check.detail.clone()));
+    for (object, detail) in history::flaws(&records, &unreadable).into_iter().chain(pins).chain(unreadable_marks) {
+        let is_known = marks.damage(&object).is_some();
+        let damage = Damage { object, detail, points: Vec::new() };
+        if is_known { report.known.push(damage) } else { walk.records.push(damage) }
     }
-    for pin in repository.pins().await? {
-        walk.damage.extend(pin.record.err().map(|detail| Damage { object: pin.key, detail, points: Vec::new() }));
-    }
+    walk.damage.extend(walk.records.iter().cloned());
     for stored in repository.doom_records().await? {
         let harmless = |detail| format!("nothing is deleted for its sake, and prune takes it away in time: {detail}");
         walk.damage.extend(stored.record.err().map(harmless).map(|detail| Damage {
@@ -175,13 +180,14 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
     }
     walk.pass_over_what_vanished(&tally).await?;
     report.points_moved = walk.moved.iter().count() as u64;
-    walk.finish(&marks, &mut report);
+    let needless: HashSet<&str> = seen.needless.iter().map(|check| check.key.as_str()).collect();
+    walk.finish(&marks, &needless, &mut report);
     report.problems = tally.problems();
     report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();
     if request.level == VerifyLevel::Structure {
         return Ok(report);
     }
-    for (object, state, detail) in walk.to_be_marked(&marks).await? {
+    for (object, state, detail) in walk.to_be_marked(&marks, &report).await? {
         repository.put_mark(&object, state, &detail).await?;
         tally.items(u64::from(state == MarkState::Damaged));
     }

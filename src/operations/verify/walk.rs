@@ -17,7 +17,7 @@ use crate::{
     report::{Damage, VerifyReport},
     repository::{
         ChunkList, Class, Id, KeyCheck, MarkState, Marks, PackCheck, PackRecord, Point, PointName, Reached, Reader, Recent,
-        RepositoryError, Seen, Snapshot, StructureReport, data_key_object, pack_key,
+        RepositoryError, Seen, Snapshot, StructureReport, data_key_object, index_key, pack_key,
     },
     stores::StoreError,
 };
@@ -61,6 +61,8 @@ pub(super) struct Walk<'a> {
     /// Points of which a prune has moved chunks since, from packs that could not be read any more.
     pub(super) moved: PointSet,
     pub(super) damage: Vec<Damage>,
+    /// Those of it that are records which no restore needs.
+    pub(super) records: Vec<Damage>,
     pub(super) keys: BTreeMap<Id, KeyCheck>,
     keys_opened: bool,
 }
@@ -95,6 +97,7 @@ impl<'a> Walk<'a> {
             vanished: PointSet::default(),
             moved: PointSet::default(),
             damage: Vec::new(),
+            records: Vec::new(),
             keys,
             keys_opened: false,
         }
@@ -295,10 +298,36 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// What is damaged, each with the points that need it, and what no point needs any more.
-    pub(super) fn finish(&mut self, marks: &Marks, report: &mut VerifyReport) {
+    /// What an earlier verification marked, this one has not read, and points still need: nobody has the same bytes in a sound pack.
+    fn marked(&self, marks: &Marks) -> Found {
         let unencrypted = self.request.repository.is_unencrypted();
+        let seen = self.reader.cache().seen();
         let mut found = Found::new();
+        for (number, points) in &self.needs {
+            let Some(record) = self.packs.get(number).filter(|_| seen.quarantined.contains(number)) else { continue };
+            let key_is_sound = self.keys_opened && !self.keys.contains_key(&record.data_key);
+            let pack = pack_key(&record.sha256);
+            let (object, is_read) = match marks.damage(&pack) {
+                Some(_) => (pack, self.read.contains(number)),
+                None => (data_key_object(&record.data_key, unencrypted), key_is_sound),
+            };
+            let mut points = points.clone();
+            points.remove_all(&self.vanished);
+            points.remove_all(&self.moved);
+            if is_read || points.is_empty() {
+                continue;
+            }
+            let detail = format!("is marked as damaged: {}", marks.damage(&object).unwrap_or("its data key is"));
+            found.entry(object).or_insert_with(|| (detail, PointSet::default())).1.add_all(&points);
+        }
+        found
+    }
+
+    /// What is damaged, each with the points that need it, and what no point needs any more. `needless` are the keys of damaged indexes
+    /// of which nothing is missing.
+    pub(super) fn finish(&mut self, marks: &Marks, needless: &HashSet<&str>, report: &mut VerifyReport) {
+        let unencrypted = self.request.repository.is_unencrypted();
+        let mut found = self.marked(marks);
         for (number, detail) in &self.broken {
             let points = self.needs.get(number).cloned().unwrap_or_default();
             found.insert(self.key_of(*number), (detail.clone(), points));
@@ -322,10 +351,9 @@ impl<'a> Walk<'a> {
             }
         }
         let mended: Vec<Damage>;
-        (mended, report.damage) = std::mem::take(&mut self.damage).into_iter().partition(|damage| {
-            let lost_index = damage.object.starts_with("indexes/") && self.structure.unindexed == 0;
-            all_followed && lost_index && marks.damage(&damage.object).is_some()
-        });
+        (mended, report.damage) = std::mem::take(&mut self.damage)
+            .into_iter()
+            .partition(|damage| all_followed && needless.contains(damage.object.as_str()));
         report.mended.extend(mended);
         let unneeded = self.structure.sound.keys().filter(|number| !self.needs.contains_key(*number));
         report.packs_unreferenced = self.structure.unindexed;
@@ -350,7 +378,11 @@ impl<'a> Walk<'a> {
 
     /// What to say on the site: objects that reading showed to be damaged and that have no mark yet, and those with a mark that were
     /// read and are sound.
-    pub(super) async fn to_be_marked(&self, marks: &Marks) -> Result<Vec<(String, MarkState, String)>, OperationError> {
+    pub(super) async fn to_be_marked(
+        &self,
+        marks: &Marks,
+        report: &VerifyReport,
+    ) -> Result<Vec<(String, MarkState, String)>, OperationError> {
         let unencrypted = self.request.repository.is_unencrypted();
         let mut wanted = Vec::new();
         for (number, detail) in self.broken.iter().filter(|(number, _)| !self.locked.contains(number)) {
@@ -361,6 +393,15 @@ impl<'a> Walk<'a> {
                 wanted.push((data_key_object(id, unencrypted), MarkState::Damaged, check.check.detail.clone()));
             }
         }
+        // The local index of whoever read one when it was whole would go on believing in it.
+        let indexes: BTreeMap<&str, &Damage> = report
+            .damage
+            .iter()
+            .chain(&report.mended)
+            .filter(|damage| damage.object.starts_with("indexes/"))
+            .map(|damage| (damage.object.as_str(), damage))
+            .collect();
+        wanted.extend(indexes.values().map(|damage| (damage.object.clone(), MarkState::Damaged, damage.detail.clone())));
         wanted.retain(|(object, ..)| marks.damage(object).is_none() && !self.is_known_to_be_gone(object));
         let mut there = Vec::new();
         for (object, state, detail) in wanted {
@@ -375,8 +416,12 @@ impl<'a> Walk<'a> {
         let sound = self.read.iter().map(|number| self.key_of(*number));
         let keys: BTreeSet<Id> = self.packs.values().map(|record| record.data_key).collect();
         let opened = keys.iter().filter(|id| self.keys_opened && !self.keys.contains_key(*id));
-        let sound = sound.chain(opened.map(|id| data_key_object(id, unencrypted)));
+        // One with a mark was read again, when the local index was brought up to date.
+        let known = self.reader.cache().indexes()?.into_iter().map(|index| index_key(&index));
+        let indexes = known.filter(|index| !indexes.contains_key(index.as_str()));
+        let sound = sound.chain(opened.map(|id| data_key_object(id, unencrypted))).chain(indexes);
         there.extend(sound.filter(|object| marks.damage(object).is_some()).map(|object| (object, MarkState::Sound, again.clone())));
+        there.extend(self.records.iter().map(|damage| (damage.object.clone(), MarkState::Damaged, damage.detail.clone())));
         Ok(there)
     }
 

@@ -1,10 +1,17 @@
 //! Doom records: what prune is going to delete, and after how long. Sealed under the catalogue key, like pins.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    marker::PhantomData,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{SeqAccess, Visitor},
+};
 
 use crate::{
     repository::{
@@ -19,8 +26,8 @@ use crate::{
     stores::{GetOptions, ObjectStat, PutOptions, StoreError, read_all},
 };
 
-/// Records read at once.
-const READS: usize = 8;
+/// Records read at once: each may have 16 MiB while it is read.
+const READS: usize = 4;
 
 /// What one prune doomed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,14 +39,63 @@ pub struct DoomRecord {
     /// Nothing in it is deleted before the site has had the record for so long. Seconds.
     pub grace_seconds: u64,
     /// Keys of recovery points.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "names::<_, PointKey>")]
     pub points: Vec<String>,
     /// SHA-256 of packs, hexadecimal.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "names::<_, PackHash>")]
     pub packs: Vec<String>,
     /// Ids of data keys, hexadecimal.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "names::<_, KeyId>")]
     pub keys: Vec<String>,
+}
+
+/// What may be named in a list of a record.
+trait Nameable {
+    fn is_one(name: &str) -> bool;
+}
+
+struct PointKey;
+struct PackHash;
+struct KeyId;
+
+impl Nameable for PointKey {
+    fn is_one(name: &str) -> bool {
+        PointName::parse(name).is_some()
+    }
+}
+
+impl Nameable for PackHash {
+    fn is_one(name: &str) -> bool {
+        parse::<32>(name).is_some()
+    }
+}
+
+impl Nameable for KeyId {
+    fn is_one(name: &str) -> bool {
+        parse::<16>(name).is_some()
+    }
+}
+
+/// Reads a list of names, each once, and drops what names nothing: a few stored bytes could else say "" millions of times, and take
+/// memory of everybody who opens the repository.
+fn names<'de, D: Deserializer<'de>, N: Nameable>(from: D) -> std::result::Result<Vec<String>, D::Error> {
+    struct Names<N>(PhantomData<N>);
+    impl<'de, N: Nameable> Visitor<'de> for Names<N> {
+        type Value = Vec<String>;
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("a list of names")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Vec<String>, A::Error> {
+            let mut names = BTreeSet::new();
+            while let Some(name) = list.next_element::<std::borrow::Cow<'de, str>>()? {
+                if N::is_one(&name) {
+                    names.insert(name.into_owned());
+                }
+            }
+            Ok(names.into_iter().collect())
+        }
+    }
+    from.deserialize_seq(Names::<N>(PhantomData))
 }
 
 impl DoomRecord {

@@ -14,12 +14,12 @@ use crate::{
     repository::{
         ChunkCache, Repository,
         error::Result,
-        format::{DAMAGED, Id, KEYS, index_key, pack_key},
+        format::{DAMAGED, Id, KEYS, index_key, name_sha256, pack_key},
         keys::{data_key_id, data_key_object, random},
         pack::PackEntry,
         point::list_all,
         seal::SealingKey,
-        structure::{Site, read_index},
+        structure::{Site, list_indexes, read_index},
         workers::off_thread,
     },
     stores::{Lock, LockMode, StoreError},
@@ -114,13 +114,31 @@ impl<'a> Removal<'a> {
     /// # Errors
     /// The store's; a lock is none.
     pub async fn packs(&self, packs: HashSet<[u8; 32]>) -> Result<Removed> {
-        let (packs, mut held) = self.replace_indexes(packs).await?;
+        let (packs, mut held) = self.replace_indexes(packs, None).await?;
         held.add(self.objects(packs.iter().map(pack_key).collect()).await?);
         Ok(held)
     }
 
-    /// Makes no index name these packs. Those of an index that is locked must stay; returns the others, and what is locked.
-    async fn replace_indexes(&self, mut packs: HashSet<[u8; 32]>) -> Result<(HashSet<[u8; 32]>, Removed)> {
+    /// Makes no index that the site stored before `before` name these packs, which are lost.
+    ///
+    /// # Errors
+    /// The store's; a lock is none.
+    pub async fn names(&self, packs: HashSet<[u8; 32]>, before: DateTime<Utc>) -> Result<Removed> {
+        if packs.is_empty() {
+            return Ok(Removed::default());
+        }
+        let young = list_indexes(&self.repository.store).await?.into_iter().filter(|(_, index)| index.modified >= before);
+        let (_, held) = self.replace_indexes(packs, Some(young.map(|(name, _)| name).collect())).await?;
+        Ok(held)
+    }
+
+    /// Makes no index but those of `but` name these packs. Those of an index that is locked must stay; returns the others, and what is
+    /// locked.
+    async fn replace_indexes(
+        &self,
+        mut packs: HashSet<[u8; 32]>,
+        but: Option<HashSet<[u8; 32]>>,
+    ) -> Result<(HashSet<[u8; 32]>, Removed)> {
         let site = Site { store: &self.repository.store, catalogue: &self.repository.catalogue };
         let (cache, wanted) = (Arc::clone(&self.cache), packs.clone());
         let indexes = off_thread(move || {
@@ -131,7 +149,7 @@ impl<'a> Removal<'a> {
         let (mut held, mut replaced) = (Removed::default(), Vec::new());
         let (mut batch, mut chunks) = (Vec::new(), 0);
         let mut read: Vec<([u8; 32], Vec<PackEntry>)> = Vec::new();
-        for name in indexes {
+        for name in indexes.into_iter().filter(|name| but.as_ref().is_none_or(|but| !but.contains(name))) {
             let key = index_key(&name);
             let entries = match read_index(&site, &name, &key).await {
                 Ok(entries) => entries,
@@ -208,13 +226,14 @@ impl<'a> Removal<'a> {
         self.objects(wraps.filter(|object| data_key_id(object, plain).is_some_and(|id| ids.contains(&id))).collect()).await
     }
 
-    /// Deletes marks about packs and data keys that are gone.
+    /// Deletes marks about packs, data keys and indexes (these by their keys) that are gone.
     ///
     /// # Errors
     /// The store's; a lock is none.
-    pub async fn marks(&self, packs: &HashSet<[u8; 32]>, keys: &HashSet<Id>) -> Result<Removed> {
+    pub async fn marks(&self, packs: &HashSet<[u8; 32]>, keys: &HashSet<Id>, indexes: &[&String]) -> Result<Removed> {
         let plain = self.repository.is_unencrypted();
         let mut gone: HashSet<String> = packs.iter().map(hex::encode).collect();
+        gone.extend(indexes.iter().filter_map(|key| name_sha256(key)).map(hex::encode));
         gone.extend(keys.iter().filter_map(|id| Some(data_key_object(id, plain).strip_prefix(KEYS)?.to_owned())));
         let about = |object: &str| object.strip_prefix(DAMAGED).and_then(|rest| Some(rest.split_once('/')?.0.to_owned()));
         let marks = list_all(self.repository, DAMAGED).await?.into_iter().map(|object| object.key);

@@ -74,10 +74,12 @@ impl Writer {
         }
         storing.store(true, Ordering::Relaxed);
         let (name, stored_at) = point::commit(repository, &self.shared.run, &self.shared.catalogue_sealing, point).await?;
-        // Both clocks of this machine may have stood still; the site's did not.
-        let was_long = !is_long && must_look_whole(stored_at - self.shared.begun_at_site);
-        if was_long || !was_in_time(stored_at, stored_at - looked.since(clock), deadline) {
-            look_again(repository, &needs, &name, stored_at).await?;
+        // Both clocks of this machine may have stood still; the site's did not. And a site may date an object by when its bytes came, and
+        // show it later (a directory does: the time of the write, not of the renaming).
+        let committed = stored_at.max(self.shared.begun_at_site + self.shared.begun.since(clock));
+        let was_long = !is_long && must_look_whole(committed - self.shared.begun_at_site);
+        if was_long || !was_in_time(committed, committed - looked.since(clock), deadline) {
+            look_again(repository, &needs, &name, committed).await?;
         }
         let cache = Arc::clone(&self.shared.cache);
         // Only the next run's speed hangs on it.
@@ -106,11 +108,11 @@ impl Needs {
 
 /// After a commit that came so late (a machine that slept in between) that a prune may not have seen it: holds everything
 /// against what is there. A point with a hole is taken back.
-async fn look_again(repository: &Repository, needs: &Needs, name: &PointName, stored_at: DateTime<Utc>) -> Result<()> {
+async fn look_again(repository: &Repository, needs: &Needs, name: &PointName, committed: DateTime<Utc>) -> Result<()> {
     // The records first: one that is gone by now was carried out before.
     let deadline = needs.deadline(repository).await?;
     let is_whole = needs.are_there(repository).await?;
-    if is_whole && was_in_time(stored_at, stored_at, deadline) {
+    if is_whole && was_in_time(committed, committed, deadline) {
         return Ok(());
     }
     let lateness = "was committed when a prune may have begun to delete what it relies on";

@@ -36,6 +36,7 @@ use super::{
     keys::{Catalogue, SetName, create_data_key, random},
     pack::{PackBuilder, PackEntry},
     seal::SealingKey,
+    site_clock::site_time,
 };
 use crate::{clock::Moment, stores::SharedStore};
 
@@ -206,6 +207,11 @@ impl Writer {
             });
         }
         let begun = Moment::now(&repository.clock);
+        // Before anything is written: what is locked by a wrong clock stays locked.
+        let site_time = site_time(&repository.store, &repository.clock).await?;
+        if let Some(locking) = &repository.locking {
+            locking.count_from(site_time);
+        }
         let recipient_set = repository.settled_set(recipients).await?;
         // Before the run looks at anything: the site's time of it is when the run began.
         let (data_key, data_sealing, begun_at_site) = create_data_key(&repository.store, recipients, recipient_set).await?;

@@ -10,6 +10,11 @@ use farshore::stores::{
 };
 use tokio::sync::{Notify, oneshot};
 
+use super::{
+    roles::{ROLES, Role},
+    witness::Witness,
+};
+
 /// What an actor wants to do at the site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
@@ -52,6 +57,8 @@ struct Waiting {
     busy: bool,
     /// How long the commit took of what the actor is at or has just done, from the last look on.
     commits: Vec<Option<TimeDelta>>,
+    /// Whether it has looked at the doom records since.
+    looked_again: Vec<bool>,
 }
 
 /// The right to make one call; given back when it is dropped.
@@ -68,8 +75,9 @@ impl Drop for Turn {
 impl Gate {
     pub(super) fn of(actors: usize) -> Arc<Self> {
         let calls = (0..actors).map(|_| Vec::new()).collect();
+        let no = vec![false; actors];
         let state =
-            Waiting { calls, killed: vec![false; actors], done: vec![false; actors], busy: false, commits: vec![None; actors] };
+            Waiting { calls, killed: no.clone(), done: no.clone(), busy: false, commits: vec![None; actors], looked_again: no };
         Arc::new(Self { state: Mutex::new(state), moved: Notify::new() })
     }
 
@@ -108,7 +116,18 @@ impl Gate {
     }
 
     pub(super) fn commits(&self, actor: usize, took: TimeDelta) {
-        self.state.lock().unwrap().commits[actor] = Some(took);
+        let mut state = self.state.lock().unwrap();
+        state.commits[actor] = Some(took);
+        state.looked_again[actor] = false;
+    }
+
+    /// Whether the actor has asked for the doom records since its commit.
+    pub(super) fn has_looked_again(&self, actor: usize) -> bool {
+        self.state.lock().unwrap().looked_again[actor]
+    }
+
+    pub(super) fn looks(&self, actor: usize) {
+        self.state.lock().unwrap().looked_again[actor] = true;
     }
 
     /// Whether it is in the midst of something.
@@ -168,6 +187,7 @@ pub(super) struct Gated {
     pub(super) inner: SharedStore,
     pub(super) gate: Arc<Gate>,
     pub(super) actor: usize,
+    pub(super) witness: Arc<Witness>,
 }
 
 #[async_trait]
@@ -193,6 +213,9 @@ impl Store for Gated {
     }
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         let _turn = self.gate.pass(self.actor, Verb::Delete, key).await?;
+        if ROLES[self.actor] == Role::Prune {
+            self.witness.sees_deleted(key).await;
+        }
         self.inner.delete(key).await
     }
     async fn begin_upload(&self, key: &str, _: ObjectAttributes) -> Result<String, StoreError> {

@@ -3,7 +3,8 @@
 //!
 //! Held against it: after every deletion each point that is there finds every chunk (but for one whose backup slept in its commit and
 //! has not looked again yet); no backup is refused that took less than the grace; no point is taken back whose commit was quick; nothing
-//! that is pinned goes; garbage goes.
+//! that is pinned goes; garbage goes. No prune deletes what no doom record of at least the policy's age names at that moment, and a backup
+//! that slept in its commit looks at the records again.
 //!
 //! Two things are random: the seed, and in which order the calls come that one operation makes at once. So a seed shows nearly the same
 //! again, and a failure may need some runs of its seed.
@@ -13,6 +14,7 @@
 mod gate;
 mod roles;
 mod schedule;
+mod witness;
 
 use std::time::Duration;
 
@@ -54,7 +56,7 @@ async fn run(seed: u64) -> Tally {
     let other =
         recovery.beside(if matches!(style, Style::Looked | Style::Deleting) || random.random_bool(0.5) { "q" } else { "p" });
     let gate = Gate::of(ROLES.len());
-    let shared = Shared::new([recovery, other], &gate, &site, seed, style);
+    let shared = Shared::new([recovery, other], &gate, &site, seed, style).await;
     let mut schedule = Schedule::new(seed, &gate, &clock, &ROLES, grace, style);
     let scheduler = async {
         while let Some(begins) = schedule.step().await {
@@ -91,7 +93,8 @@ async fn whatever_runs_at_once_every_point_that_is_there_is_whole_and_quiet_prun
     let (first, usual, mut all) = (seed(), soak(20), Tally::default());
     // Else the schedules missed what they are for: which stage of what is doomed they meet depends on threads, too.
     let reached = |all: &Tally| {
-        let counts = [all.doomed_adopted, all.refused, all.taken_back, all.spared, all.packs_deleted as usize, all.checks];
+        let counts =
+            [all.doomed_adopted, all.refused, all.taken_back, all.spared, all.slow_commits, all.packs_deleted as usize, all.checks];
         counts.iter().all(|count| *count > 0)
     };
     for seed in first..first + 10 * usual {

@@ -21,6 +21,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use super::{
     gate::{Gate, Gated},
     schedule::{QUICK_COMMIT, Style},
+    witness::Witness,
 };
 use crate::support::recovery::{Objects, Recovery, noise, objects};
 
@@ -53,6 +54,8 @@ pub(super) struct Tally {
     pub(super) spared: usize,
     /// Prunes that would have deleted what they had looked at a day ago.
     pub(super) too_late: usize,
+    /// Commits that came half an hour after the look, or later.
+    pub(super) slow_commits: usize,
     /// Checks of all points.
     pub(super) checks: usize,
 }
@@ -67,6 +70,7 @@ impl std::ops::AddAssign for Tally {
         self.taken_back += other.taken_back;
         self.spared += other.spared;
         self.too_late += other.too_late;
+        self.slow_commits += other.slow_commits;
         self.checks += other.checks;
     }
 }
@@ -77,6 +81,7 @@ pub(super) struct Shared {
     pub(super) policies: [Recovery; 2],
     pub(super) gate: Arc<Gate>,
     pub(super) site: Arc<MemoryStore>,
+    witness: Arc<Witness>,
     pub(super) seed: u64,
     pub(super) style: Style,
     /// For whoever checks.
@@ -95,9 +100,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(policies: [Recovery; 2], gate: &Arc<Gate>, site: &Arc<MemoryStore>, seed: u64, style: Style) -> Self {
+    pub(super) async fn new(policies: [Recovery; 2], gate: &Arc<Gate>, site: &Arc<MemoryStore>, seed: u64, style: Style) -> Self {
+        let cache = policies[0].fresh_cache();
+        let repository = policies[0].open(site.clone(), &cache).await.unwrap();
+        let grace = TimeDelta::from_std(policies[0].retention.grace).unwrap();
         Self {
-            cache: policies[0].fresh_cache(),
+            cache,
+            witness: Arc::new(Witness { repository, grace, seed }),
             policies,
             gate: Arc::clone(gate),
             site: Arc::clone(site),
@@ -113,7 +122,7 @@ impl Shared {
     }
 
     fn store(&self, actor: usize) -> SharedStore {
-        Arc::new(Gated { inner: self.site.clone(), gate: Arc::clone(&self.gate), actor })
+        Arc::new(Gated { inner: self.site.clone(), gate: Arc::clone(&self.gate), actor, witness: Arc::clone(&self.witness) })
     }
 
     fn recovery(&self, actor: usize) -> &Recovery {
@@ -211,6 +220,10 @@ impl Shared {
         let (recovery, began) = (self.recovery(actor), self.policies[0].clock.now());
         let made = recovery.backup_of(source.clone(), self.store(actor), cache).await;
         let took = recovery.clock.now() - began;
+        // What was doomed after the look may have matured by now.
+        let was_slow = !self.gate.is_killed(actor) && self.gate.commit_took(actor).is_some_and(|took| took >= LEAST_GRACE / 2);
+        assert!(!was_slow || self.gate.has_looked_again(actor), "seed {}: a slow commit was not looked at again", self.seed);
+        self.tally.lock().unwrap().slow_commits += usize::from(was_slow);
         match made {
             Ok(report) => {
                 let adopted = self.relies_on_doomed(recovery, &report).await;

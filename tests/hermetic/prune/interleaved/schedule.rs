@@ -320,7 +320,10 @@ impl Schedule {
                     other.asleep = other.asleep.map(|left| left.saturating_sub(1));
                 }
             }
-            Verb::List if key == "doomed/" && course.committed.is_none() => course.looked = Some(now),
+            Verb::List if key == "doomed/" => match course.committed {
+                None => course.looked = Some(now),
+                Some(_) => self.gate.looks(actor),
+            },
             Verb::Put if key.starts_with("points/") && matches!(self.roles[actor], Role::Backup) => {
                 let took = course.looked.map_or(TimeDelta::MAX, |looked| now - looked);
                 course.committed = Some((key, took));
