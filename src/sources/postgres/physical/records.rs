@@ -267,8 +267,8 @@ mod tests {
 
         fn put(&mut self, bytes: &[u8]) {
             for byte in bytes {
-                if self.bytes.len() as u64 % PAGE == 0 {
-                    let is_long = self.bytes.len() as u64 % SEGMENT == 0;
+                if (self.bytes.len() as u64).is_multiple_of(PAGE) {
+                    let is_long = (self.bytes.len() as u64).is_multiple_of(SEGMENT);
                     let mut header = vec![0; if is_long { 40 } else { 24 }];
                     header[2] = if is_long { 2 } else { 1 };
                     self.bytes.extend(header);
@@ -279,14 +279,14 @@ mod tests {
 
         /// Returns where it begins.
         fn record(&mut self, manager: u8, info: u8, body: &[u8]) -> u64 {
-            while self.bytes.len() % 8 != 0 {
+            while !self.bytes.len().is_multiple_of(8) {
                 self.put(&[0]);
             }
             let page = self.at() % PAGE;
             let start = self.at()
                 + if page > 0 {
                     0
-                } else if self.at() % SEGMENT == 0 {
+                } else if self.at().is_multiple_of(SEGMENT) {
                     40
                 } else {
                     24

@@ -317,6 +317,9 @@ impl Rebuild for PhysicalTarget {
         // From here on a server starts from this directory.
         self.write(&self.directory.join("global/pg_control"), control, made)?;
         self.sync()?;
+        if facts.checksums {
+            all.checks.push(Check::equal("pages with wrong checksums at the source", 0, facts.pages_damaged));
+        }
         all.checks.push(Check::equal("system identifier", facts.system_identifier, found.unwrap_or_default()));
         let seconds = context.clock.monotonic().saturating_sub(began).as_secs_f64();
         all.phases = vec![PhaseTime { name: "database transfer".to_owned(), seconds }];
