@@ -36,7 +36,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     source: Vec<String>,
     /// Where to: a directory, postgres://user@host/database (a cluster that was captured by method "physical": an empty directory),
-    /// s3://bucket/prefix; for a command source a file, or `restore` for the policy's own restore command. A database password comes from PGPASSWORD or the password file.
+    /// s3://bucket/prefix; for a command source a file, or `restore` for the policy's own restore command. A database password
+    /// comes from PGPASSWORD or the password file.
     #[arg(long, value_name = "TARGET", required = true)]
     to: Vec<String>,
     /// Only what lies below this path.
@@ -131,10 +132,16 @@ async fn targets(
     if names.len() != args.to.len() {
         return Err(CliError::Usage(format!("{} --source and {} --to: each source needs one target", names.len(), args.to.len())));
     }
-    let mut all = Vec::new();
+    let (mut all, mut has_cluster) = (Vec::new(), false);
     for (name, to) in names.into_iter().zip(&args.to) {
         let snapshot = point.snapshot(&name)?;
+        has_cluster |= is_physical(snapshot);
         all.push((name, target(args, snapshot, to, policy, clock).await?));
+    }
+    if !has_cluster && !args.tablespace.is_empty() {
+        return Err(CliError::Usage(
+            "--tablespace is for a source that was captured by method \"physical\": leave it out".to_owned(),
+        ));
     }
     Ok(all)
 }

@@ -85,5 +85,10 @@ fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
     );
     let drilled = agent.run(["drill", "policy.toml", "--point", "latest", "--identity", "operator.txt"]);
     assert_ne!(drilled.code, 0);
-    assert!(drilled.stdout.contains("pg_amcheck") && drilled.stdout.contains("invalid page") && drilled.stdout.contains("pages with wrong checksums"), "{drilled:?}");
+    assert!(
+        drilled.stdout.contains("pg_amcheck")
+            && drilled.stdout.contains("invalid page")
+            && drilled.stdout.contains("pages with wrong checksums"),
+        "{drilled:?}"
+    );
 }
