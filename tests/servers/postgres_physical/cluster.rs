@@ -226,12 +226,12 @@ impl Cluster {
         run(command);
     }
 
-    /// Flips bytes in a page of a stopped or running server's file.
-    pub fn damage(&self, path: &str, block: u64) {
+    /// Flips bytes so far into a page of a stopped server's file.
+    pub fn damage(&self, path: &str, block: u64, offset: u64) {
         use std::os::unix::fs::FileExt;
         let file = std::fs::OpenOptions::new().read(true).write(true).open(self.data().join(path)).unwrap();
-        let mut bytes = [0; 64];
-        let at = block * 8192 + 8192 - 64;
+        let mut bytes = [0; 8];
+        let at = block * 8192 + offset;
         file.read_exact_at(&mut bytes, at).unwrap();
         file.write_all_at(&bytes.map(|byte| byte ^ 0x55), at).unwrap();
     }

@@ -75,7 +75,7 @@ fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
     // A page that is damaged at the source: the backup says so, and a drill of it fails.
     let path = cluster.psql("app", "SELECT pg_relation_filepath('moved')");
     cluster.stop(true);
-    cluster.damage(&path, 2);
+    cluster.damage(&path, 2, 8000);
     cluster.start();
     let damaged = agent.run(["backup", "policy.toml"]);
     assert_ne!(damaged.code, 0);

@@ -1,35 +1,36 @@
 //! Looking at the pages of a file as its bytes come, on a thread of its own.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 
-use super::{
-    label::Lsn,
-    page::{Page, look},
-};
+use super::page::{Page, look};
 use crate::sources::SourceError;
 
 /// A relation's segments are at most this long; the number of a page goes on from one to the next. Bytes.
 const SEGMENT_BYTES: u32 = 1 << 30;
 
+/// No page is newer.
+const NEVER: RangeInclusive<u64> = 1..=0;
+
 /// Looks at the pages of one file.
 #[derive(Debug)]
 pub struct PageCheck {
     page_bytes: u32,
-    start: Lsn,
     /// The block at the beginning of the file.
     first: u32,
     /// Pages that came so far.
     pages: u32,
     /// The beginning of a page whose rest has not come.
     carry: Vec<u8>,
-    damaged: Vec<u32>,
+    suspects: Vec<u32>,
 }
 
 impl PageCheck {
-    /// For a segment of a relation's fork; `start` is where the backup began.
-    pub fn new(segment: u32, page_bytes: u32, start: Lsn) -> Self {
+    /// For a segment of a relation's fork.
+    pub fn new(segment: u32, page_bytes: u32) -> Self {
         let first = segment.saturating_mul(SEGMENT_BYTES / page_bytes.max(1));
-        Self { page_bytes, start, first, pages: 0, carry: Vec::new(), damaged: Vec::new() }
+        Self { page_bytes, first, pages: 0, carry: Vec::new(), suspects: Vec::new() }
     }
 
     /// More bytes.
@@ -64,14 +65,14 @@ impl PageCheck {
     fn page(&mut self, page: &[u8]) {
         let block = self.first + self.pages;
         self.pages += 1;
-        if self.is_damaged(page, block) {
-            self.damaged.push(block);
+        if self.is_damaged(page, block, &NEVER) {
+            self.suspects.push(block);
         }
     }
 
-    /// Whether a page is whole and its checksum wrong.
-    pub fn is_damaged(&self, page: &[u8], block: u32) -> bool {
-        page.len() == self.page_bytes as usize && look(page, block, self.start.0) == Page::Damaged
+    /// Whether a page is whole, its checksum wrong, and its last change not in `since`.
+    pub fn is_damaged(&self, page: &[u8], block: u32, since: &RangeInclusive<u64>) -> bool {
+        page.len() == self.page_bytes as usize && look(page, block, since) == Page::Damaged
     }
 
     /// Where in the file a block lies, bytes.
@@ -84,9 +85,9 @@ impl PageCheck {
         u64::from(self.pages)
     }
 
-    /// Blocks whose checksum is wrong.
-    pub fn damaged(self) -> Vec<u32> {
-        self.damaged
+    /// Blocks whose checksum is wrong; they may have been read while they were written.
+    pub fn suspects(self) -> Vec<u32> {
+        self.suspects
     }
 }
 
@@ -94,7 +95,7 @@ impl PageCheck {
 mod tests {
     use bytes::Bytes;
 
-    use super::{Lsn, PageCheck};
+    use super::PageCheck;
     use crate::sources::postgres::physical::page::checksum;
 
     #[tokio::test]
@@ -110,12 +111,12 @@ mod tests {
         file[3 * 8192 + 5000] ^= 1;
         file.extend([1; 100]);
         for step in [100, 8192, 10_000, 1 << 20] {
-            let mut check = PageCheck::new(1, 8192, Lsn(1 << 32));
+            let mut check = PageCheck::new(1, 8192);
             for piece in file.chunks(step) {
                 check = check.feed(Bytes::copy_from_slice(piece)).await.unwrap();
             }
             assert_eq!((check.pages(), check.offset_of(131_075)), (5, 3 * 8192));
-            assert_eq!(check.damaged(), [131_075], "cut every {step} bytes");
+            assert_eq!(check.suspects(), [131_075], "cut every {step} bytes");
         }
     }
 }

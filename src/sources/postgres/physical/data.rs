@@ -185,7 +185,7 @@ impl<'a> Data<'a> {
         let item = &self.items[position];
         let check = Relation::of(&item.path)
             .filter(|_| self.server.checksums)
-            .map(|relation| PageCheck::new(relation.segment, self.server.page_bytes, self.start));
+            .map(|relation| PageCheck::new(relation.segment, self.server.page_bytes));
         let writer = self.sink.content(CUT, Some(item.bytes)).await?;
         Ok(Open { position, item, writer, written: 0, check, is_gone: false })
     }
@@ -208,7 +208,7 @@ impl<'a> Data<'a> {
         }
         if let Some(check) = file.check {
             self.counts.pages.fetch_add(check.pages(), Ordering::Relaxed);
-            let damaged = check.damaged().into_iter().map(|block| (file.item.path.clone(), block));
+            let damaged = check.suspects().into_iter().map(|block| (file.item.path.clone(), block));
             self.suspects().extend(damaged);
         }
         self.counts.files.fetch_add(1, Ordering::Relaxed);
@@ -222,18 +222,21 @@ impl<'a> Data<'a> {
         self.counts.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A page may have been read while it was written: then it is whole now. Returns how many are not.
+    /// A page may have been read while it was written: then it is whole now, or its last change lies in the log. Returns how many are not.
     async fn look_again_at_suspects(&self, session: &Session) -> Result<u64, SourceError> {
         let suspects = std::mem::take(&mut *self.suspects());
         let mut damaged = 0;
         for (path, block) in suspects {
             let segment = Relation::of(&path).map_or(0, |relation| relation.segment);
-            let check = PageCheck::new(segment, self.server.page_bytes, self.start);
+            let check = PageCheck::new(segment, self.server.page_bytes);
             let offset = i64::from(check.offset_of(block));
             let sql = "SELECT pg_catalog.pg_read_binary_file($1, $2, $3, true)";
             let page: Option<Vec<u8>> =
                 session.one("reading a page again", sql, &[&path, &offset, &i64::from(self.server.page_bytes)]).await?;
-            if !page.is_some_and(|page| check.is_damaged(&page, block)) {
+            // As far as the log goes now that the page was read.
+            let end: String = session.one("asking for the end of the log", END_OF_LOG, &[]).await?;
+            let since = self.start.0..=Lsn::parse(&end).map_or(u64::MAX, |end| end.0);
+            if !page.is_some_and(|page| check.is_damaged(&page, block, &since)) {
                 continue;
             }
             damaged += 1;
@@ -252,6 +255,11 @@ impl<'a> Data<'a> {
         Ok(damaged)
     }
 }
+
+/// Where the log ends, on a primary and on a standby.
+const END_OF_LOG: &str = "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() \
+                          THEN GREATEST(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()) \
+                          ELSE pg_catalog.pg_current_wal_insert_lsn() END)::text";
 
 /// What a file's relation is called, as far as one session can tell: names are known in its own database only.
 async fn name(session: &Session, path: &str) -> String {

@@ -1,5 +1,7 @@
 //! Pages of relations and their checksums, as `src/include/storage/checksum_impl.h` and `bufpage.h` of PostgreSQL lay them down.
 
+use std::ops::RangeInclusive;
+
 /// How many sums run side by side.
 const SUMS: usize = 32;
 /// FNV-1's prime for 32 bits.
@@ -57,17 +59,18 @@ pub enum Page {
     Damaged,
 }
 
-/// Looks at one whole page, `block` of its relation fork. `start` is the LSN at which the backup began.
-pub fn look(page: &[u8], block: u32, start: u64) -> Page {
+/// Looks at one whole page, `block` of its relation fork. `since` is from where the backup began to where the log ends now: a page
+/// whose last change lies in between may be torn. One that says that it is of the future is not.
+pub fn look(page: &[u8], block: u32, since: &RangeInclusive<u64>) -> Page {
     if page[UPPER_AT] == 0 && page[UPPER_AT + 1] == 0 {
-        return if page.iter().all(|byte| *byte == 0) { Page::New } else { damaged_unless_newer(page, start) };
+        return if page.iter().all(|byte| *byte == 0) { Page::New } else { damaged_unless_newer(page, since) };
     }
     let stored = u16::from_le_bytes([page[CHECKSUM_AT], page[CHECKSUM_AT + 1]]);
-    if checksum(page, block) == stored { Page::Sound } else { damaged_unless_newer(page, start) }
+    if checksum(page, block) == stored { Page::Sound } else { damaged_unless_newer(page, since) }
 }
 
-fn damaged_unless_newer(page: &[u8], start: u64) -> Page {
-    if lsn(page) >= start { Page::Newer } else { Page::Damaged }
+fn damaged_unless_newer(page: &[u8], since: &RangeInclusive<u64>) -> Page {
+    if since.contains(&lsn(page)) { Page::Newer } else { Page::Damaged }
 }
 
 /// The LSN of the last change: two words, the higher first.
@@ -119,12 +122,12 @@ mod tests {
     #[test]
     fn a_page_is_judged_by_its_checksum_its_block_and_its_lsn() {
         let sound = page();
-        let start = 0x2_0000_0000;
+        let start = &(0x2_0000_0000..=0x4_0000_0000);
         assert_eq!(look(&sound, 7, start), Page::Sound);
         assert_eq!(look(&sound, 8, start), Page::Damaged);
-        assert_eq!(look(&sound, 8, 0x1_0000_0000), Page::Newer);
+        assert_eq!(look(&sound, 8, &(0x1_0000_0000..=0x4_0000_0000)), Page::Newer);
         assert_eq!(look(&[0; 8192], 7, start), Page::New);
-        for at in [4, 15, 24, 100, 4096, 8191] {
+        for at in [0, 4, 15, 24, 100, 4096, 8191] {
             let mut damaged = sound.clone();
             damaged[at] ^= 4;
             assert_eq!(look(&damaged, 7, start), Page::Damaged, "byte {at}");
