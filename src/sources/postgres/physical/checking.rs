@@ -11,7 +11,7 @@ use crate::sources::SourceError;
 const SEGMENT_BYTES: u32 = 1 << 30;
 
 /// No page is newer.
-const NEVER: RangeInclusive<u64> = 1..=0;
+const NEVER: RangeInclusive<u64> = RangeInclusive::new(1, 0);
 
 /// Looks at the pages of one file.
 #[derive(Debug)]
