@@ -81,7 +81,7 @@ pub(super) fn wrap(store: SharedStore, clock: &SharedClock) -> SharedStore {
 /// Opens the store that a policy names; with `first_versions` to read what it stored first of each object.
 pub(super) async fn store(policy: &StorePolicy, first_versions: bool, clock: &SharedClock) -> Result<SharedStore, CliError> {
     let bare: SharedStore = match policy {
-        StorePolicy::Filesystem(_) | StorePolicy::Azure(_) if first_versions => {
+        StorePolicy::Filesystem(_) if first_versions => {
             return Err(StoreError::Unsupported { place: policy.place(), what: "reading earlier versions" }.into());
         }
         StorePolicy::Filesystem(filesystem) => FilesystemStore::new(filesystem.path.clone()),
@@ -107,6 +107,7 @@ pub(super) async fn store(policy: &StorePolicy, first_versions: bool, clock: &Sh
                 prefix: azure.prefix.clone(),
                 endpoint: azure.endpoint.clone(),
                 credential: azure_credential(azure)?,
+                first_versions,
             })
             .await?,
         ),

@@ -69,7 +69,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
             )),
             Some(_) => {}
             None => warnings.push(
-                "no lock: whoever may delete at the site can delete every point; say lock = { mode = \"compliance\", days = … } for a bucket with Object Lock".to_owned(),
+                "no lock: whoever may delete at the site can delete every point; say lock = { mode = \"compliance\", days = … } for a bucket with Object Lock, or a container with version-level immutability".to_owned(),
             ),
         }
         let made = if args.dry_run {

@@ -6,7 +6,7 @@ use super::{CliError, Context, place};
 use crate::{
     policy::{SitePolicy, StorePolicy},
     report::ExitCode,
-    stores::{S3Role, s3_permissions},
+    stores::{Role, azure_permissions, s3_permissions},
 };
 
 #[derive(Debug, clap::Args)]
@@ -23,22 +23,32 @@ pub(super) struct Args {
 pub(super) struct Permissions {
     site: String,
     role: &'static str,
-    /// An IAM policy document.
+    /// What the provider calls such a document.
+    kind: &'static str,
+    /// An IAM policy document (S3), or the definition of a role (Azure).
     document: serde_json::Value,
 }
 
-/// What each identity must be allowed at a site; nothing for a directory, where the file system decides, and for Azure, where
-/// the runbook names the roles.
+/// What each identity must be allowed at a site; nothing for a directory, where the file system decides.
 pub(super) fn of(site: &SitePolicy) -> Vec<Permissions> {
-    let StorePolicy::S3(s3) = &site.store else { return Vec::new() };
-    let document = |role| s3_permissions(role, &s3.bucket, &s3.prefix, site.lock.is_some());
-    S3Role::ALL.map(|role| Permissions { site: site.name.clone(), role: role.word(), document: document(role) }).into()
+    let locked = site.lock.is_some();
+    let of_role = |role: Role| {
+        let (kind, document) = match &site.store {
+            StorePolicy::Filesystem(_) => return None,
+            StorePolicy::S3(s3) => ("IAM policy document", s3_permissions(role, &s3.bucket, &s3.prefix, locked)),
+            StorePolicy::Azure(azure) => {
+                ("Azure role definition", azure_permissions(role, &azure.account, &azure.container, locked))
+            }
+        };
+        Some(Permissions { site: site.name.clone(), role: role.word(), kind, document })
+    };
+    Role::ALL.into_iter().filter_map(of_role).collect()
 }
 
 /// As text: a heading and the document, to be handed to the provider.
 pub(super) fn text(permissions: &[Permissions]) -> String {
     let one = |permissions: &Permissions| {
-        format!("site {}, {} (IAM policy document):\n{:#}\n", permissions.site, permissions.role, permissions.document)
+        format!("site {}, {} ({}):\n{:#}\n", permissions.site, permissions.role, permissions.kind, permissions.document)
     };
     permissions.iter().map(one).collect()
 }
@@ -52,7 +62,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
     let all: Vec<Permissions> = sites.iter().flat_map(|site| of(site)).collect();
     if all.is_empty() {
         return Err(CliError::Usage(
-            "no site of this policy is a bucket: at a directory the file system's owner and mode decide who may write and delete"
+            "no site of this policy is a bucket or a container: at a directory the file system's owner and mode decide who may write and delete"
                 .to_owned(),
         ));
     }

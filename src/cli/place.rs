@@ -24,8 +24,8 @@ pub(super) struct PlaceArgs {
     /// terminal, or read from the file that FARSHORE_PASSPHRASE_FILE names.
     #[arg(long, value_name = "FILE", env = "FARSHORE_IDENTITY_FILE", value_delimiter = ':')]
     pub(super) identity: Vec<PathBuf>,
-    /// Read of each object the version that the site stored first, whatever was written or marked as deleted over it since (S3,
-    /// versioned bucket).
+    /// Read of each object the version that the site stored first, whatever was written or marked as deleted over it since (a versioned
+    /// bucket on S3, or a container of an Azure account that keeps versions).
     #[arg(long)]
     pub(super) first_versions: bool,
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path as FilePath, time::Duration};
 
 use super::{
-    Limits, Retention, SitePolicy, SourceKind, SourcePolicy, StorePolicy,
+    Limits, LockModePolicy, Retention, SitePolicy, SourceKind, SourcePolicy, StorePolicy,
     document::{Document, Findings, Path},
     structure::similar,
 };
@@ -98,7 +98,7 @@ pub fn separate_places(sources: &[(Path, SourcePolicy)], sites: &[(Path, StorePo
     }
 }
 
-/// A lock only where the store has such a thing, and not shorter than points are kept: the last days of a point would be the
+/// A lock only where the store has such a thing and it holds, and not shorter than points are kept: the last days of a point would be the
 /// ones in which it can be deleted.
 pub fn locks(sites: &[(Path, SitePolicy)], findings: &mut Findings<'_>) {
     for (path, site) in sites {
@@ -107,14 +107,14 @@ pub fn locks(sites: &[(Path, SitePolicy)], findings: &mut Findings<'_>) {
         if matches!(site.store, StorePolicy::Filesystem(_)) {
             findings.add(
                 &path,
-                "a directory cannot be locked: whoever owns a file can delete it; use a bucket with Object Lock (kind = \"s3\"), or leave it out",
+                "a directory cannot be locked: whoever owns a file can delete it; use a bucket with Object Lock (kind = \"s3\") or a container with version-level immutability (kind = \"azure\"), or leave it out",
             );
         }
-        if matches!(site.store, StorePolicy::Azure(_)) {
+        if matches!(site.store, StorePolicy::Azure(_)) && lock.mode == LockModePolicy::Governance {
             findings.add(
-                &path,
-                "objects on Azure are not locked by this version; leave it out, set a time-based retention policy on the container in Azure \
-                 itself, or use a bucket with Object Lock (kind = \"s3\")",
+                &path.key("mode"),
+                "governance holds nothing on Azure: whoever may set such a (there: unlocked) policy, as the agent must, may remove it, too; \
+                 make it \"compliance\"",
             );
         }
         if Duration::from_secs(u64::from(lock.days) * 24 * 3600) < site.retention.keep_within {

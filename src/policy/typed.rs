@@ -141,7 +141,8 @@ pub struct TypedSite {
     /// Where its repository lies.
     #[schemars(required)]
     pub store: Option<TypedStore>,
-    /// Object Lock: the site refuses to delete what a backup stored, whoever asks. S3 only; the bucket must have it enabled.
+    /// Object Lock: the site refuses to delete what a backup stored, whoever asks. A bucket on S3 that has it enabled, or (in compliance
+    /// mode alone) a container on Azure with version-level immutability.
     pub lock: Option<TypedLock>,
     /// How long points are kept here. What is left out comes from the policy's own retention.
     pub retention: Option<TypedRetention>,

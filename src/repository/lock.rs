@@ -278,7 +278,7 @@ impl Repository {
         Err(RepositoryError::Refused {
             subject: format!("{}/{key}", self.store.describe()),
             detail: format!(
-                "was stored with a {} lock, and the site does not hold it: no point was made. Use a bucket with Object Lock (`farshore init --create` makes one), or take `lock` out of the policy and accept that whoever may delete can delete everything",
+                "was stored with a {} lock, and the site does not hold it: no point was made. Use a bucket with Object Lock (`farshore init --create` makes one; on Azure a container with version-level immutability support), or take `lock` out of the policy and accept that whoever may delete can delete everything",
                 least.mode
             ),
         })

@@ -9,7 +9,7 @@ use super::{
     error::Result,
     keys::{random, sha256},
 };
-use crate::stores::{GetOptions, Lock, LockMode, PutOptions, SharedStore, StoreError, read_all};
+use crate::stores::{GetOptions, Lock, LockMode, LockSupport, PutOptions, SharedStore, StoreError, read_all};
 
 /// What `repository.json` says of if-absent writes that have exactly one winner.
 pub const EXCLUSIVE: &str = "exclusive";
@@ -80,19 +80,24 @@ async fn try_out(store: &SharedStore, sequence: &str, race: &str, checksum: &str
 /// For how long the probe's own object is locked: longer than a slow site takes for a few requests.
 const PROBE_LOCK: TimeDelta = TimeDelta::minutes(10);
 
+/// What makes locks possible, where the store does not know better.
+const REMEDY: &str = "Let `farshore init --create` make a new bucket with Object Lock, or enable versioning and Object Lock (on Azure: version-level immutability support) on this one with the provider's own tools";
+
 /// Puts a locked object, reads the lock back, and tries to shorten it and to delete the object. The object stays, locked for ten
 /// minutes.
 ///
 /// # Errors
 /// [`RepositoryError::Refused`] for a site that does not lock, with the next step; the store's.
 pub async fn probe_locks(store: &SharedStore, mode: LockMode) -> Result<Vec<String>> {
-    let cannot = |detail: &str| RepositoryError::Refused {
+    let refused = |detail: &str, remedy: &str| RepositoryError::Refused {
         subject: store.describe(),
         detail: format!(
-            "the policy asks for a {mode} lock, and {detail}. Let `farshore init --create` make a new bucket with Object Lock, or enable versioning and Object Lock on this one with the provider's own tools, then run `farshore init` again; or take `lock` out of the policy and accept that whoever may delete can delete everything"
+            "the policy asks for a {mode} lock, and {detail}. {remedy}, then run `farshore init` again; or take `lock` out of the policy and accept that whoever may delete can delete everything"
         ),
     };
+    let cannot = |detail: &str| refused(detail, REMEDY);
     match store.lock_support().await {
+        Ok(LockSupport { remedy: Some(remedy), .. }) => return Err(refused("nothing can be locked there", &remedy)),
         Ok(support) if !support.versioned => return Err(cannot("the bucket is not versioned")),
         Ok(support) if !support.object_lock => return Err(cannot("the bucket has no Object Lock")),
         // What counts is what is tried out below; not every identity may ask.

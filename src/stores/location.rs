@@ -81,17 +81,18 @@ impl Location {
         self.open_reading(false).await
     }
 
-    /// As [`Self::open`], to read the version of each object that was stored first ([`S3Config::first_versions`]).
+    /// As [`Self::open`], to read the version of each object that was stored first ([`S3Config::first_versions`],
+    /// [`AzureConfig::first_versions`]).
     ///
     /// # Errors
-    /// As [`Self::open`]; [`StoreError::Unsupported`] for a directory and for Azure.
+    /// As [`Self::open`]; [`StoreError::Unsupported`] for a directory.
     pub async fn open_first_versions(&self) -> Result<SharedStore, StoreError> {
         self.open_reading(true).await
     }
 
     async fn open_reading(&self, first_versions: bool) -> Result<SharedStore, StoreError> {
         match self {
-            Self::Directory(_) | Self::Azure { .. } if first_versions => {
+            Self::Directory(_) if first_versions => {
                 Err(StoreError::Unsupported { place: self.to_string(), what: "reading earlier versions" })
             }
             Self::Directory(path) => Ok(FilesystemStore::new(path.clone())),
@@ -107,7 +108,8 @@ impl Location {
                 Ok(Arc::new(S3Store::connect(config).await?))
             }
             Self::Azure { account, container, prefix } => {
-                Ok(Arc::new(AzureStore::connect(AzureConfig::from_environment(account, container, prefix)).await?))
+                let config = AzureConfig { first_versions, ..AzureConfig::from_environment(account, container, prefix) };
+                Ok(Arc::new(AzureStore::connect(config).await?))
             }
         }
     }
@@ -177,11 +179,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn earlier_versions_on_azure_are_not_supported_and_it_says_so() {
-        let location = Location::parse("azure://account/container/p").unwrap();
+    async fn a_directory_has_no_earlier_versions_and_it_says_so() {
+        let location = Location::parse("/srv/backup").unwrap();
         let error = location.open_first_versions().await.unwrap_err();
         assert!(matches!(error, StoreError::Unsupported { .. }));
-        assert!(error.to_string().starts_with("azure://account/container/p: reading earlier versions"), "{error}");
+        assert!(error.to_string().starts_with("/srv/backup: reading earlier versions"), "{error}");
     }
 
     #[tokio::test]

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LockMode {
-    /// Identities with a right of their own for that (S3: `s3:BypassGovernanceRetention`).
+    /// Identities with a right of their own for that (S3: `s3:BypassGovernanceRetention`). Azure has no such right apart from that
+    /// of locking, so that its store reads this mode (an unlocked policy) and never writes it.
     Governance,
     /// Nobody, not even the account's owner.
     Compliance,
@@ -47,10 +48,12 @@ impl Lock {
 }
 
 /// What a store says of its ability to lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LockSupport {
     /// Whether overwriting and deleting keep what was there before.
     pub versioned: bool,
     /// Whether objects can be locked.
     pub object_lock: bool,
+    /// Where they cannot: what makes it possible there, as a sentence in the provider's own words, if the store knows.
+    pub remedy: Option<String>,
 }

@@ -28,6 +28,8 @@ pub struct MemoryStore {
     clock: SharedClock,
     /// Whether it plays a versioned bucket with Object Lock.
     locking: bool,
+    /// Whether it says what its clock shows.
+    tells_time: bool,
     state: Mutex<State>,
 }
 
@@ -56,19 +58,23 @@ struct Upload {
 }
 
 impl MemoryStore {
-    /// An empty store that describes itself as `memory://name` and stamps objects with the machine's time.
+    /// An empty store that describes itself as `memory://name`, stamps objects with the machine's time, and does not tell its time.
     pub fn new(name: &str) -> Arc<Self> {
-        Self::with_clock(name, SystemClock::shared())
+        Self::on(name, SystemClock::shared(), false, false)
+    }
+
+    fn on(name: &str, clock: SharedClock, locking: bool, tells_time: bool) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), clock, locking, tells_time, state: Mutex::default() })
     }
 
     /// An empty store whose objects are stamped with the time of `clock`, which plays the site's clock.
     pub fn with_clock(name: &str, clock: SharedClock) -> Arc<Self> {
-        Arc::new(Self { name: name.to_owned(), clock, locking: false, state: Mutex::default() })
+        Self::on(name, clock, false, true)
     }
 
     /// An empty store that plays a versioned bucket with Object Lock, on the time of `clock`.
     pub fn locking(name: &str, clock: SharedClock) -> Arc<Self> {
-        Arc::new(Self { name: name.to_owned(), clock, locking: true, state: Mutex::default() })
+        Self::on(name, clock, true, true)
     }
 
     /// The version of each object that was stored first, as another store: what a reader of versions sees that overwriting and
@@ -77,8 +83,9 @@ impl MemoryStore {
         let state = self.state();
         let mut objects = state.objects.clone();
         objects.extend(state.earlier.iter().filter_map(|(key, versions)| Some((key.clone(), versions.first()?.clone()))));
-        let state = Mutex::new(State { objects, writes: state.writes, ..State::default() });
-        Arc::new(Self { name: self.name.clone(), clock: self.clock.clone(), locking: self.locking, state })
+        let first = Self::on(&self.name, self.clock.clone(), self.locking, self.tells_time);
+        *first.state() = State { objects, writes: state.writes, ..State::default() };
+        first
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -252,7 +259,10 @@ impl Store for MemoryStore {
     }
 
     async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
-        Ok(self.clock.now())
+        if self.tells_time {
+            return Ok(self.clock.now());
+        }
+        Err(StoreError::Unsupported { place: self.describe(), what: "telling its time" })
     }
 
     async fn create(&self) -> Result<(), StoreError> {
@@ -264,7 +274,7 @@ impl Store for MemoryStore {
     }
 
     async fn lock_support(&self) -> Result<LockSupport, StoreError> {
-        Ok(LockSupport { versioned: self.locking, object_lock: self.locking })
+        Ok(LockSupport { versioned: self.locking, object_lock: self.locking, remedy: None })
     }
 
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {

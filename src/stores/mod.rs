@@ -6,7 +6,8 @@
 //! * A put is atomic: readers see all of it or nothing. With [`PutOptions::if_absent`] exactly one of several racers wins and
 //!   the others get [`StoreError::AlreadyExists`] — where the store honours it, which `repository::probe` finds out.
 //! * Listing pages are sorted by key bytes and start strictly after the key given.
-//! * Deleting what is not there succeeds. On a versioned bucket [`Store::delete`] hides, and [`Store::delete_versions`] removes.
+//! * Deleting what is not there succeeds. On a versioned bucket [`Store::delete`] hides (or, where a lock forbids that too, is
+//!   refused with [`StoreError::Locked`]), and [`Store::delete_versions`] removes.
 //! * A lock, once answered for, is neither shortened nor weakened by any call of this trait; what it holds is not deleted:
 //!   [`StoreError::Locked`], which passes with time, is told from [`StoreError::Denied`], which does not.
 //! * Errors say what the caller can do ([`StoreError::is_transient`]); retry is decided in one place, the `retry` wrapper; the
@@ -24,6 +25,7 @@ mod location;
 mod lock;
 mod memory;
 mod retry;
+mod role;
 mod s3;
 mod tiers;
 
@@ -35,7 +37,7 @@ use chrono::{DateTime, Utc};
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-pub use azure::{AzureConfig, AzureCredential, AzureStore};
+pub use azure::{AzureConfig, AzureCredential, AzureStore, azure_permissions};
 pub use error::StoreError;
 pub use filesystem::FilesystemStore;
 pub use limit::Limit;
@@ -43,7 +45,8 @@ pub use location::{Location, LocationError};
 pub use lock::{Lock, LockMode, LockSupport};
 pub use memory::MemoryStore;
 pub use retry::{Retry, RetryPolicy};
-pub use s3::{S3Config, S3Role, S3Store, s3_permissions};
+pub use role::Role;
+pub use s3::{S3Config, S3Store, s3_permissions};
 
 /// What travels with an object beside its bytes. Everything is optional; an empty value is left out of requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,7 +206,7 @@ pub trait Store: Debug + Send + Sync {
 
     /// Whether objects can be locked here.
     async fn lock_support(&self) -> Result<LockSupport, StoreError> {
-        Ok(LockSupport { versioned: false, object_lock: false })
+        Ok(LockSupport::default())
     }
 
     /// What locks the version of an object that was stored first; `None` for a lock that ended as for none at all.

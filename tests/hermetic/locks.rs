@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use farshore::{
     clock::{Clock, FixedClock},
-    repository::{LockTerm, Repository},
+    repository::{LockTerm, MarkState, Repository},
     stores::{LockMode, MemoryStore, PutOptions, SharedStore, Store, StoreError},
 };
 
@@ -196,8 +196,12 @@ async fn a_clock_far_behind_the_sites_makes_no_short_locks() {
     for (key, body) in objects(site.store.as_ref()).await {
         store.put(&key, body, PutOptions::default()).await.unwrap();
     }
-    let error = site.recovery.backup(store, &site.recovery.fresh_cache()).await.unwrap_err().to_string();
+    // Whoever writes without asking for the time first.
+    let repository = site.recovery.open(store.clone(), &site.recovery.fresh_cache()).await.unwrap();
+    let error = repository.put_mark("packs/00/00", MarkState::Damaged, "a test").await.unwrap_err().to_string();
     assert!(error.contains("clock is far behind"), "{error}");
+    let error = site.recovery.backup(store, &site.recovery.fresh_cache()).await.unwrap_err().to_string();
+    assert!(error.contains("differ by more than 5 minutes"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -140,6 +140,20 @@ fn a_lock_is_understood_and_a_directory_cannot_have_one() {
 }
 
 #[test]
+fn a_lock_on_azure_is_in_compliance_mode_or_none() {
+    let with_mode = |mode: &str| {
+        let policy = with("name = \"far\"\n", &format!("name = \"far\"\nlock = {{ mode = \"{mode}\", days = 14 }}\n"));
+        let store = policy.lines().find(|line| line.contains("bucket = \"far\"")).unwrap();
+        policy.replace(store, "store = { kind = \"azure\", account = \"acc\", container = \"con\" }")
+    };
+    let policy = Policy::parse(&with_mode("compliance"), "p.toml").unwrap();
+    assert_eq!(policy.sites[0].lock, Some(LockPolicy { mode: LockModePolicy::Compliance, days: 14 }));
+    let found = problems(&with_mode("governance"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("site[far].lock.mode: governance holds nothing on Azure"), "{found:?}");
+}
+
+#[test]
 fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
     // What is replaced in the good policy, by what, and the one problem that this makes.
     let table: &[(&str, &str, &str)] = &[

@@ -69,6 +69,7 @@ impl Protected {
             prefix: format!("{}/{part}", self.prefix),
             endpoint: Some(server("FARSHORE_TEST_AZURE_ENDPOINT")),
             credential: AzureCredential::AccountKey(server("FARSHORE_TEST_AZURE_KEY").into()),
+            ..AzureConfig::default()
         };
         let store: SharedStore = Arc::new(self.runtime.block_on(AzureStore::connect(config)).unwrap());
         let address = store.describe();
@@ -197,4 +198,27 @@ fn a_point_of_an_s3_bucket_is_restored_into_a_container() {
     protected.runtime.block_on(azure.create()).unwrap();
     protected.restore("./site", &to_azure);
     protected.assert_holds(&azure, &objects);
+}
+
+#[test]
+fn a_policy_with_a_lock_is_refused_where_nothing_would_be_locked_and_nothing_is_stored() {
+    let protected = Protected::new();
+    let agent = &protected.agent;
+    let (site, _) = protected.azure("site");
+    protected.runtime.block_on(site.create()).unwrap();
+    let table = protected.table("site", "sas = { env = \"SITE_SAS\" }");
+    let locked = format!("[[site]]\nname = \"far\"\nlock = {{ mode = \"compliance\", days = 30 }}\nstore = {table}\n");
+    agent.write_policy_with(&agent.files_source(), &locked, "");
+    for arguments in [&["init", "policy.toml"][..], &["init", "policy.toml", "--create"]] {
+        agent.run(arguments.iter().copied()).fails(
+            1,
+            &[
+                &format!("The container {CONTAINER} of the account"),
+                "has no version-level immutability support",
+                "--enable-vlw true",
+            ],
+        );
+    }
+    assert!(protected.runtime.block_on(site.list("", None, 10)).unwrap().objects.is_empty());
+    agent.run(["backup", "policy.toml"]).ends_with(6);
 }

@@ -1,7 +1,7 @@
 //! A store that fails on command: the faults that networks and servers really have, queued per kind of call or drawn from a seed.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -88,6 +88,8 @@ struct State {
     lag_spares: Option<(u64, f64)>,
     /// What was deleted, and when: it is listed for as long as new objects are not.
     deleted: BTreeMap<String, (ObjectStat, DateTime<Utc>)>,
+    /// Keys that no listing shows.
+    hidden: BTreeSet<String>,
     /// When a fault was last met.
     struck_at: Option<DateTime<Utc>>,
 }
@@ -134,7 +136,12 @@ impl FaultyStore {
         self.state.lock().unwrap().lag = Some(by);
     }
 
-    /// The same, but for this part of what is new: which objects that are hangs on the seed and on their names.
+    /// From now on no listing shows these.
+    pub fn hide(&self, keys: impl IntoIterator<Item = String>) {
+        self.state.lock().unwrap().hidden.extend(keys);
+    }
+
+    /// As [`Self::lag_listings`], but for this part of what is new: which objects that are hangs on the seed and on their names.
     pub fn lag_some(&self, by: TimeDelta, seed: u64, spared: f64) {
         let mut state = self.state.lock().unwrap();
         (state.lag, state.lag_spares) = (Some(by), Some((seed, spared)));
@@ -304,7 +311,8 @@ impl Store for FaultyStore {
     }
 
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        let page = self.faulty(Call::List, self.inner.list(prefix, start_after, limit)).await?;
+        let mut page = self.faulty(Call::List, self.inner.list(prefix, start_after, limit)).await?;
+        page.objects.retain(|object| !self.state.lock().unwrap().hidden.contains(&object.key));
         let Some(lag) = self.state.lock().unwrap().lag else { return Ok(page) };
         let until = self.inner.time().await? - lag;
         let state = self.state.lock().unwrap();

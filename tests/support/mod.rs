@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod database_exchange;
 pub mod exchange;
+pub mod fake_azure;
 pub mod fault_proxy;
 pub mod faulty_store;
 pub mod lock_contract;

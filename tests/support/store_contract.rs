@@ -5,7 +5,9 @@
 use std::{any::Any, collections::BTreeMap};
 
 use bytes::Bytes;
-use farshore::stores::{GetOptions, ObjectAttributes, PutOptions, SharedStore, Store, StoreError, UploadedPart, read_all};
+use farshore::stores::{
+    GetOptions, LockMode, ObjectAttributes, PutOptions, SharedStore, Store, StoreError, UploadedPart, read_all,
+};
 use futures_util::future::join_all;
 use sha2::{Digest, Sha256};
 
@@ -15,6 +17,10 @@ pub struct Fresh {
     pub held: Box<dyn Any + Send + Sync>,
     /// Which keys the server behind it can hold at all; a test of a server says there why not all.
     pub can_hold: fn(&str) -> bool,
+    /// How firmly it locks, where it does.
+    pub modes: &'static [LockMode],
+    /// Whether deleting hides what is locked, or is refused.
+    pub hides_locked: bool,
 }
 
 impl Fresh {
@@ -23,7 +29,8 @@ impl Fresh {
     }
 
     pub fn holding(store: SharedStore, held: impl Any + Send + Sync) -> Self {
-        Self { store, held: Box::new(held), can_hold: |_| true }
+        let modes = &[LockMode::Governance, LockMode::Compliance];
+        Self { store, held: Box::new(held), can_hold: |_| true, modes, hides_locked: true }
     }
 
     fn possible<T: AsRef<str>>(&self, keys: impl IntoIterator<Item = T>) -> Vec<T> {

@@ -32,6 +32,9 @@ pub struct AzureConfig {
     pub endpoint: Option<String>,
     /// What proves who asks.
     pub credential: AzureCredential,
+    /// Read the version of each blob that was stored first, whatever was written over it or deleted since; for accounts that keep versions.
+    /// One more request for each read.
+    pub first_versions: bool,
 }
 
 /// What proves who asks.
@@ -65,6 +68,7 @@ impl AzureConfig {
             prefix: prefix.to_owned(),
             endpoint: variable("AZURE_STORAGE_SERVICE_ENDPOINT"),
             credential,
+            first_versions: false,
         }
     }
 

@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use super::{
     AzureStore, ObjectStat, Page, StoreError,
     request::{Call, http_time},
+    versions::is_older,
     xml::Element,
 };
 use crate::stores::{bounds::unsorted, header_values::plain_etag};
@@ -72,6 +73,9 @@ impl AzureStore {
         loop {
             let mut call = Call::container(Method::Get).query("comp", "list").query("prefix", &whole_prefix);
             call = call.query("maxresults", count.max(1).to_string());
+            if self.first_versions {
+                call = call.query("include", "versions");
+            }
             if let Some(marker) = marker.take() {
                 call = call.query("marker", marker);
             }
@@ -79,7 +83,8 @@ impl AzureStore {
             let document = self.document(answer, prefix, MOST_PAGE_BYTES).await?;
             for blob in document.children_of("Blobs").iter().filter(|element| element.name == "Blob") {
                 let stat = self.listed(blob)?;
-                if let Some(earlier) = last.as_ref().filter(|earlier| **earlier >= stat.key) {
+                let again = self.first_versions && last.as_ref() == Some(&stat.key);
+                if let Some(earlier) = last.as_ref().filter(|earlier| **earlier >= stat.key && !again) {
                     return Err(unsorted(&self.place, prefix, "Azure's", earlier, &stat.key));
                 }
                 last = Some(stat.key.clone());
@@ -87,10 +92,13 @@ impl AzureStore {
                 if stat.key.is_empty() || start_after.is_some_and(|after| *stat.key <= *after) {
                     continue;
                 }
-                if objects.len() == limit {
-                    return Ok(Page { objects, more: true });
+                let full = objects.len() == limit;
+                match objects.last_mut().filter(|_| again) {
+                    Some(kept) if is_older(&stat, kept) => *kept = stat,
+                    Some(_) => {}
+                    None if full => return Ok(Page { objects, more: true }),
+                    None => objects.push(stat),
                 }
-                objects.push(stat);
             }
             let Some(next) = document.text_of("NextMarker") else {
                 return Ok(Page { objects, more: false });
@@ -98,12 +106,12 @@ impl AzureStore {
             if let Some(last) = &last {
                 self.markers.remember(&whole_prefix, last, next);
             }
-            // A page may be shorter than asked for, or empty.
-            if objects.len() == limit {
+            // A page may be shorter than asked for, or empty. Of the last key there may be more versions.
+            if objects.len() == limit && !self.first_versions {
                 return Ok(Page { objects, more: true });
             }
             if !objects.is_empty() {
-                count = limit - objects.len();
+                count = if self.first_versions { limit } else { limit - objects.len() };
             }
             marker = Some(next.to_owned());
         }
@@ -129,7 +137,7 @@ impl AzureStore {
             size: size.ok_or_else(|| self.corrupt(key, "listed without a size"))?,
             modified: modified.ok_or_else(|| self.corrupt(key, "the answer names no time of modification"))?,
             etag: plain_etag(properties.text_of("Etag")),
-            version: None,
+            version: blob.text_of("VersionId").map(str::to_owned),
             sha256: None,
             storage_class: properties.text_of("AccessTier").filter(|_| !inferred).map(str::to_owned),
         })

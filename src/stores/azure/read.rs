@@ -28,7 +28,9 @@ impl AzureStore {
             Some(range) if range.start >= range.end => return Err(StoreError::InvalidRange { place: self.object_place(key) }),
             range => range.as_ref().map(range_header),
         };
+        let version = self.read_version(key).await?;
         let call = Call::blob(Method::Get, &self.whole(key))
+            .version(version.as_deref())
             .optional("x-ms-range", range)
             .optional("if-match", options.if_match.map(|etag| format!("\"{etag}\"")));
         let answer = self.ask(call, key, "get").await?;
@@ -37,14 +39,15 @@ impl AzureStore {
         let mut attributes = attributes(&answer, &stat);
         // The count is sent where there are tags and the identity may see them.
         if options.attributes && answer.number("x-ms-tag-count").is_some_and(|count| count > 0) {
-            attributes.tags = self.tags(key).await?;
+            attributes.tags = self.tags(key, version.as_deref()).await?;
         }
         let body = self.pieces(key, answer.body, length);
         Ok(Download { stat, attributes, body })
     }
 
     pub(super) async fn head_blob(&self, key: &str) -> Result<ObjectStat, StoreError> {
-        let answer = self.ask(Call::blob(Method::Head, &self.whole(key)), key, "stat").await?;
+        let version = self.read_version(key).await?;
+        let answer = self.ask(Call::blob(Method::Head, &self.whole(key)).version(version.as_deref()), key, "stat").await?;
         let size = answer.number("content-length").ok_or_else(|| self.corrupt(key, "the answer names no length"))?;
         self.stat_of(key, size, &answer)
     }
@@ -104,8 +107,8 @@ impl AzureStore {
         .boxed()
     }
 
-    async fn tags(&self, key: &str) -> Result<BTreeMap<String, String>, StoreError> {
-        let call = Call::blob(Method::Get, &self.whole(key)).query("comp", "tags");
+    async fn tags(&self, key: &str, version: Option<&str>) -> Result<BTreeMap<String, String>, StoreError> {
+        let call = Call::blob(Method::Get, &self.whole(key)).query("comp", "tags").version(version);
         let answer = self.ask(call, key, "get the tags of").await?;
         let document = self.document(answer, key, MOST_TAG_BYTES).await?;
         let set = document.children_of("TagSet").iter();

@@ -70,6 +70,14 @@ impl Call {
         }
     }
 
+    /// About that version of the blob, by its id, and not about the current one.
+    pub(super) fn version(self, id: Option<&str>) -> Self {
+        match id {
+            Some(id) => self.query("versionid", id),
+            None => self,
+        }
+    }
+
     /// With a body, which takes its time.
     pub(super) fn body(mut self, body: Bytes) -> Self {
         self.limit = BASE_TIMEOUT + Duration::from_secs(body.len() as u64 / MINIMUM_RATE);

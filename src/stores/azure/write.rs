@@ -1,4 +1,4 @@
-//! Writing: blobs, blocks, deletion, the container itself.
+//! Writing: blobs, blocks, the container itself.
 
 use azure_core::http::Method;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -8,13 +8,13 @@ use tokio::task::spawn_blocking;
 
 use super::{
     AzureStore, ObjectAttributes, ObjectStat, PutOptions, StoreError, UploadedPart,
+    immutability::locked,
     request::{COMPLETE_TIMEOUT, Call},
     values::{encode_name, encode_tag, unfit},
 };
 use crate::stores::{
     bounds::{check_body, sha256},
     header_values::{encode_tags, encode_value},
-    no_locks,
     tiers::azure_tier,
 };
 
@@ -31,10 +31,10 @@ fn crc64(body: &[u8]) -> String {
 impl AzureStore {
     pub(super) async fn put_blob(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
         self.fits(key, "put")?;
-        if options.lock.is_some() {
-            return Err(no_locks(self.place.clone()));
+        let PutOptions { if_absent, sha256, attributes, lock } = options;
+        if let Some(lock) = lock {
+            self.check_lock(lock)?;
         }
-        let PutOptions { if_absent, sha256, attributes, .. } = options;
         let size = body.len() as u64;
         let (place, owned, bytes) = (self.place.clone(), key.to_owned(), body.clone());
         // Azure knows no SHA-256: a stated one is held against the body here, and the CRC-64 holds for the way.
@@ -45,7 +45,10 @@ impl AzureStore {
             .header("x-ms-blob-type", "BlockBlob")
             .header("x-ms-content-crc64", crc)
             .optional("if-none-match", if_absent.then_some("*"));
-        let call = described(call, &attributes).body(body);
+        let mut call = described(call, &attributes).body(body);
+        if let Some(lock) = lock {
+            call = locked(call, lock);
+        }
         let answer = self.ask(call, key, "put").await.map_err(|error| refused(error, if_absent))?;
         Ok(ObjectStat { storage_class: tier(&attributes).map(str::to_owned), ..self.stat_of(key, size, &answer)? })
     }
@@ -77,13 +80,6 @@ impl AzureStore {
             action,
             detail: format!("its checksum could not be computed: {error}"),
         })
-    }
-
-    pub(super) async fn delete_blob(&self, key: &str) -> Result<(), StoreError> {
-        match self.ask(Call::blob(Method::Delete, &self.whole(key)), key, "delete").await {
-            Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 
     /// An upload is only a name until its first block; its attributes travel with the list of blocks, at the end.
@@ -162,10 +158,14 @@ impl AzureStore {
     }
 }
 
-/// A failed condition of a write that wants nothing to be there means that something is.
+/// A failed condition of a write that wants nothing to be there means that something is. So does the refusal of an identity that may make new
+/// blobs and overwrite none, if the server looks at its rights before the condition.
 fn refused(error: StoreError, if_absent: bool) -> StoreError {
     match error {
         StoreError::Changed { place } if if_absent => StoreError::AlreadyExists { place },
+        StoreError::Denied { place, detail, .. } if if_absent && detail.starts_with("UnauthorizedBlobOverwrite") => {
+            StoreError::AlreadyExists { place }
+        }
         error => error,
     }
 }
@@ -198,7 +198,7 @@ fn described(call: Call, attributes: &ObjectAttributes) -> Call {
 
 #[cfg(test)]
 mod tests {
-    use super::{block_id, crc64};
+    use super::{StoreError, block_id, crc64, refused};
 
     #[test]
     fn the_checksum_is_that_of_the_documentation() {
@@ -211,5 +211,16 @@ mod tests {
         let upload = "f".repeat(32);
         let ids = [1, 9, 50_000].map(|number| block_id(&upload, number));
         assert!(ids.iter().all(|id| id.len() == ids[0].len()) && ids[0] != ids[1]);
+    }
+
+    #[test]
+    fn whoever_may_not_overwrite_is_told_that_something_is_there() {
+        let denied = || StoreError::Denied {
+            place: "p".to_owned(),
+            action: "put",
+            detail: "UnauthorizedBlobOverwrite: This request is not authorized to perform blob overwrites., HTTP 403".to_owned(),
+        };
+        assert!(matches!(refused(denied(), true), StoreError::AlreadyExists { .. }));
+        assert!(matches!(refused(denied(), false), StoreError::Denied { .. }));
     }
 }

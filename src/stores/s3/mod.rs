@@ -46,7 +46,7 @@ use super::{
 use crate::clock::{SharedClock, SystemClock};
 
 pub use config::S3Config;
-pub use permissions::{S3Role, s3_permissions};
+pub use permissions::s3_permissions;
 
 /// A store over an S3 bucket.
 pub struct S3Store {

@@ -5,38 +5,15 @@
 
 use serde_json::{Value, json};
 
-/// Whose rights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum S3Role {
-    /// The agent: backups, pins, evidence. Can neither delete nor overwrite, nor shorten a lock.
-    Writer,
-    /// An operator: restores, drills, verifications. Writes evidence of them and nothing else.
-    Reader,
-    /// The machine that prunes. Deletes what no lock holds; cannot lift one.
-    Pruner,
-}
-
-impl S3Role {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Writer, Self::Reader, Self::Pruner];
-
-    /// As it is said in output.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Writer => "writer",
-            Self::Reader => "reader",
-            Self::Pruner => "pruner",
-        }
-    }
-}
+use crate::stores::Role;
 
 /// The IAM policy document for a role at a site: a bucket, the prefix of the repository (may be empty), and whether what is
 /// stored is locked.
-pub fn s3_permissions(role: S3Role, bucket: &str, prefix: &str, locked: bool) -> Value {
+pub fn s3_permissions(role: Role, bucket: &str, prefix: &str, locked: bool) -> Value {
     let bucket = format!("arn:aws:s3:::{bucket}");
     let prefix = prefix.trim_matches('/');
     let under = |part: &str| if prefix.is_empty() { format!("{bucket}/{part}*") } else { format!("{bucket}/{prefix}/{part}*") };
-    let versions = locked || role != S3Role::Writer;
+    let versions = locked || role != Role::Writer;
     let mut list = json!({
         "Sid": "List",
         "Effect": "Allow",
@@ -46,9 +23,9 @@ pub fn s3_permissions(role: S3Role, bucket: &str, prefix: &str, locked: bool) ->
     if !prefix.is_empty() {
         list["Condition"] = json!({ "StringLike": { "s3:prefix": format!("{prefix}/*") } });
     }
-    let read = if role == S3Role::Writer { json!(["s3:GetObject"]) } else { json!(["s3:GetObject", "s3:GetObjectVersion"]) };
+    let read = if role == Role::Writer { json!(["s3:GetObject"]) } else { json!(["s3:GetObject", "s3:GetObjectVersion"]) };
     let mut statements = vec![list, json!({ "Sid": "Read", "Effect": "Allow", "Action": read, "Resource": under("") })];
-    let written = under(if role == S3Role::Reader { "evidence/" } else { "" });
+    let written = under(if role == Role::Reader { "evidence/" } else { "" });
     statements.push(json!({
         "Sid": "WriteOnce",
         "Effect": "Allow",
@@ -65,7 +42,7 @@ pub fn s3_permissions(role: S3Role, bucket: &str, prefix: &str, locked: bool) ->
             "Resource": written,
         }));
     }
-    if role == S3Role::Pruner {
+    if role == Role::Pruner {
         let delete = if locked { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
         statements.push(json!({ "Sid": "Delete", "Effect": "Allow", "Action": [delete], "Resource": under("") }));
     }
@@ -76,9 +53,9 @@ pub fn s3_permissions(role: S3Role, bucket: &str, prefix: &str, locked: bool) ->
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{S3Role, s3_permissions};
+    use super::{Role, s3_permissions};
 
-    fn actions(role: S3Role, locked: bool) -> BTreeSet<String> {
+    fn actions(role: Role, locked: bool) -> BTreeSet<String> {
         let document = s3_permissions(role, "b", "p", locked);
         let statements = document["Statement"].as_array().unwrap();
         assert!(statements.iter().all(|statement| statement["Effect"] == "Allow"));
@@ -95,16 +72,16 @@ mod tests {
 
     #[test]
     fn each_role_has_exactly_its_actions() {
-        let table: [(S3Role, bool, &[&str]); 6] = [
-            (S3Role::Writer, false, &["ListBucket", "GetObject", "PutObject"]),
+        let table: [(Role, bool, &[&str]); 6] = [
+            (Role::Writer, false, &["ListBucket", "GetObject", "PutObject"]),
             (
-                S3Role::Writer,
+                Role::Writer,
                 true,
                 &["ListBucket", "ListBucketVersions", "GetObject", "PutObject", "GetObjectRetention", "PutObjectRetention"],
             ),
-            (S3Role::Reader, false, &["ListBucket", "ListBucketVersions", "GetObject", "GetObjectVersion", "PutObject"]),
+            (Role::Reader, false, &["ListBucket", "ListBucketVersions", "GetObject", "GetObjectVersion", "PutObject"]),
             (
-                S3Role::Reader,
+                Role::Reader,
                 true,
                 &[
                     "ListBucket",
@@ -117,12 +94,12 @@ mod tests {
                 ],
             ),
             (
-                S3Role::Pruner,
+                Role::Pruner,
                 false,
                 &["ListBucket", "ListBucketVersions", "GetObject", "GetObjectVersion", "PutObject", "DeleteObject"],
             ),
             (
-                S3Role::Pruner,
+                Role::Pruner,
                 true,
                 &[
                     "ListBucket",
@@ -147,12 +124,12 @@ mod tests {
             ("p/q", "arn:aws:s3:::b/p/q/*", "arn:aws:s3:::b/p/q/evidence/*"),
             ("", "arn:aws:s3:::b/*", "arn:aws:s3:::b/evidence/*"),
         ] {
-            for role in S3Role::ALL {
+            for role in Role::ALL {
                 for statement in s3_permissions(role, "b", prefix, true)["Statement"].as_array().unwrap() {
                     let (sid, resource) = (statement["Sid"].as_str().unwrap(), statement["Resource"].as_str().unwrap());
                     let expected = match (sid, role) {
                         ("List", _) => "arn:aws:s3:::b",
-                        ("WriteOnce" | "Lock", S3Role::Reader) => evidence,
+                        ("WriteOnce" | "Lock", Role::Reader) => evidence,
                         _ => objects,
                     };
                     assert_eq!(resource, expected, "{sid}");

@@ -247,6 +247,6 @@ impl S3Store {
                 meaning => return Err(meaning),
             },
         };
-        Ok(LockSupport { versioned, object_lock })
+        Ok(LockSupport { versioned, object_lock, remedy: None })
     }
 }

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use farshore::{
     clock::{Clock, FixedClock},
     policy::Retention,
-    stores::{MemoryStore, SharedStore, Store},
+    stores::{MemoryStore, PutOptions, SharedStore, Store},
 };
 
 use crate::support::recovery::{Objects, Recovery, noise, objects};
@@ -106,17 +106,26 @@ async fn points_that_retention_does_not_keep_go_with_everything_that_only_they_n
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_pruned_or_even_planned_while_the_clocks_differ() {
+async fn nothing_is_backed_up_pruned_or_even_planned_while_the_clocks_differ() {
     for (seconds, fits) in [(299, true), (301, false), (-299, true), (-301, false)] {
-        let (recovery, _) = begun(true).await;
-        let there = recovery.clock.now() + TimeDelta::seconds(seconds);
-        // The site's clock; ours goes on by a minute with each backup and prune, so it does, too.
-        let site = FixedClock::shared(there);
-        let store: SharedStore = MemoryStore::with_clock("site", site.clone());
-        recovery.init(&store).await;
+        let (recovery, before) = begun(true).await;
         recovery.put("a", noise(1000, 1)).await;
+        recovery.backup(before.clone(), &recovery.fresh_cache()).await.unwrap();
+        // The same site with a clock of its own; ours goes on by a minute with each backup and prune, so it does, too.
+        let site = FixedClock::shared(recovery.clock.now() + TimeDelta::seconds(seconds));
+        let store: SharedStore = MemoryStore::with_clock("site", site.clone());
+        for (key, body) in objects(before.as_ref()).await {
+            store.put(&key, body, PutOptions::default()).await.unwrap();
+        }
+        let there = objects(store.as_ref()).await;
         site.advance(Duration::from_secs(60));
-        recovery.backup(store.clone(), &recovery.fresh_cache()).await.unwrap();
+        let outcome = recovery.backup(store.clone(), &recovery.fresh_cache()).await;
+        let said = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        assert_eq!(outcome.is_ok(), fits, "{seconds} s: {said}");
+        assert!(
+            fits || objects(store.as_ref()).await == there,
+            "a backup by a wrong clock writes nothing, not even what would be locked"
+        );
         for dry_run in [true, false] {
             site.advance(Duration::from_secs(60));
             let outcome = recovery.prune_so(store.clone(), &recovery.fresh_cache(), dry_run).await;

@@ -1,6 +1,7 @@
 //! Stores that need no server, each held to the contract.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says why by panicking")]
 
+mod azure_locks;
 mod filesystem;
 mod limit;
 mod locks;

@@ -39,6 +39,25 @@ fn a_locked_bucket_has_a_document_for_each_identity_and_none_may_lift_or_reconfi
 }
 
 #[test]
+fn a_container_has_the_definition_of_a_role_for_each_identity_and_only_the_pruner_may_delete() {
+    let agent = Agent::with_everything();
+    let sample = format!("{}/policies/mattermost-azure.toml", env!("CARGO_MANIFEST_DIR"));
+    let printed = agent.run(["permissions", &sample, "--json"]).succeeds().json();
+    let all = printed.as_array().unwrap();
+    assert_eq!(all.iter().map(|one| one["role"].as_str().unwrap()).collect::<Vec<_>>(), ["writer", "reader", "pruner"]);
+    for one in all {
+        let actions: Vec<_> =
+            one["document"]["DataActions"].as_array().unwrap().iter().map(|action| action.as_str().unwrap()).collect();
+        let ends = |end: &str| actions.iter().any(|action| action.ends_with(end));
+        assert_eq!(ends("blobs/delete") && ends("blobs/deleteBlobVersion/action"), one["role"] == "pruner", "{actions:?}");
+        assert!(ends("blobs/immutableStorage/runAsSuperUser/action"), "the sample's site is locked: {actions:?}");
+        assert!(!ends("blobs/write") && !ends("blobs/permanentDelete/action"), "nobody overwrites: {actions:?}");
+    }
+    let text = agent.run(["permissions", &sample]).succeeds().stdout;
+    assert!(text.contains("site northeurope, writer (Azure role definition):\n{"), "{text}");
+}
+
+#[test]
 fn a_directory_has_no_documents_and_says_who_decides() {
     let agent = Agent::with_everything();
     agent.run(["permissions", "policy.toml"]).fails(2, &["file system's owner and mode"]);

@@ -4,6 +4,7 @@ mod meanwhile;
 mod mending;
 mod repairing;
 mod rolling;
+mod standing;
 mod structure;
 
 use std::collections::BTreeSet;

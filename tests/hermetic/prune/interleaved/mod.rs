@@ -70,7 +70,8 @@ async fn run(seed: u64) -> Tally {
     shared.no_holes(&[], "when all were done").await;
     let store: SharedStore = site.clone();
     let mut last = None;
-    for _ in 0..5 {
+    // Points, then their packs, then the keys of these, each doomed, a grace later gone, and the record after that.
+    for _ in 0..8 {
         clock.advance(40 * HOUR);
         for recovery in shared.different_policies() {
             last = Some(recovery.prune(store.clone(), &shared.cache).await.unwrap());

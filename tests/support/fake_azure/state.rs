@@ -1,0 +1,248 @@
+//! The container: blobs, their versions, the policies that hold them.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use farshore::clock::SharedClock;
+
+use super::{ACCOUNT, Answer, CONTAINER, Request, Rules, listing};
+
+const UNTIL: &str = "x-ms-immutability-policy-until-date";
+const MODE: &str = "x-ms-immutability-policy-mode";
+
+/// A time-based policy.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    pub is_locked: bool,
+    pub until: DateTime<Utc>,
+}
+
+/// One version of a blob.
+#[derive(Debug, Clone)]
+pub struct Version {
+    pub id: String,
+    pub is_current: bool,
+    pub body: Bytes,
+    pub modified: DateTime<Utc>,
+    pub policy: Option<Policy>,
+    pub is_held: bool,
+}
+
+pub struct State {
+    pub rules: Rules,
+    pub container_exists: bool,
+    /// Oldest first.
+    pub blobs: BTreeMap<String, Vec<Version>>,
+    pub asked: Vec<String>,
+    clock: SharedClock,
+    /// Ids are times, and no two are the same.
+    last_id: DateTime<Utc>,
+}
+
+/// A time as headers have it.
+pub fn http_time(time: DateTime<Utc>) -> String {
+    time.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+impl State {
+    pub fn new(rules: Rules, clock: SharedClock) -> Self {
+        Self { rules, container_exists: true, blobs: BTreeMap::new(), asked: Vec::new(), clock, last_id: DateTime::UNIX_EPOCH }
+    }
+
+    pub fn hold_everything(&mut self) {
+        self.blobs.values_mut().flatten().for_each(|version| version.is_held = true);
+    }
+
+    pub fn age(&mut self, prefix: &str, by: TimeDelta) {
+        let aged = self.blobs.iter_mut().filter(|(name, _)| name.starts_with(prefix));
+        aged.flat_map(|(_, versions)| versions).for_each(|version| version.modified -= by);
+    }
+
+    pub fn end_policies(&mut self) {
+        let now = self.clock.now();
+        self.blobs.values_mut().flatten().filter_map(|version| version.policy.as_mut()).for_each(|policy| policy.until = now);
+    }
+
+    pub fn versions(&self) -> Vec<(String, usize, bool)> {
+        let of = |(name, all): (&String, &Vec<Version>)| (name.clone(), all.len(), all.iter().any(|version| version.is_current));
+        self.blobs.iter().map(of).collect()
+    }
+
+    pub fn answer(&mut self, request: &Request) -> Answer {
+        self.asked.push(format!("{} {}", request.method, request.target));
+        let container = format!("/{ACCOUNT}/{CONTAINER}");
+        let Some(rest) = request.path.strip_prefix(&container) else { return Answer::refusal(404, "ContainerNotFound") };
+        let answer = match rest.strip_prefix('/') {
+            _ if !self.container_exists => Answer::refusal(404, "ContainerNotFound"),
+            Some(name) => self.about_blob(name, request),
+            None => self.about_container(request),
+        };
+        answer.with("date", http_time(self.clock.now())).with("x-ms-version", "2021-12-02")
+    }
+
+    fn about_container(&mut self, request: &Request) -> Answer {
+        match (request.method.as_str(), request.query("comp")) {
+            ("GET", Some("list")) => listing::page(&self.blobs, request),
+            ("GET" | "HEAD", None) if self.rules.denies_properties => Answer::refusal(403, "AuthorizationPermissionMismatch"),
+            ("GET" | "HEAD", None) => {
+                Answer::new(200).with("x-ms-immutable-storage-with-versioning-enabled", self.rules.claims_support.to_string())
+            }
+            ("PUT", None) => Answer::refusal(409, "ContainerAlreadyExists"),
+            _ => Answer::refusal(400, "UnsupportedByTheFake"),
+        }
+    }
+
+    fn about_blob(&mut self, name: &str, request: &Request) -> Answer {
+        match (request.method.as_str(), request.query("comp")) {
+            ("PUT", None) => self.put(name, request),
+            ("GET" | "HEAD", None) => self.get(name, request),
+            ("DELETE", None) => self.delete(name, request.query("versionid")),
+            ("PUT", Some("immutabilityPolicies")) => self.set_policy(name, request),
+            ("DELETE", Some("immutabilityPolicies")) => self.remove_policy(name, request),
+            _ => Answer::refusal(400, "UnsupportedByTheFake"),
+        }
+    }
+
+    /// The policy that a request asks for; a refusal for one that cannot be.
+    fn asked_policy(&self, request: &Request) -> Result<Option<Policy>, Answer> {
+        let Some(until) = request.header(UNTIL) else { return Ok(None) };
+        let until = DateTime::parse_from_rfc2822(until).map(|until| until.to_utc());
+        match until {
+            // "Past time is not valid."
+            Ok(until) if until > self.clock.now() => {
+                let is_locked = request.header(MODE).is_some_and(|mode| mode.eq_ignore_ascii_case("locked"));
+                Ok(Some(Policy { is_locked, until }))
+            }
+            _ => Err(Answer::refusal(400, "InvalidHeaderValue")),
+        }
+    }
+
+    fn put(&mut self, name: &str, request: &Request) -> Answer {
+        let policy = match self.asked_policy(request) {
+            Ok(policy) => policy.filter(|_| self.rules.supports_policies),
+            Err(refusal) => return refusal,
+        };
+        let modified = self.clock.now();
+        self.last_id = modified.max(self.last_id + TimeDelta::microseconds(1));
+        let id = self.last_id.format("%Y-%m-%dT%H:%M:%S.%6f0Z").to_string();
+        let versions = self.blobs.entry(name.to_owned()).or_default();
+        if request.header("if-none-match") == Some("*") && versions.iter().any(|version| version.is_current) {
+            return Answer::refusal(409, "BlobAlreadyExists");
+        }
+        versions.iter_mut().for_each(|version| version.is_current = false);
+        let version = Version { id: id.clone(), is_current: true, body: request.body.clone(), modified, policy, is_held: false };
+        let answer = described(Answer::new(201), &version);
+        versions.push(version);
+        answer
+    }
+
+    /// The version that a request is about: by its id, otherwise the current one.
+    fn find(&mut self, name: &str, id: Option<&str>) -> Result<&mut Version, Answer> {
+        let versions = self.blobs.get_mut(name).into_iter().flatten();
+        let found = versions.into_iter().find(|version| id.map_or(version.is_current, |id| version.id == id));
+        found.ok_or_else(|| Answer::refusal(404, "BlobNotFound"))
+    }
+
+    fn get(&mut self, name: &str, request: &Request) -> Answer {
+        let version = match self.find(name, request.query("versionid")) {
+            Ok(version) => version,
+            Err(refusal) => return refusal,
+        };
+        let whole = version.body.clone();
+        let mut answer = described(Answer::new(200), version);
+        if let Some(policy) = version.policy {
+            let mode = if policy.is_locked { "locked" } else { "unlocked" };
+            answer = answer.with(UNTIL, http_time(policy.until)).with(MODE, mode);
+        }
+        let Some(range) = request.header("x-ms-range") else { return Answer { body: whole, ..answer } };
+        let (start, end) = range.trim_start_matches("bytes=").split_once('-').unwrap();
+        let start: usize = start.parse().unwrap();
+        if start >= whole.len() {
+            return Answer::refusal(416, "InvalidRange");
+        }
+        let end = end.parse::<usize>().map_or(whole.len(), |last| whole.len().min(last + 1));
+        let stated = format!("bytes {start}-{}/{}", end - 1, whole.len());
+        Answer { status: 206, body: whole.slice(start..end), ..answer.with("content-range", stated) }
+    }
+
+    fn delete(&mut self, name: &str, id: Option<&str>) -> Answer {
+        let (now, rules) = (self.clock.now(), self.rules);
+        let version = match self.find(name, id) {
+            Ok(version) => version,
+            Err(refusal) => return refusal,
+        };
+        if id.is_some() && version.is_current {
+            return Answer::refusal(403, "OperationNotAllowedOnRootBlob");
+        }
+        let held = version.policy.is_some_and(|policy| policy.until > now);
+        if version.is_held {
+            return Answer::refusal(409, "BlobImmutableDueToLegalHold");
+        }
+        if held && (id.is_some() || !rules.deleting_hides) {
+            return Answer::refusal(409, "BlobImmutableDueToPolicy");
+        }
+        if id.is_none() {
+            version.is_current = false;
+            return Answer::new(202);
+        }
+        let id = version.id.clone();
+        let all = self.blobs.get_mut(name).unwrap();
+        all.retain(|version| version.id != id);
+        if all.is_empty() {
+            self.blobs.remove(name);
+        }
+        Answer::new(202)
+    }
+
+    fn set_policy(&mut self, name: &str, request: &Request) -> Answer {
+        if !self.rules.supports_policies {
+            return Answer::refusal(501, "");
+        }
+        let (rules, now) = (self.rules, self.clock.now());
+        let asked = match self.asked_policy(request) {
+            Ok(Some(asked)) => asked,
+            Ok(None) => return Answer::refusal(400, "MissingRequiredHeader"),
+            Err(refusal) => return refusal,
+        };
+        let id = request.query("versionid");
+        let version = match self.find(name, id) {
+            Ok(version) => version,
+            Err(refusal) => return refusal,
+        };
+        if id.is_some() && version.is_current && rules.current_by_name_only {
+            return Answer::refusal(403, "OperationNotAllowedOnRootBlob");
+        }
+        let since = request.header("if-unmodified-since").and_then(|text| DateTime::parse_from_rfc2822(text).ok());
+        if since.is_some_and(|since| version.modified.timestamp() > since.timestamp()) {
+            return Answer::refusal(412, "ConditionNotMet");
+        }
+        let weakened = |present: Policy| present.is_locked && (!asked.is_locked || asked.until < present.until);
+        if version.policy.is_some_and(|present| present.until > now && weakened(present)) && !rules.lets_locks_be_shortened {
+            return Answer::refusal(409, "BlobImmutableDueToPolicy");
+        }
+        version.policy = Some(asked);
+        Answer::new(200)
+    }
+
+    fn remove_policy(&mut self, name: &str, request: &Request) -> Answer {
+        match self.find(name, request.query("versionid")) {
+            Ok(version) if version.policy.is_some_and(|policy| policy.is_locked) => {
+                Answer::refusal(409, "ImmutabilityPolicyDeleteOnLockedPolicy")
+            }
+            Ok(version) => {
+                version.policy = None;
+                Answer::new(200)
+            }
+            Err(refusal) => refusal,
+        }
+    }
+}
+
+fn described(answer: Answer, version: &Version) -> Answer {
+    answer
+        .with("etag", format!("\"{}\"", version.id))
+        .with("last-modified", http_time(version.modified))
+        .with("x-ms-version-id", &*version.id)
+        .with("x-ms-blob-type", "BlockBlob")
+}
