@@ -9,8 +9,8 @@ use crate::{
     clock::SharedClock,
     operations::NamedSource,
     policy::{
-        AzurePolicy, Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy, PostgresPolicy, SecretReference,
-        SourceKind, StorePolicy,
+        AzurePolicy, Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy, PostgresMethod, PostgresPolicy,
+        SecretReference, SourceKind, StorePolicy,
     },
     report::Agent,
     repository::{LockTerm, Recipients, Workers},
@@ -19,7 +19,10 @@ use crate::{
         bucket::{BucketOptions, BucketSource},
         command::{CommandOptions, CommandSource},
         files::{FilesOptions, FilesSource},
-        postgres::{LogicalOptions, PostgresConfig, PostgresLogical},
+        postgres::{
+            LogicalOptions, PostgresConfig, PostgresLogical,
+            physical::{PhysicalOptions, PostgresPhysical},
+        },
     },
     stores::{
         AzureConfig, AzureCredential, AzureStore, FilesystemStore, Limit, LockMode, Retry, RetryPolicy, S3Config, S3Store,
@@ -147,8 +150,14 @@ pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<
     for source in &policy.sources {
         let capture: Arc<dyn Capture> = match &source.kind {
             SourceKind::Postgres(database) => {
-                let options = LogicalOptions { bin_directory: database.bin_directory.clone(), ..LogicalOptions::default() };
-                Arc::new(PostgresLogical::new(postgres(&source.name, database)?, options))
+                let config = postgres(&source.name, database)?;
+                match database.method {
+                    PostgresMethod::Logical => {
+                        let options = LogicalOptions { bin_directory: database.bin_directory.clone(), ..LogicalOptions::default() };
+                        Arc::new(PostgresLogical::new(config, options))
+                    }
+                    PostgresMethod::Physical => Arc::new(PostgresPhysical::new(config, PhysicalOptions::default())),
+                }
             }
             SourceKind::Bucket(bucket) => {
                 Arc::new(BucketSource::new(store(&bucket.store, false, clock).await?, BucketOptions::default()))

@@ -16,7 +16,10 @@ use crate::{
         bucket::BucketTarget,
         command::CommandTarget,
         files::FilesTarget,
-        postgres::{PostgresConfig, PostgresTarget, TargetOptions},
+        postgres::{
+            PostgresConfig, PostgresTarget, TargetOptions,
+            physical::{PhysicalTarget, PhysicalTargetOptions, facts::METHOD},
+        },
     },
     stores::Location,
 };
@@ -32,8 +35,9 @@ pub(super) struct Args {
     /// Which source; repeat it together with --to for several. May be left out if the point has only one.
     #[arg(long, value_name = "NAME")]
     source: Vec<String>,
-    /// Where to: a directory, postgres://user@host/database, s3://bucket/prefix; for a command source a file, or `restore` for
-    /// the policy's own restore command. A database password comes from PGPASSWORD or the password file.
+    /// Where to: a directory, postgres://user@host/database (a cluster that was captured by method "physical": an empty directory),
+    /// s3://bucket/prefix; for a command source a file, or `restore` for the policy's own restore command. A database password
+    /// comes from PGPASSWORD or the password file.
     #[arg(long, value_name = "TARGET", required = true)]
     to: Vec<String>,
     /// Only what lies below this path.
@@ -45,9 +49,21 @@ pub(super) struct Args {
     /// Where PostgreSQL's programs are, if not where they are usually.
     #[arg(long, value_name = "DIR")]
     bin_directory: Option<PathBuf>,
+    /// Where a tablespace of a cluster goes: its name or OID, and an absolute directory. Repeat it for several.
+    #[arg(long, value_name = "NAME=DIR", value_parser = tablespace)]
+    tablespace: Vec<(String, PathBuf)>,
     /// Look at the targets and say what would be done.
     #[arg(long)]
     dry_run: bool,
+}
+
+fn tablespace(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, directory) = text.split_once('=').ok_or("should be NAME=DIR")?;
+    Ok((name.to_owned(), PathBuf::from(directory)))
+}
+
+fn is_physical(snapshot: &Snapshot) -> bool {
+    snapshot.facts.get("method").and_then(serde_json::Value::as_str) == Some(METHOD)
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
@@ -116,10 +132,16 @@ async fn targets(
     if names.len() != args.to.len() {
         return Err(CliError::Usage(format!("{} --source and {} --to: each source needs one target", names.len(), args.to.len())));
     }
-    let mut all = Vec::new();
+    let (mut all, mut has_cluster) = (Vec::new(), false);
     for (name, to) in names.into_iter().zip(&args.to) {
         let snapshot = point.snapshot(&name)?;
+        has_cluster |= is_physical(snapshot);
         all.push((name, target(args, snapshot, to, policy, clock).await?));
+    }
+    if !has_cluster && !args.tablespace.is_empty() {
+        return Err(CliError::Usage(
+            "--tablespace is for a source that was captured by method \"physical\": leave it out".to_owned(),
+        ));
     }
     Ok(all)
 }
@@ -136,11 +158,16 @@ async fn target(
         |what: &str| CliError::Usage(format!("source {name} is of kind {}: --to must be {what}, not {to:?}", snapshot.kind));
     let is_database = to.starts_with("postgres://") || to.starts_with("postgresql://");
     match snapshot.kind.as_str() {
-        "postgres" if is_database => {
+        "postgres" if is_database && !is_physical(snapshot) => {
             let config = PostgresConfig::parse(to, None).map_err(|error| CliError::Usage(error.to_string()))?;
             let options = TargetOptions { bin_directory: args.bin_directory.clone(), ..TargetOptions::default() };
             Ok(Arc::new(PostgresTarget::new(config, options)))
         }
+        "postgres" if is_physical(snapshot) && !to.contains("://") => Ok(Arc::new(PhysicalTarget::new(
+            to,
+            PhysicalTargetOptions { tablespaces: args.tablespace.clone(), is_isolated: false },
+        ))),
+        "postgres" if is_physical(snapshot) => Err(wrong("a directory, since it is of a whole cluster")),
         "postgres" => Err(wrong("postgres://user@host/database")),
         _ if is_database => Err(wrong("a directory or bucket")),
         "bucket" => {

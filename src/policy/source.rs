@@ -44,6 +44,8 @@ pub enum PostgresMethod {
     /// Schema by `pg_dump`, rows by `COPY`, in one exported snapshot.
     #[default]
     Logical,
+    /// The whole cluster, file by file, with the log that makes it consistent.
+    Physical,
 }
 
 /// A PostgreSQL database.

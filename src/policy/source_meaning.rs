@@ -17,6 +17,7 @@ pub fn source(typed: TypedSource, path: &Path, findings: &mut Findings<'_>) -> O
         TypedSource::Postgres { name, method, url: text, password, bin_directory } => {
             let method = match method {
                 None | Some(TypedMethod::Logical) => PostgresMethod::Logical,
+                Some(TypedMethod::Physical) => PostgresMethod::Physical,
             };
             let postgres = PostgresPolicy {
                 method,

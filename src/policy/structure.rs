@@ -14,9 +14,6 @@ use super::{
     schema::schema,
 };
 
-/// Words that a later version will understand, so that this one can say so rather than "unknown": key, word, what to do today.
-const NOT_BUILT_YET: &[(&str, &str, &str)] = &[("method", "physical", "use method = \"logical\"")];
-
 /// The usable part of the document as JSON that the typed layer accepts; what is not usable is reported.
 pub fn usable(document: &Document<'_>, findings: &mut Findings<'_>) -> Value {
     let root = document.root();
@@ -100,7 +97,7 @@ impl Walk<'_, '_> {
         if words.contains(&word) {
             return Value::String(word.to_owned());
         }
-        self.findings.add(path, unknown_word(key, word, words));
+        self.findings.add(path, unknown_word(word, words));
         Value::Null
     }
 
@@ -118,7 +115,7 @@ impl Walk<'_, '_> {
         match choices.iter().find(|choice| kind_of(choice, tag) == Some(word)) {
             Some(choice) => self.table(choice, table, path),
             None => {
-                self.findings.add(&path.key(tag), unknown_word(tag, word, &kinds));
+                self.findings.add(&path.key(tag), unknown_word(word, &kinds));
                 Value::Null
             }
         }
@@ -307,12 +304,10 @@ fn unknown_key(key: &str, guess: Option<&str>, known: &[&str]) -> String {
     }
 }
 
-fn unknown_word(key: &str, word: &str, words: &[&str]) -> String {
-    let not_yet = NOT_BUILT_YET.iter().find(|(of, not_yet, _)| *of == key && *not_yet == word);
-    match (not_yet, similar(word, words)) {
-        (Some((_, _, today)), _) => format!("\"{word}\" is not built yet in this version; {today}"),
-        (None, Some(similar)) => format!("unknown \"{}\"; did you mean \"{similar}\"?", word.escape_debug()),
-        (None, None) => format!("unknown \"{}\"; should be {}", word.escape_debug(), one_of(words)),
+fn unknown_word(word: &str, words: &[&str]) -> String {
+    match similar(word, words) {
+        Some(similar) => format!("unknown \"{}\"; did you mean \"{similar}\"?", word.escape_debug()),
+        None => format!("unknown \"{}\"; should be {}", word.escape_debug(), one_of(words)),
     }
 }
 

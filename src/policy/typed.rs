@@ -124,8 +124,10 @@ pub enum TypedSource {
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "Method")]
 pub enum TypedMethod {
-    /// Schema by pg_dump, rows by COPY, in one exported snapshot.
+    /// One database: schema by pg_dump, rows by COPY, in one exported snapshot.
     Logical,
+    /// The whole cluster, file by file, with the log that makes it consistent.
+    Physical,
 }
 
 /// Where recovery points go.

@@ -269,8 +269,8 @@ fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
         ),
         (
             "kind = \"postgres\"",
-            "kind = \"postgres\"\nmethod = \"physical\"",
-            "9:10: source[db].method: \"physical\" is not built yet in this version; use method = \"logical\"",
+            "kind = \"postgres\"\nmethod = \"phisical\"",
+            "9:10: source[db].method: unknown \"phisical\"; did you mean \"physical\"?",
         ),
         (
             "farshore@db",

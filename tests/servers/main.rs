@@ -12,6 +12,7 @@ mod postgres;
 mod postgres_awkward;
 mod postgres_capture;
 mod postgres_large;
+mod postgres_physical;
 mod postgres_pooler;
 mod postgres_rebuild;
 mod postgres_tls;

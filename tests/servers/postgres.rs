@@ -21,7 +21,7 @@ pub enum Server {
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl Server {
-    fn number(self) -> u32 {
+    pub fn number(self) -> u32 {
         match self {
             Self::Fifteen => 15,
             Self::Eighteen => 18,
@@ -95,7 +95,7 @@ impl Server {
     }
 }
 
-fn run(mut command: Command) -> String {
+pub fn run(mut command: Command) -> String {
     // Some test databases are read only by default.
     let output = command.env("PGOPTIONS", "-c default_transaction_read_only=off").output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use farshore::{
     clock::SystemClock,
-    progress::Tally,
+    progress::{SharedObserver, Tally},
     sources::{
         Capture, CaptureContext, Captured, Content, ContentWriter, Cut, Entry, ExchangeError, Origin, Piece, Rebuild,
         RebuildContext, Rebuilt, Sink, SourceError,
@@ -94,13 +94,10 @@ impl Origin for Exchange {
 
     fn read(&self, content: &Content) -> BoxStream<'static, Result<Bytes, ExchangeError>> {
         let pieces = self.pieces(content);
-        let broken = self.broken.lock().unwrap().clone();
-        let breaks =
-            self.all_entries().iter().any(|entry| Some(&entry.path) == broken.as_ref() && entry.content.as_ref() == Some(content));
+        let breaks = self.breaks(content);
         if breaks {
             let first: Vec<_> = pieces.into_iter().take(1).map(Ok).collect();
-            let error = ExchangeError::from(Box::<dyn std::error::Error + Send + Sync>::from("the site is gone"));
-            return stream::iter(first).chain(stream::iter([Err(error)])).boxed();
+            return stream::iter(first).chain(stream::iter([Err(gone())])).boxed();
         }
         stream::iter(pieces.into_iter().map(Ok)).boxed()
     }
@@ -113,13 +110,26 @@ impl Origin for Exchange {
                 let length = bytes.len() as u64;
                 all.push(Ok(Piece { index, offset, bytes }));
                 offset += length;
+                if self.breaks(content) {
+                    all.push(Err(gone()));
+                    return stream::iter(all).boxed();
+                }
             }
         }
         stream::iter(all).boxed()
     }
 }
 
+fn gone() -> ExchangeError {
+    ExchangeError::from(Box::<dyn std::error::Error + Send + Sync>::from("the site is gone"))
+}
+
 impl Exchange {
+    fn breaks(&self, content: &Content) -> bool {
+        let Some(broken) = self.broken.lock().unwrap().clone() else { return false };
+        self.all_entries().iter().any(|entry| entry.path == broken && entry.content.as_ref() == Some(content))
+    }
+
     /// One in which opening a content takes so long: a slow site keeps a capture going while others write.
     pub fn slow(delay: Duration) -> Self {
         Self { delay, ..Self::default() }
@@ -127,6 +137,22 @@ impl Exchange {
 
     pub fn all_entries(&self) -> Vec<Entry> {
         self.entries.lock().unwrap().clone()
+    }
+
+    /// Another with the same entries and contents.
+    pub fn copy(&self) -> Self {
+        let contents = Arc::new(Mutex::new(self.contents.lock().unwrap().clone()));
+        let next = AtomicU64::new(self.next.load(Ordering::SeqCst));
+        Self { contents, entries: Mutex::new(self.all_entries()), next, ..Self::default() }
+    }
+
+    /// Other bytes for the entry with this path.
+    pub fn replace(&self, path: &str, bytes: Vec<u8>) {
+        let number = self.next.fetch_add(1, Ordering::SeqCst);
+        let mut entries = self.entries.lock().unwrap();
+        let entry = entries.iter_mut().find(|entry| entry.path == path.as_bytes()).unwrap();
+        entry.content = Some(Content { size: bytes.len() as u64, reference: number.to_be_bytes().to_vec() });
+        self.contents.lock().unwrap().insert(number, vec![bytes.into()]);
     }
 
     fn pieces(&self, content: &Content) -> Vec<Bytes> {
@@ -143,14 +169,18 @@ impl Exchange {
 
     /// Captures into itself; checks that no more contents were open at once than allowed.
     pub async fn capture(&self, source: &dyn Capture, parallelism: usize) -> Result<Captured, SourceError> {
-        let context = CaptureContext {
-            sink: self,
-            earlier: None,
-            observer: Tally::alone(),
-            clock: SystemClock::shared(),
-            parallelism,
-            consistent_at: None,
-        };
+        self.capture_watched(source, parallelism, Tally::alone()).await
+    }
+
+    /// The same, with somebody who is told of problems.
+    pub async fn capture_watched(
+        &self,
+        source: &dyn Capture,
+        parallelism: usize,
+        observer: SharedObserver,
+    ) -> Result<Captured, SourceError> {
+        let context =
+            CaptureContext { sink: self, earlier: None, observer, clock: SystemClock::shared(), parallelism, consistent_at: None };
         let captured = source.capture(context).await?;
         let most = self.most_open.load(Ordering::SeqCst);
         assert!(most <= parallelism as u64, "{most} contents were open at once");

@@ -18,7 +18,10 @@ use crate::{
         bucket::BucketTarget,
         command::CommandTarget,
         files::FilesTarget,
-        postgres::{PostgresConfig, PostgresTarget, ScratchCluster, TargetOptions},
+        postgres::{
+            PostgresConfig, PostgresTarget, ScratchCluster, TargetOptions,
+            physical::{PhysicalScratch, facts::METHOD},
+        },
     },
     stores::SharedStore,
 };
@@ -69,6 +72,20 @@ impl Scratch {
             let name = &snapshot.source;
             let failed = |error: SourceError| OperationError::rebuilding(name, error);
             let (target, means): (Arc<dyn Rebuild>, String) = match snapshot.kind.as_str() {
+                "postgres" if is_physical(snapshot) => {
+                    let (target, config) = PhysicalScratch::make(
+                        &self.path().join("clusters").join(name),
+                        request.bin_directory.clone(),
+                        &snapshot.facts,
+                    )
+                    .map_err(failed)?;
+                    targets.databases.insert(name.clone(), config);
+                    (
+                        Arc::new(target),
+                        "a scratch cluster of the restored files: own directory, socket and configuration, no network, archive_mode=off, no preloaded libraries, tablespaces beside it"
+                            .to_owned(),
+                    )
+                }
                 "postgres" => {
                     let (config, means) = self.database(request, name, major(snapshot)).await.map_err(failed)?;
                     targets.databases.insert(name.clone(), config.clone());
@@ -187,6 +204,10 @@ impl Drop for Scratch {
         }
         tracing::warn!(directory = %self.directory.display(), "could not be removed after the drill; remove it by hand");
     }
+}
+
+fn is_physical(snapshot: &Snapshot) -> bool {
+    snapshot.facts.get("method").and_then(serde_json::Value::as_str) == Some(METHOD)
 }
 
 /// Major version of the captured server; a scratch cluster must be at least as new.

@@ -8,7 +8,8 @@ use crate::sources::{Entry, ExchangeError, Sink};
 /// wait: entries are small, and as many as there are segments, whose list is in memory anyway.
 pub(super) struct InOrder<'a> {
     sink: &'a dyn Sink,
-    waiting: Mutex<(usize, BTreeMap<usize, Entry>)>,
+    /// The next position, and what is known of those after it: an entry, or that there is none.
+    waiting: Mutex<(usize, BTreeMap<usize, Option<Entry>>)>,
     /// One at a time hands entries over; held across the sink's wait, hence tokio's.
     handing_over: tokio::sync::Mutex<()>,
 }
@@ -18,25 +19,27 @@ impl<'a> InOrder<'a> {
         Self { sink, waiting: Mutex::default(), handing_over: tokio::sync::Mutex::new(()) }
     }
 
-    /// The entry at `position`, counted from 0 without gaps.
-    pub(super) async fn finished(&self, position: usize, entry: Entry) -> Result<(), ExchangeError> {
+    /// The entry at `position`, counted from 0 without gaps; none if what was to be read is gone.
+    pub(super) async fn settled(&self, position: usize, entry: Option<Entry>) -> Result<(), ExchangeError> {
         self.lock().1.insert(position, entry);
         let _turn = self.handing_over.lock().await;
-        while let Some(entry) = self.take_next() {
-            self.sink.entry(entry).await?;
+        while let Some(settled) = self.take_next() {
+            if let Some(entry) = settled {
+                self.sink.entry(entry).await?;
+            }
         }
         Ok(())
     }
 
-    fn take_next(&self) -> Option<Entry> {
+    fn take_next(&self) -> Option<Option<Entry>> {
         let mut waiting = self.lock();
-        let (next, entries) = &mut *waiting;
-        let entry = entries.remove(next)?;
+        let (next, settled) = &mut *waiting;
+        let entry = settled.remove(next)?;
         *next += 1;
         Some(entry)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, (usize, BTreeMap<usize, Entry>)> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, (usize, BTreeMap<usize, Option<Entry>>)> {
         self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use socket2::{SockRef, TcpKeepalive};
@@ -250,6 +251,14 @@ impl Session {
     {
         let row = self.client.query_one(sql, values).await.map_err(|error| self.failed(doing, &error))?;
         row.try_get(0).map_err(|error| self.failed(doing, &error))
+    }
+
+    /// The server's time.
+    pub(super) async fn now(&self, doing: &str) -> Result<DateTime<Utc>, SourceError> {
+        let seconds: f64 = self.one(doing, "SELECT extract(epoch FROM clock_timestamp())::float8", &[]).await?;
+        #[allow(clippy::cast_possible_truncation, reason = "microseconds since 1970 fit for 290,000 years")]
+        let micros = (seconds * 1e6).round() as i64;
+        Ok(DateTime::from_timestamp_micros(micros).unwrap_or_default())
     }
 
     /// Rows of one JSON column, read into `T`. Whole rows of the catalogues as JSON let one query serve every server version:

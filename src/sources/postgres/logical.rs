@@ -23,6 +23,7 @@ use super::{
     facts::{Catalogue, Named, PostgresFacts},
     failure::Side,
     large_objects::{self, BatchAttributes},
+    pooler,
     programs::{self, Program},
     quote::literal,
     roles,
@@ -144,7 +145,7 @@ impl PostgresLogical {
     /// Connects, checks, locks, and exports the snapshot.
     async fn take_snapshot(&self) -> Result<Snapshot, SourceError> {
         let leader = self.config.connect(Side::Source).await?;
-        self.refuse_pooler(&leader).await?;
+        pooler::refuse(&self.config, &leader).await?;
         leader.settle(self.options.lock_timeout).await?;
         let version = leader.version().await?;
         if version < OLDEST {
@@ -173,52 +174,19 @@ impl PostgresLogical {
                 }
                 return Err(error);
             }
-            let sql = "SELECT pg_export_snapshot(), clock_timestamp()::text, extract(epoch FROM clock_timestamp())::float8";
-            let row = leader.client.query_one(sql, &[]).await.map_err(|error| leader.failed("exporting the snapshot", &error))?;
-            let (name, seconds): (String, f64) = (row.get(0), row.get(2));
+            // The first query takes the snapshot.
+            let at = leader.now("exporting the snapshot").await?;
+            let name = leader.one("exporting the snapshot", "SELECT pg_export_snapshot()", &[]).await?;
             let now = tables::list(&leader).await?;
             let same = |a: &Table, b: &Table| a.oid == b.oid && a.columns == b.columns;
             if now.len() == before.len() && now.iter().zip(&before).all(|(a, b)| same(a, b)) || attempt == LOCK_ATTEMPTS {
                 // On a database whose tables come and go all the time: lock what is new now, as pg_dump would.
                 lock(&leader, &now).await?;
-                let micros = (seconds * 1e6).round();
-                #[allow(clippy::cast_possible_truncation, reason = "microseconds since 1970 fit for 290,000 years")]
-                let at = DateTime::from_timestamp_micros(micros as i64).unwrap_or_default();
                 return Ok(Snapshot { leader, name, at, version, tables: now });
             }
             leader.execute("starting over", "ROLLBACK").await?;
         }
         unreachable!("the last attempt returns")
-    }
-
-    /// A pooler in transaction mode gives every transaction another server process: settings and snapshots would be lost. While
-    /// a second session holds the process that the first one was shown, a pooler has to show the first one another.
-    async fn refuse_pooler(&self, leader: &Session) -> Result<(), SourceError> {
-        let other = self.config.connect(Side::Source).await?;
-        let doing = "looking for a pooler";
-        // Simple queries: a pooler may lose a prepared statement between preparing and executing it.
-        let pid = async |session: &Session| {
-            let answer =
-                session.client.simple_query("SELECT pg_backend_pid()").await.map_err(|error| session.failed(doing, &error))?;
-            let row = answer.iter().find_map(|message| match message {
-                tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-                _ => None,
-            });
-            Ok::<_, SourceError>(row)
-        };
-        let first = pid(leader).await?;
-        other.execute(doing, "BEGIN").await?;
-        let second = pid(&other).await?;
-        let again = pid(leader).await?;
-        other.execute(doing, "ROLLBACK").await?;
-        other.close().await;
-        if first == again && first != second {
-            return Ok(());
-        }
-        Err(SourceError::Unfit {
-            subject: self.config.describe(),
-            detail: "a connection pooler in transaction mode stands in between: give the server's own host and port, or a pool in session mode".to_owned(),
-        })
     }
 
     async fn catalogue(&self, snapshot: &Snapshot) -> Result<Catalogue, SourceError> {
@@ -281,7 +249,7 @@ impl PostgresLogical {
         programs::judge(program, child.wait().await, &said)?;
         let mut entry = Entry::new("schema.dump", "schema");
         entry.content = Some(writer.finish().await?);
-        Ok(order.finished(0, entry).await?)
+        Ok(order.settled(0, Some(entry)).await?)
     }
 }
 
@@ -447,7 +415,7 @@ impl<'a> Data<'a> {
             entry.content = Some(writer.finish().await?);
             self.outlet.observer.items(1);
             // The schema stands before the tables.
-            self.order.finished(index + 1, entry).await?;
+            self.order.settled(index + 1, Some(entry)).await?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! PostgreSQL: source kind `postgres`, method `logical`, both directions.
+//! PostgreSQL: source kind `postgres`, both directions; here method `logical`, and below [`physical`] the other one.
 //!
 //! Promises:
 //! * One exported snapshot: schema, rows, large objects and matview population show the same instant, whose server time is
@@ -25,6 +25,7 @@
 //! | `schema.dump` | `schema` | `pg_dump -Fc --schema-only` |
 //! | `tables/<schema>/<table>/<segment>` | `table` | COPY text rows ([`tables::SegmentAttributes`]) |
 
+mod account;
 mod address;
 mod capture_order;
 mod catalog;
@@ -36,6 +37,8 @@ mod failure;
 mod load;
 mod logical;
 mod passfile;
+pub mod physical;
+mod pooler;
 mod probe;
 mod programs;
 mod quote;

@@ -19,18 +19,26 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{PostgresConfig, failure::Side, programs};
+use super::{PostgresConfig, account, failure::Side, programs};
 use crate::{clock::Stopwatch, sources::SourceError};
 
 /// A running scratch server. Dropping it stops the server and removes its directory.
 #[derive(Debug)]
 pub struct ScratchCluster {
+    /// Stopped before the directory goes.
+    server: Child,
+    place: ScratchPlace,
+    major: u32,
+}
+
+/// A directory in which a scratch server will run. Dropping it removes the directory.
+#[derive(Debug)]
+pub struct ScratchPlace {
     directory: PathBuf,
     socket: PathBuf,
     /// Holds the socket where the directory's own path is too long for one.
     _socket_directory: Option<TempDir>,
-    server: Child,
-    major: u32,
+    account: Option<(u32, u32)>,
 }
 
 /// The file that says a directory is ours to remove.
@@ -39,6 +47,8 @@ const MARKER: &str = "farshore-scratch-cluster";
 const LONGEST_SOCKET_DIRECTORY: usize = 90;
 /// How long the server may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long replaying a log may take.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 impl ScratchCluster {
     /// Makes a cluster in `directory` (which must not exist, be empty, or be left over from an earlier scratch cluster) and
@@ -51,21 +61,41 @@ impl ScratchCluster {
     pub async fn start(directory: &Path, bin_directory: Option<&Path>, at_least: u32) -> Result<Self, SourceError> {
         let initdb = programs::find("initdb", bin_directory, at_least).await?;
         let server = programs::find("postgres", initdb.path.parent(), at_least).await?;
-        let (directory, major) = (directory.to_owned(), server.major);
-        let made = tokio::task::spawn_blocking(move || make(&directory, &initdb.path, &server.path, major)).await;
+        let directory = directory.to_owned();
+        let made = tokio::task::spawn_blocking(move || {
+            let place = ScratchPlace::make(&directory)?;
+            initialise(&place, &initdb.path)?;
+            let server_process = run(&place, &server.path, OWN_SETTINGS.iter().map(ToString::to_string))?;
+            Ok::<_, SourceError>(Self { server: server_process, place, major: server.major })
+        });
+        let made = made.await;
         let mut cluster = made.map_err(|error| SourceError::io("starting a scratch cluster")(std::io::Error::other(error)))??;
-        cluster.wait_until_ready().await?;
+        let config = PostgresConfig::parse(&cluster.url("postgres"), None)?;
+        cluster.wait_until_ready(&config, PATIENCE).await?;
+        Ok(cluster)
+    }
+
+    /// Starts a server on the data directory that was restored into `place`, with `settings` beside those that keep it apart, and
+    /// waits until it has replayed its log and answers `config`.
+    ///
+    /// # Errors
+    /// [`SourceError::Program`], with the end of the server's log.
+    pub async fn serve(
+        place: ScratchPlace,
+        server: &Path,
+        major: u32,
+        settings: Vec<String>,
+        config: &PostgresConfig,
+    ) -> Result<Self, SourceError> {
+        let process = run(&place, server, settings.into_iter())?;
+        let mut cluster = Self { server: process, place, major };
+        cluster.wait_until_ready(config, REPLAY_PATIENCE).await?;
         Ok(cluster)
     }
 
     /// How to reach a database of it, as superuser `postgres`. Holds no secret.
     pub fn url(&self, database: &str) -> String {
-        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        format!(
-            "postgres://postgres@/{}?host={}&port=5432&sslmode=disable",
-            encode(database),
-            encode(&self.socket.to_string_lossy())
-        )
+        self.place.url("postgres", database)
     }
 
     /// Major version.
@@ -73,8 +103,7 @@ impl ScratchCluster {
         self.major
     }
 
-    async fn wait_until_ready(&mut self) -> Result<(), SourceError> {
-        let config = PostgresConfig::parse(&self.url("postgres"), None)?;
+    async fn wait_until_ready(&mut self, config: &PostgresConfig, patience: Duration) -> Result<(), SourceError> {
         let since = Stopwatch::start();
         loop {
             if let Ok(session) = config.connect(Side::Target).await {
@@ -82,15 +111,15 @@ impl ScratchCluster {
                 return Ok(());
             }
             let ended = self.server.try_wait().map_err(SourceError::io("the scratch cluster"))?;
-            if ended.is_some() || since.elapsed() > PATIENCE {
-                let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+            if ended.is_some() || since.elapsed() > patience {
+                let log = fs::read_to_string(self.place.directory.join("log")).unwrap_or_default();
                 let end: Vec<&str> = log.lines().rev().take(5).collect();
                 let end = end.into_iter().rev().collect::<Vec<_>>().join("; ");
                 return Err(SourceError::Program {
                     program: "postgres".to_owned(),
                     detail: format!(
                         "the scratch cluster in {} did not start: {end}; mend that, and start the drill again",
-                        self.directory.display()
+                        self.place.directory.display()
                     ),
                 });
             }
@@ -114,71 +143,85 @@ impl Drop for ScratchCluster {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+impl ScratchPlace {
+    /// Makes the directory, with what an earlier scratch cluster left there taken away.
+    ///
+    /// # Errors
+    /// [`SourceError::UnfitTarget`] when it holds something else, [`SourceError::Io`].
+    pub fn make(directory: &Path) -> Result<Self, SourceError> {
+        clear(directory)?;
+        let account = account::unprivileged()
+            .map_err(|detail| SourceError::UnfitTarget { subject: "the scratch cluster".to_owned(), detail })?;
+        let io = |path: &Path| SourceError::io(path.display().to_string());
+        if let Some(parent) = directory.parent() {
+            fs::create_dir_all(parent).map_err(io(parent))?;
+        }
+        match fs::DirBuilder::new().mode(0o700).create(directory) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(io(directory)(error)),
+        }
+        // The server starts elsewhere than we do, and its command line must name the directory as a later run will look for it.
+        let directory = &fs::canonicalize(directory).map_err(io(directory))?;
+        // The marker comes first: a crash right after this must leave a directory that is recognised.
+        fs::write(directory.join(MARKER), "a scratch cluster of farshore: may be removed\n").map_err(io(directory))?;
+        fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(io(directory))?;
+        let (socket, socket_directory) = if directory.as_os_str().len() > LONGEST_SOCKET_DIRECTORY {
+            let made = tempfile::Builder::new().prefix("farshore-socket-").tempdir().map_err(io(directory))?;
+            (made.path().to_owned(), Some(made))
+        } else {
+            (directory.to_owned(), None)
+        };
+        if let Some((user, group)) = account {
+            for path in [directory, &socket] {
+                chown(path, Some(user), Some(group)).map_err(io(path))?;
+            }
+        }
+        Ok(Self { directory: directory.to_owned(), socket, _socket_directory: socket_directory, account })
+    }
+
+    /// The directory itself.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where the data directory of its server is, or will be.
+    pub fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// How to reach a database of its server. Holds no secret.
+    pub fn url(&self, user: &str, database: &str) -> String {
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        format!(
+            "postgres://{}@/{}?host={}&port=5432&sslmode=disable",
+            encode(user),
+            encode(database),
+            encode(&self.socket.to_string_lossy())
+        )
+    }
+
+    /// Writes a file that its server reads, beside the data directory.
+    ///
+    /// # Errors
+    /// [`SourceError::Io`].
+    pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, SourceError> {
+        let path = self.directory.join(name);
+        fs::write(&path, text).map_err(SourceError::io(path.display().to_string()))?;
+        if let Some((user, group)) = self.account {
+            chown(&path, Some(user), Some(group)).map_err(SourceError::io(path.display().to_string()))?;
+        }
+        Ok(path)
+    }
+}
+
+impl Drop for ScratchPlace {
+    fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.directory) {
             tracing::warn!(directory = %self.directory.display(), %error, "a scratch cluster was left behind: remove it");
-        }
-    }
-}
-
-/// User and group to run as: our own, or an unprivileged one when we are root.
-fn run_as() -> Result<Option<(u32, u32)>, SourceError> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let accounts = fs::read_to_string("/etc/passwd").map_err(SourceError::io("/etc/passwd"))?;
-    let account = |wanted: &str| {
-        accounts.lines().find_map(|line| {
-            let fields: Vec<&str> = line.split(':').collect();
-            (fields.first() == Some(&wanted)).then(|| Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?)))?
-        })
-    };
-    account("postgres").or_else(|| account("nobody")).map(Some).ok_or_else(|| SourceError::UnfitTarget {
-        subject: "the scratch cluster".to_owned(),
-        detail: "PostgreSQL does not run as root, and there is neither a user postgres nor nobody: add one".to_owned(),
-    })
-}
-
-fn make(directory: &Path, initdb: &Path, server: &Path, major: u32) -> Result<ScratchCluster, SourceError> {
-    clear(directory)?;
-    let account = run_as()?;
-    let io = |path: &Path| SourceError::io(path.display().to_string());
-    if let Some(parent) = directory.parent() {
-        fs::create_dir_all(parent).map_err(io(parent))?;
-    }
-    match fs::DirBuilder::new().mode(0o700).create(directory) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(io(directory)(error)),
-    }
-    // The server starts elsewhere than we do, and its command line must name the directory as a later run will look for it.
-    let directory = &fs::canonicalize(directory).map_err(io(directory))?;
-    // The marker comes first: a crash right after this must leave a directory that is recognised.
-    fs::write(directory.join(MARKER), "a scratch cluster of farshore: may be removed\n").map_err(io(directory))?;
-    fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(io(directory))?;
-    let (socket, socket_directory) = if directory.as_os_str().len() > LONGEST_SOCKET_DIRECTORY {
-        let made = tempfile::Builder::new().prefix("farshore-socket-").tempdir().map_err(io(directory))?;
-        (made.path().to_owned(), Some(made))
-    } else {
-        (directory.to_owned(), None)
-    };
-    if let Some((user, group)) = account {
-        for path in [directory, &socket] {
-            chown(path, Some(user), Some(group)).map_err(io(path))?;
-        }
-    }
-    let started = run(directory, &socket, initdb, server, account);
-    match started {
-        Ok(child) => Ok(ScratchCluster {
-            directory: directory.to_owned(),
-            socket,
-            _socket_directory: socket_directory,
-            server: child,
-            major,
-        }),
-        Err(error) => {
-            // The first error says more than one of tidying up; what is left carries the marker.
-            let _ = fs::remove_dir_all(directory);
-            Err(error)
         }
     }
 }
@@ -197,47 +240,54 @@ fn command(program: &Path, account: Option<(u32, u32)>, directory: &Path) -> Com
     command
 }
 
-fn run(directory: &Path, socket: &Path, initdb: &Path, server: &Path, account: Option<(u32, u32)>) -> Result<Child, SourceError> {
-    let data = directory.join("data");
-    let failed = |program: &Path, detail: String| SourceError::Program {
+fn failed(program: &Path, place: &ScratchPlace, detail: &str) -> SourceError {
+    SourceError::Program {
         program: program.display().to_string(),
         detail: format!(
             "{detail}; the directory {} and those above it must be accessible to the user that PostgreSQL runs as",
-            directory.display()
+            place.directory.display()
         ),
-    };
-    let made = command(initdb, account, directory)
-        .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions", "-D"])
-        .arg(&data)
-        .output()
-        .map_err(|error| failed(initdb, format!("cannot be started: {error}")))?;
-    if !made.status.success() {
-        let said = String::from_utf8_lossy(&made.stderr);
-        return Err(failed(initdb, format!("failed: {}", said.trim())));
     }
-    let log = fs::File::create(directory.join("log")).map_err(SourceError::io(directory.display().to_string()))?;
-    let errors = log.try_clone().map_err(SourceError::io(directory.display().to_string()))?;
-    let mut start = command(server, account, directory);
-    start.arg("-D").arg(&data);
-    let socket = format!("unix_socket_directories={}", quoted_directory(socket));
-    for setting in [
-        socket.as_str(),
-        "listen_addresses=",
-        "port=5432",
-        "archive_mode=off",
-        "shared_preload_libraries=",
-        "session_preload_libraries=",
-        "local_preload_libraries=",
-        "max_logical_replication_workers=0",
-        "max_wal_senders=0",
-        "wal_level=minimal",
-        "fsync=on",
-        "max_wal_size=4GB",
-        "logging_collector=off",
-    ] {
+}
+
+fn initialise(place: &ScratchPlace, initdb: &Path) -> Result<(), SourceError> {
+    let made = command(initdb, place.account, &place.directory)
+        .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions", "-D"])
+        .arg(place.data())
+        .output()
+        .map_err(|error| failed(initdb, place, &format!("cannot be started: {error}")))?;
+    if made.status.success() {
+        return Ok(());
+    }
+    Err(failed(initdb, place, &format!("failed: {}", String::from_utf8_lossy(&made.stderr).trim())))
+}
+
+/// Settings of a server that must reach nothing else, whatever its data directory says.
+const APART: [&str; 9] = [
+    "listen_addresses=",
+    "port=5432",
+    "archive_mode=off",
+    "shared_preload_libraries=",
+    "session_preload_libraries=",
+    "local_preload_libraries=",
+    "max_logical_replication_workers=0",
+    "fsync=on",
+    "logging_collector=off",
+];
+/// And of one that is new.
+const OWN_SETTINGS: [&str; 3] = ["max_wal_senders=0", "wal_level=minimal", "max_wal_size=4GB"];
+
+fn run(place: &ScratchPlace, server: &Path, settings: impl Iterator<Item = String>) -> Result<Child, SourceError> {
+    let io = || SourceError::io(place.directory.display().to_string());
+    let log = fs::File::create(place.directory.join("log")).map_err(io())?;
+    let errors = log.try_clone().map_err(io())?;
+    let mut start = command(server, place.account, &place.directory);
+    start.arg("-D").arg(place.data());
+    let socket = format!("unix_socket_directories={}", quoted_directory(&place.socket));
+    for setting in APART.iter().map(ToString::to_string).chain([socket]).chain(settings) {
         start.arg("-c").arg(setting);
     }
-    start.stdout(log).stderr(errors).spawn().map_err(|error| failed(server, format!("cannot be started: {error}")))
+    start.stdout(log).stderr(errors).spawn().map_err(|error| failed(server, place, &format!("cannot be started: {error}")))
 }
 
 /// The setting is a list of directories: quotes keep a comma or a space in a name from splitting it.

@@ -39,6 +39,8 @@ fn nonsense_on_the_command_line_is_a_usage_error() {
     agent.run(["restore", "policy.toml", "latest", "--source", "nobody", "--to", "t"]).fails(2, &["nobody", "it has config"]);
     let database = "postgres://me@host/db";
     agent.run(["restore", "policy.toml", "latest", "--source", "config", "--to", database]).fails(2, &["config", "a directory"]);
+    let tablespace = ["restore", "policy.toml", "latest", "--source", "config", "--to", "t", "--tablespace", "a=/b"];
+    agent.run(tablespace).fails(2, &["--tablespace", "physical"]);
     agent.run(["points", "policy.toml", "--site", "mars"]).fails(2, &["mars", "it has far"]);
     agent.run(["show", "policy.toml", "ffffffffffffffff"]).fails(2, &["ffffffffffffffff", "`farshore points` lists them"]);
     agent.run(["restore", "policy.toml", "latest-verified", "--source", "config", "--to", "t"]).fails(2, &["farshore drill"]);

@@ -1,0 +1,230 @@
+//! From a running server into a sink.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+
+use super::{
+    CONTROL, LABEL, MAP,
+    data::{Data, DataRead},
+    facts::{METHOD, PhysicalFacts, TablespaceFacts},
+    label::Lsn,
+    listing::{Listing, list},
+    log::capture_log,
+    outside::capture_outside,
+    server::{Begun, Server, Slot, Stopped, check_control, tablespaces},
+};
+use crate::{
+    progress::SharedObserver,
+    sources::{
+        Capture, CaptureContext, Captured, Cut, Entry, Sink, SourceError,
+        postgres::{PostgresConfig, connect::Session, failure::Side, pooler},
+    },
+};
+
+/// How to capture.
+#[derive(Debug, Clone, Copy)]
+pub struct PhysicalOptions {
+    /// How long to wait for a lock; there are none, so this only bounds the catalogue's.
+    pub lock_timeout: Duration,
+}
+
+impl Default for PhysicalOptions {
+    fn default() -> Self {
+        Self { lock_timeout: Duration::from_secs(60) }
+    }
+}
+
+/// Captures a whole cluster through any of its databases, over as many connections as the context's parallelism, and two more.
+#[derive(Debug)]
+pub struct PostgresPhysical {
+    config: PostgresConfig,
+    options: PhysicalOptions,
+}
+
+/// How often a `pg_control` is read until it is whole: the server writes it in one go, a reader may still see half of it.
+const CONTROL_ATTEMPTS: u32 = 10;
+/// Settings that a server which replays the log must have, at least as large.
+const SETTINGS: [&str; 7] = [
+    "max_connections",
+    "max_locks_per_transaction",
+    "max_prepared_transactions",
+    "max_wal_senders",
+    "max_worker_processes",
+    "shared_preload_libraries",
+    "wal_level",
+];
+
+impl PostgresPhysical {
+    /// Captures the cluster that holds the database which `config` names. Nothing is contacted yet.
+    pub fn new(config: PostgresConfig, options: PhysicalOptions) -> Self {
+        Self { config, options }
+    }
+
+    async fn session(&self) -> Result<Session, SourceError> {
+        let session = self.config.connect(Side::Source).await?;
+        session.settle(self.options.lock_timeout).await?;
+        Ok(session)
+    }
+}
+
+#[async_trait]
+impl Capture for PostgresPhysical {
+    fn kind(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn describe(&self) -> String {
+        self.config.describe()
+    }
+
+    async fn capture(&self, context: CaptureContext<'_>) -> Result<Captured, SourceError> {
+        let (sink, observer) = (context.sink, &context.observer);
+        observer.phase("postgres cluster: checkpoint", None);
+        let leader = self.session().await?;
+        pooler::refuse(&self.config, &leader).await?;
+        let mut server = Server::look(&leader).await?;
+        let (databases, superuser, settings) = describe(&leader).await?;
+        // Before the backup begins: what comes after it is in the log that the slot holds.
+        let slot = Slot::reserve(&self.config, format!("farshore_{:016x}", rand::random::<u64>())).await?;
+        let (begun, start) = Begun::begin(leader, server.version).await?;
+        let sessions = try_join_all((0..context.parallelism.max(1)).map(|_| self.session())).await?;
+        // Now and not before: one that was made in between is in the backup's own map.
+        let Some(first) = sessions.first() else { unreachable!("there is always a session") };
+        server.tablespaces = tablespaces(first).await?;
+        let work = self.work(&server, begun, start, &sessions, sink, observer);
+        let (listing, stopped, wal, data) = tokio::select! {
+            done = work => done?,
+            lost = slot.keep() => return Err(lost),
+        };
+        // The log is here; that the slot lived shows that none of it can have been missed.
+        slot.touch().await?;
+        slot.release().await?;
+        for session in sessions {
+            session.close().await;
+        }
+        let facts = PhysicalFacts {
+            method: METHOD.to_owned(),
+            server_version_num: server.version,
+            system_identifier: server.layout.system.to_string(),
+            timeline: stopped.label.timeline,
+            start_lsn: stopped.label.start.to_string(),
+            stop_lsn: stopped.end.to_string(),
+            from_standby: stopped.label.from_standby,
+            wal_segment_bytes: server.layout.segment_bytes,
+            wal_segments: wal,
+            page_bytes: server.page_bytes,
+            checksums: server.checksums,
+            pages_checked: data.pages,
+            pages_damaged: data.damaged,
+            data_directory: server.data_directory.clone(),
+            data_directory_mode: format!("{:o}", server.mode),
+            tablespaces: server
+                .tablespaces
+                .iter()
+                .map(|(name, (oid, location))| TablespaceFacts { oid: *oid, name: name.clone(), location: location.clone() })
+                .collect(),
+            databases,
+            database: self.config.database().to_owned(),
+            superuser,
+            settings,
+            unlogged_relations: listing.unlogged,
+            read_by: "sql".to_owned(),
+            files: data.files,
+            directories: listing.items.iter().filter(|item| item.is_directory).count() as u64,
+            bytes: data.bytes,
+            vanished: data.vanished,
+        };
+        let facts = serde_json::to_value(&facts)
+            .map_err(|error| SourceError::Malformed { subject: self.config.describe(), detail: error.to_string() })?;
+        Ok(Captured { facts, consistent_at: Some(stopped.at) })
+    }
+}
+
+impl PostgresPhysical {
+    /// Everything between the beginning of the backup and the last segment of its log.
+    async fn work(
+        &self,
+        server: &Server,
+        begun: Begun,
+        start: Lsn,
+        sessions: &[Session],
+        sink: &dyn Sink,
+        observer: &SharedObserver,
+    ) -> Result<(Listing, Stopped, u64, DataRead), SourceError> {
+        let Some(first) = sessions.first() else { unreachable!("there is always a session") };
+        let listing = list(first, server).await?;
+        let total = listing.items.iter().filter(|item| !item.is_directory).map(|item| item.bytes).sum();
+        observer.phase("postgres cluster: data", Some(total));
+        let outside = capture_outside(first, server, sink, observer).await?;
+        let mut read = Data::new(server, start, &listing.items, sink, observer).read(sessions).await?;
+        read.files += outside;
+        let control = read_control(first, server, sink).await?;
+        observer.phase("postgres cluster: log", None);
+        let stopped = begun.stop().await?;
+        if stopped.label.start != start {
+            return Err(SourceError::Unfit {
+                subject: self.config.describe(),
+                detail: format!(
+                    "the backup began at {start}, and its label says {}: another backup came between; try again",
+                    stopped.label.start
+                ),
+            });
+        }
+        sink.entry(text(sink, LABEL, &stopped.label_text).await?).await?;
+        if !stopped.map.is_empty() {
+            sink.entry(text(sink, MAP, &stopped.map).await?).await?;
+        }
+        sink.entry(control).await?;
+        let wal = capture_log(first, server, &stopped, sink, observer).await?;
+        Ok((listing, stopped, wal, read))
+    }
+}
+
+/// Names of databases, of the bootstrap superuser, and settings.
+async fn describe(session: &Session) -> Result<(Vec<String>, String, BTreeMap<String, String>), SourceError> {
+    let doing = "describing the cluster";
+    let sql = "SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn ORDER BY datname";
+    let rows = session.client.query(sql, &[]).await.map_err(|error| session.failed(doing, &error))?;
+    let superuser = session.one(doing, "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = 10", &[]).await?;
+    let mut settings = BTreeMap::new();
+    for name in SETTINGS {
+        settings.insert(name.to_owned(), session.one(doing, "SELECT current_setting($1)", &[&name]).await?);
+    }
+    Ok((rows.iter().map(|row| row.get(0)).collect(), superuser, settings))
+}
+
+/// An entry with a text as its content.
+async fn text(sink: &dyn Sink, path: &str, text: &str) -> Result<Entry, SourceError> {
+    content(sink, path, "label", Bytes::copy_from_slice(text.as_bytes())).await
+}
+
+/// An entry with these bytes as its content.
+///
+/// # Errors
+/// The sink's.
+pub async fn content(sink: &dyn Sink, path: &str, kind: &str, bytes: Bytes) -> Result<Entry, SourceError> {
+    let mut writer = sink.content(Cut::ContentDefined, Some(bytes.len() as u64)).await?;
+    writer.write(bytes).await?;
+    let mut entry = Entry::new(path, kind);
+    entry.content = Some(writer.finish().await?);
+    Ok(entry)
+}
+
+/// Reads `global/pg_control` until it is whole.
+async fn read_control(session: &Session, server: &Server, sink: &dyn Sink) -> Result<Entry, SourceError> {
+    let sql = "SELECT pg_catalog.pg_read_binary_file('global/pg_control', 0, 8192, false)";
+    for _ in 0..CONTROL_ATTEMPTS {
+        let bytes: Vec<u8> = session.one("reading global/pg_control", sql, &[]).await?;
+        if check_control(server, &bytes).is_some() {
+            return content(sink, CONTROL, "control", bytes.into()).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err(SourceError::Unfit {
+        subject: "global/pg_control".to_owned(),
+        detail: "was never whole, or is another cluster's: see the server's log; a version of PostgreSQL that this program does not know may also be the reason".to_owned(),
+    })
+}

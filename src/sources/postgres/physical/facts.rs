@@ -1,0 +1,76 @@
+//! What a physical snapshot says of itself.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The word that tells these facts from a logical snapshot's.
+pub const METHOD: &str = "physical";
+
+/// The facts of a physical snapshot. Of bounded size, without secrets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PhysicalFacts {
+    /// [`METHOD`].
+    pub method: String,
+    /// As `server_version_num`: 150018 is 15.18.
+    pub server_version_num: u32,
+    /// The cluster: a number too large for some readers of JSON, hence text.
+    pub system_identifier: String,
+    /// The timeline on which the backup began.
+    pub timeline: u32,
+    /// Where replay begins.
+    pub start_lsn: String,
+    /// As far as the log has to be replayed for the cluster to be consistent.
+    pub stop_lsn: String,
+    /// Whether it was taken from a standby.
+    pub from_standby: bool,
+    /// Bytes of a segment of the log.
+    pub wal_segment_bytes: u64,
+    /// Segments that the snapshot holds.
+    pub wal_segments: u64,
+    /// Bytes of a page.
+    pub page_bytes: u32,
+    /// Whether pages carry checksums; each was looked at then.
+    pub checksums: bool,
+    /// Pages whose checksum was looked at.
+    pub pages_checked: u64,
+    /// Pages whose checksum is wrong.
+    pub pages_damaged: u64,
+    /// Where the data were.
+    pub data_directory: String,
+    /// Permissions of the data directory, octal: `700` or `750`.
+    pub data_directory_mode: String,
+    /// Tablespaces that lie elsewhere.
+    pub tablespaces: Vec<TablespaceFacts>,
+    /// Names of the databases.
+    pub databases: Vec<String>,
+    /// The database that the policy names.
+    pub database: String,
+    /// Name of the role that always may do everything.
+    pub superuser: String,
+    /// Settings that a server which replays the log must have as large, or as they were.
+    pub settings: BTreeMap<String, String>,
+    /// Unlogged relations: they come back empty.
+    pub unlogged_relations: u64,
+    /// How the files were read: `sql`.
+    pub read_by: String,
+    /// Files.
+    pub files: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Plain bytes of the files, without the log.
+    pub bytes: u64,
+    /// Files that were gone when they were to be read: replay does without them.
+    pub vanished: u64,
+}
+
+/// A tablespace that lies outside of the data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TablespaceFacts {
+    /// Its OID: the name of its link in `pg_tblspc`.
+    pub oid: u32,
+    /// Its name.
+    pub name: String,
+    /// The directory it was in.
+    pub location: String,
+}

@@ -1,0 +1,57 @@
+//! PostgreSQL: source kind `postgres`, method `physical`: the whole cluster, file by file, over ordinary SQL connections.
+//!
+//! Promises:
+//! * No superuser, no replication connection, no access to the server's files: a role with a handful of rights is enough, and one that
+//!   lacks some is refused with the statements that grant them.
+//! * A snapshot restores by itself: it holds the log from the beginning of the backup to its end, each segment looked at, and what
+//!   `pg_backup_stop` handed over byte for byte. It is complete or there is none.
+//! * Checksums of pages are looked at in passing; a wrong one is read once more, and then named.
+//! * The log is followed record by record, from the first that is replayed to the last ([`records`]).
+//! * A restore writes `global/pg_control` last: a data directory that is half there cannot be started.
+//!
+//! Assumes: PostgreSQL 14 or newer, on a little-endian machine.
+//!
+//! Leaves out on purpose: what `basebackup.c` leaves out ([`select`]), and the log beyond the end of the backup.
+//!
+//! Entries of a snapshot, in order:
+//!
+//! | path | kind | content |
+//! |---|---|---|
+//! | `config/<path>` | `config` | a configuration file that lies outside of the data directory, by its absolute path |
+//! | `data/<path>` | `file`, `directory` | what lies in the data directory; a tablespace below `data/pg_tblspc/<oid>` |
+//! | `label/backup_label`, `label/tablespace_map` | `label` | as the server handed them over |
+//! | `pg_control` | `control` | `global/pg_control`, read last |
+//! | `wal/<name>` | `wal` | segments and timeline histories |
+
+mod capture;
+mod checking;
+mod control;
+mod data;
+pub mod facts;
+mod label;
+mod listing;
+mod log;
+mod outside;
+mod page;
+mod part;
+mod read;
+mod records;
+mod scratch;
+mod select;
+mod server;
+mod target;
+mod wal;
+
+pub use capture::{PhysicalOptions, PostgresPhysical};
+pub use scratch::PhysicalScratch;
+pub use target::{PhysicalTarget, PhysicalTargetOptions};
+
+/// Where the entries of each kind lie in a snapshot.
+const CONFIG: &str = "config/";
+const DATA: &str = "data/";
+const LABEL: &str = "label/backup_label";
+const MAP: &str = "label/tablespace_map";
+const CONTROL: &str = "pg_control";
+/// Where the server keeps it, below the data directory.
+const CONTROL_FILE: &str = "global/pg_control";
+const WAL: &str = "wal/";

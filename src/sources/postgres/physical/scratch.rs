@@ -1,0 +1,179 @@
+//! A restored cluster that is started, looked at, and gone again.
+
+use std::{
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+
+use super::{
+    facts::PhysicalFacts,
+    label::Lsn,
+    target::{PhysicalTarget, PhysicalTargetOptions},
+};
+use crate::{
+    progress::{Check, CheckOutcome, PhaseTime},
+    sources::{
+        Rebuild, RebuildContext, Rebuilt, SourceError,
+        postgres::{
+            PostgresConfig,
+            failure::Side,
+            programs,
+            scratch::{ScratchCluster, ScratchPlace},
+        },
+    },
+};
+
+/// Event triggers fire for whoever connects; from this version on they can be turned off.
+const EVENT_TRIGGERS_FROM: u32 = 17;
+
+/// Rebuilds a cluster in a scratch place, and serves it until this is dropped: without a network, archiving, preloaded libraries or
+/// the captured configuration, tablespaces beside the data.
+#[derive(Debug)]
+pub struct PhysicalScratch {
+    target: PhysicalTarget,
+    bin_directory: Option<PathBuf>,
+    described: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting(ScratchPlace),
+    Serving { _cluster: ScratchCluster },
+    Gone,
+}
+
+impl PhysicalScratch {
+    /// A scratch cluster at `directory`, for the snapshot with these facts; and how its database will be reached.
+    ///
+    /// # Errors
+    /// [`SourceError::UnfitTarget`], [`SourceError::Malformed`].
+    pub fn make(
+        directory: &std::path::Path,
+        bin_directory: Option<PathBuf>,
+        facts: &serde_json::Value,
+    ) -> Result<(Self, PostgresConfig), SourceError> {
+        let facts = read(facts)?;
+        let place = ScratchPlace::make(directory)?;
+        let config = PostgresConfig::parse(&place.url(&facts.superuser, &facts.database), None)?;
+        let beside = place.directory().join("tablespaces");
+        let tablespaces = facts.tablespaces.iter().map(|one| (one.oid.to_string(), beside.join(one.oid.to_string()))).collect();
+        let options = PhysicalTargetOptions { tablespaces, is_isolated: true };
+        let target = PhysicalTarget::new(place.data(), options);
+        let described = place.data().display().to_string();
+        Ok((Self { target, bin_directory, described, state: Mutex::new(State::Waiting(place)) }, config))
+    }
+
+    fn take(&self) -> State {
+        std::mem::replace(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner), State::Gone)
+    }
+}
+
+fn read(facts: &serde_json::Value) -> Result<PhysicalFacts, SourceError> {
+    serde_json::from_value(facts.clone())
+        .map_err(|error| SourceError::Malformed { subject: "the snapshot's facts".to_owned(), detail: error.to_string() })
+}
+
+#[async_trait]
+impl Rebuild for PhysicalScratch {
+    fn describe(&self) -> String {
+        self.described.clone()
+    }
+
+    async fn inspect(&self, facts: &serde_json::Value, into_existing: bool) -> Result<String, SourceError> {
+        self.target.inspect(facts, into_existing).await
+    }
+
+    async fn rebuild(&self, context: RebuildContext<'_>) -> Result<Rebuilt, SourceError> {
+        let facts = read(context.facts)?;
+        let major = facts.server_version_num / 10_000;
+        let server = exactly("postgres", self.bin_directory.as_deref(), major).await?;
+        let (clock, observer) = (context.clock.clone(), context.observer.clone());
+        let mut rebuilt = self.target.rebuild(context).await?;
+        let State::Waiting(place) = self.take() else {
+            return Err(SourceError::UnfitTarget {
+                subject: self.describe(),
+                detail: "was rebuilt once already; start the drill again".to_owned(),
+            });
+        };
+        observer.phase("database recovery", None);
+        let began = clock.monotonic();
+        let nothing = place.write("postgresql.conf", "")?;
+        let allow = place.write("pg_hba.conf", "local all all trust\n")?;
+        let names = place.write("pg_ident.conf", "")?;
+        let mut settings = vec![
+            format!("config_file={}", nothing.display()),
+            format!("hba_file={}", allow.display()),
+            format!("ident_file={}", names.display()),
+            "hot_standby=off".to_owned(),
+            "autovacuum=off".to_owned(),
+        ];
+        if let Some(most) = facts.settings.get("max_prepared_transactions") {
+            settings.push(format!("max_prepared_transactions={most}"));
+        }
+        if major >= EVENT_TRIGGERS_FROM {
+            settings.push("event_triggers=off".to_owned());
+        }
+        let database = if facts.databases.iter().any(|name| name == "postgres") { "postgres" } else { &facts.database };
+        let config = PostgresConfig::parse(&place.url(&facts.superuser, database), None)?;
+        let cluster = ScratchCluster::serve(place, &server.path, major, settings, &config).await?;
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Serving { _cluster: cluster };
+        let recovered = clock.monotonic();
+        observer.phase("verification", None);
+        rebuilt.checks.push(reached(&config, &facts).await?);
+        rebuilt.checks.push(amcheck(&config, server.path.parent(), major).await);
+        let phase = |name: &str, seconds: std::time::Duration| PhaseTime { name: name.to_owned(), seconds: seconds.as_secs_f64() };
+        rebuilt.phases.push(phase("database recovery", recovered.saturating_sub(began)));
+        rebuilt.phases.push(phase("verification", clock.monotonic().saturating_sub(recovered)));
+        Ok(rebuilt)
+    }
+}
+
+/// A program of exactly this major version: data files are read by no other.
+async fn exactly(name: &str, directory: Option<&std::path::Path>, major: u32) -> Result<programs::Program, SourceError> {
+    let found = programs::find(name, directory, major).await?;
+    if found.major == major {
+        return Ok(found);
+    }
+    Err(SourceError::Program {
+        program: found.path.display().to_string(),
+        detail: format!(
+            "is version {}, and the files of version {major} need {name} {major}: install the package postgresql-{major} (or set bin_directory to where it is)",
+            found.major
+        ),
+    })
+}
+
+/// Whether the log was replayed as far as the snapshot needs.
+async fn reached(config: &PostgresConfig, facts: &PhysicalFacts) -> Result<Check, SourceError> {
+    let session = config.connect(Side::Target).await?;
+    let doing = "asking how far the log was replayed";
+    let at: String = session.one(doing, "SELECT pg_catalog.pg_current_wal_insert_lsn()::text", &[]).await?;
+    session.close().await;
+    let is_enough = Lsn::parse(&at).zip(Lsn::parse(&facts.stop_lsn)).is_some_and(|(at, stop)| at >= stop);
+    Ok(Check {
+        name: "log replayed".to_owned(),
+        expected: format!("to {} or beyond", facts.stop_lsn),
+        actual: at,
+        outcome: if is_enough { CheckOutcome::Passed } else { CheckOutcome::Failed },
+    })
+}
+
+/// Tables and indexes held against each other, in every database.
+async fn amcheck(config: &PostgresConfig, directory: Option<&std::path::Path>, major: u32) -> Check {
+    let (name, expected) = ("pg_amcheck of all databases, every index entry looked for", "nothing damaged");
+    let Ok(program) = exactly("pg_amcheck", directory, major).await else {
+        return Check::note(name, expected, "not run: pg_amcheck is not installed beside the server");
+    };
+    let checked = async {
+        let mut prepared = programs::prepare(&program, config, "")?;
+        prepared.command.args(["--all", "--heapallindexed", "--install-missing", "--no-password", "--jobs=2"]);
+        prepared.run(&program).await
+    };
+    match checked.await {
+        Ok(()) => Check::equal(name, expected, expected),
+        Err(error) => Check::equal(name, expected, error.to_string()),
+    }
+}

@@ -1,0 +1,342 @@
+//! Into a data directory.
+
+use std::{
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use serde_json::json;
+
+use super::{
+    CONFIG, CONTROL, DATA, LABEL, MAP, WAL,
+    control::Control,
+    facts::{METHOD, PhysicalFacts, TablespaceFacts},
+    label::write_map,
+    part::{Made, Part, Selected},
+};
+use crate::{
+    progress::{Check, PhaseTime},
+    sources::{Origin, Rebuild, RebuildContext, Rebuilt, SourceError, files::FilesTarget, postgres::account},
+};
+
+/// How to rebuild.
+#[derive(Debug, Clone, Default)]
+pub struct PhysicalTargetOptions {
+    /// Where tablespaces go: by OID or name. Each needs one, since the places they were in may belong to the living primary.
+    pub tablespaces: Vec<(String, PathBuf)>,
+    /// For a server that must reach nothing else: settings that were made with `ALTER SYSTEM` stay behind.
+    pub is_isolated: bool,
+}
+
+/// Rebuilds a cluster in a directory that is empty or not there.
+#[derive(Debug)]
+pub struct PhysicalTarget {
+    directory: PathBuf,
+    options: PhysicalTargetOptions,
+}
+
+/// Files directly below the data directory that make a server a standby, or replay: the restore says itself what it is to be.
+const SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
+/// Where settings of `ALTER SYSTEM` are, the last that a server reads.
+const AUTO_CONF: &str = "postgresql.auto.conf";
+/// What the restored server replays with: all that it needs lies in `pg_wal`. Targets that an earlier recovery of the captured server
+/// left behind must not stop it.
+const RECOVERY: &str = "\n# Written by farshore: the log up to the end of the backup lies in pg_wal, and there is no other.\n\
+                        restore_command = 'false'\n\
+                        recovery_target = ''\nrecovery_target_lsn = ''\nrecovery_target_name = ''\nrecovery_target_time = ''\n\
+                        recovery_target_xid = ''\nrecovery_target_timeline = 'latest'\n";
+/// Copies of configuration that lay outside of the data directory.
+const CAPTURED_CONFIG: &str = "captured-config";
+
+impl PhysicalTarget {
+    /// A target at `directory`.
+    pub fn new(directory: impl Into<PathBuf>, options: PhysicalTargetOptions) -> Self {
+        Self { directory: directory.into(), options }
+    }
+
+    fn shown(&self) -> String {
+        self.directory.display().to_string()
+    }
+
+    fn unfit(&self, detail: impl Into<String>) -> SourceError {
+        SourceError::UnfitTarget { subject: self.shown(), detail: detail.into() }
+    }
+
+    fn facts(&self, facts: &serde_json::Value) -> Result<PhysicalFacts, SourceError> {
+        if facts.get("method").and_then(serde_json::Value::as_str) != Some(METHOD) {
+            return Err(self.unfit(
+                "the snapshot is of one database and not of a cluster: restore it into a database, --to postgres://user@host/database",
+            ));
+        }
+        serde_json::from_value(facts.clone())
+            .map_err(|error| SourceError::Malformed { subject: "the snapshot's facts".to_owned(), detail: error.to_string() })
+    }
+
+    /// Where each tablespace goes.
+    fn mapping<'a>(&'a self, facts: &'a PhysicalFacts) -> Result<Vec<(&'a TablespaceFacts, &'a Path)>, SourceError> {
+        let known = |wanted: &str| facts.tablespaces.iter().any(|one| one.name == wanted || one.oid.to_string() == wanted);
+        if let Some((unknown, _)) = self.options.tablespaces.iter().find(|(wanted, _)| !known(wanted)) {
+            return Err(self.unfit(format!("the point has no tablespace {unknown}; it has {}", names(&facts.tablespaces))));
+        }
+        let place = |one: &'a TablespaceFacts| {
+            let given = |(wanted, _): &&(String, PathBuf)| *wanted == one.name || *wanted == one.oid.to_string();
+            match self.options.tablespaces.iter().find(given) {
+                Some((_, directory)) if directory.is_absolute() => Ok((one, directory.as_path())),
+                Some((_, directory)) => Err(self.unfit(format!("{} is no absolute path", directory.display()))),
+                None => Err(self.unfit(format!(
+                    "tablespace {} was in {}; say where it goes with --tablespace {}=DIRECTORY",
+                    one.name, one.location, one.name
+                ))),
+            }
+        };
+        let all: Vec<_> = facts.tablespaces.iter().map(place).collect::<Result<_, _>>()?;
+        // As they are named: what stands at either end of a link is refused as not empty.
+        let own = std::path::absolute(&self.directory).map_err(SourceError::io(self.shown()))?;
+        for (number, (one, directory)) in all.iter().enumerate() {
+            let others = all.iter().take(number).map(|(_, other)| *other).chain([own.as_path()]);
+            if let Some(other) = others.into_iter().find(|other| directory.starts_with(other) || other.starts_with(directory)) {
+                return Err(self.unfit(format!(
+                    "tablespace {} would go to {}, which is not apart from {}: name a directory of its own",
+                    one.name,
+                    directory.display(),
+                    other.display()
+                )));
+            }
+        }
+        Ok(all)
+    }
+
+    fn owner(&self) -> Result<(u32, u32), SourceError> {
+        if let Ok(found) = std::fs::metadata(&self.directory)
+            && (found.uid() != 0 || !rustix::process::geteuid().is_root())
+        {
+            return Ok((found.uid(), found.gid()));
+        }
+        let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Ok(account::unprivileged().map_err(|detail| self.unfit(detail))?.unwrap_or(own))
+    }
+
+    /// Makes an empty directory that only its owner can enter.
+    fn make(&self, directory: &Path, mode: u32, owner: (u32, u32)) -> Result<(), SourceError> {
+        let io = || SourceError::io(directory.display().to_string());
+        // Only the last directory is PostgreSQL's; its user has to get through those above.
+        if let Some(above) = directory.parent() {
+            std::fs::create_dir_all(above).map_err(SourceError::io(above.display().to_string()))?;
+        }
+        std::fs::DirBuilder::new().recursive(true).mode(mode).create(directory).map_err(io())?;
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(mode)).map_err(io())?;
+        if rustix::process::geteuid().is_root() {
+            chown(directory, Some(owner.0), Some(owner.1)).map_err(io())?;
+        }
+        Ok(())
+    }
+
+    /// Writes a file of few bytes, and through to the disk.
+    fn write(&self, path: &Path, bytes: &[u8], made: Made) -> Result<(), SourceError> {
+        let write = || -> std::io::Result<()> {
+            let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
+            file.set_permissions(std::fs::Permissions::from_mode(made.mode & 0o666))?;
+            if rustix::process::geteuid().is_root() {
+                std::os::unix::fs::fchown(&file, Some(made.owner.0), Some(made.owner.1))?;
+            }
+            file.write_all(bytes)?;
+            file.sync_all()
+        };
+        write().map_err(SourceError::io(path.display().to_string()))
+    }
+
+    async fn rebuild_part(
+        &self,
+        context: &RebuildContext<'_>,
+        directory: &Path,
+        part: Part,
+        total: Option<u64>,
+    ) -> Result<Rebuilt, SourceError> {
+        let facts = total.map_or(json!({}), |bytes| json!({ "bytes": bytes }));
+        let into_existing = part.into_existing;
+        let origin = Arc::new(Selected { origin: Arc::clone(&context.origin), part });
+        let context = RebuildContext {
+            origin,
+            facts: &facts,
+            observer: context.observer.clone(),
+            clock: context.clock.clone(),
+            parallelism: context.parallelism,
+            into_existing,
+            partial: false,
+        };
+        FilesTarget::new(directory).rebuild(context).await
+    }
+}
+
+fn names(tablespaces: &[TablespaceFacts]) -> String {
+    match tablespaces {
+        [] => "none".to_owned(),
+        some => some.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// What of a snapshot is written last.
+#[derive(Debug, Default)]
+struct Last {
+    label: Option<Vec<u8>>,
+    control: Option<Vec<u8>>,
+    config: u64,
+    bytes: u64,
+}
+
+/// No file that is written last is larger.
+const MOST_LAST_BYTES: u64 = 1 << 20;
+
+impl Last {
+    async fn gather(origin: &Arc<dyn Origin>) -> Result<Self, SourceError> {
+        let mut last = Self::default();
+        let mut entries = origin.entries();
+        while let Some(entry) = entries.try_next().await? {
+            let place = match entry.path.as_slice() {
+                path if path == LABEL.as_bytes() => &mut last.label,
+                path if path == CONTROL.as_bytes() => &mut last.control,
+                path => {
+                    last.config += u64::from(path.starts_with(CONFIG.as_bytes()));
+                    if !path.starts_with(WAL.as_bytes()) && path != MAP.as_bytes() {
+                        last.bytes += entry.size();
+                    }
+                    continue;
+                }
+            };
+            let too_long =
+                || SourceError::Malformed { subject: entry.display_path(), detail: format!("has {} bytes", entry.size()) };
+            let Some(content) = entry.content.as_ref().filter(|content| content.size <= MOST_LAST_BYTES) else {
+                return Err(too_long());
+            };
+            *place = Some(
+                origin
+                    .read(content)
+                    .try_fold(Vec::new(), |mut all, bytes| async move {
+                        all.extend_from_slice(&bytes);
+                        Ok(all)
+                    })
+                    .await?,
+            );
+        }
+        Ok(last)
+    }
+}
+
+#[async_trait]
+impl Rebuild for PhysicalTarget {
+    fn describe(&self) -> String {
+        self.shown()
+    }
+
+    async fn inspect(&self, facts: &serde_json::Value, into_existing: bool) -> Result<String, SourceError> {
+        let facts = self.facts(facts)?;
+        if into_existing {
+            return Err(self.unfit("a cluster is restored into an empty directory only: leave out --into-existing, and name another directory or empty this one"));
+        }
+        let mapping = self.mapping(&facts)?;
+        for (_, directory) in &mapping {
+            FilesTarget::new(*directory).inspect(&json!({}), false).await?;
+        }
+        self.owner()?;
+        let found = FilesTarget::new(&self.directory).inspect(&json!({ "bytes": facts.bytes }), false).await?;
+        let to = mapping.iter().map(|(one, directory)| format!("; tablespace {} to {}", one.name, directory.display()));
+        Ok(format!("PostgreSQL {}, {found}{}", facts.server_version_num / 10_000, to.collect::<String>()))
+    }
+
+    async fn rebuild(&self, context: RebuildContext<'_>) -> Result<Rebuilt, SourceError> {
+        self.inspect(context.facts, context.into_existing).await?;
+        if context.partial {
+            return Err(self.unfit("a part of a cluster is no use to a server: leave out --path. To see a single file, write it out with `farshore cat POLICY POINT:SOURCE/data/PATH`"));
+        }
+        let facts = self.facts(context.facts)?;
+        let mapping = self.mapping(&facts)?;
+        let last = Last::gather(&context.origin).await?;
+        let missing = |what: &str| SourceError::Malformed { subject: what.to_owned(), detail: "is not in the snapshot".to_owned() };
+        let label = last.label.as_ref().ok_or_else(|| missing(LABEL))?;
+        let control = last.control.as_ref().ok_or_else(|| missing(CONTROL))?;
+        let found = Control::parse(control).map(|control| control.system.to_string());
+        if found.as_ref() != Some(&facts.system_identifier) {
+            return Err(SourceError::Malformed {
+                subject: CONTROL.to_owned(),
+                detail: "is damaged, or another cluster's".to_owned(),
+            });
+        }
+        let began = context.clock.monotonic();
+        let made = Made { owner: self.owner()?, mode: if facts.data_directory_mode == "750" { 0o750 } else { 0o700 } };
+        self.make(&self.directory, made.mode, made.owner)?;
+        let links = mapping.iter().map(|(one, _)| format!("pg_tblspc/{}", one.oid).into_bytes());
+        let mut without: Vec<Vec<u8>> = SIGNALS.iter().map(|name| name.as_bytes().to_vec()).chain(links).collect();
+        if self.options.is_isolated {
+            without.push(AUTO_CONF.into());
+        }
+        let part =
+            |prefix: &str, without: Vec<Vec<u8>>, into_existing: bool| Part { prefix: prefix.into(), without, made, into_existing };
+        let mut all = Rebuilt::default();
+        let rebuilt = self.rebuild_part(&context, &self.directory, part(DATA, without, false), Some(last.bytes)).await?;
+        add(&mut all, "data directory", rebuilt);
+        for (one, directory) in &mapping {
+            self.make(directory, made.mode, made.owner)?;
+            let prefix = format!("{DATA}pg_tblspc/{}/", one.oid);
+            let rebuilt = self.rebuild_part(&context, directory, part(&prefix, Vec::new(), false), None).await?;
+            add(&mut all, &format!("tablespace {}", one.name), rebuilt);
+            let link = self.directory.join("pg_tblspc").join(one.oid.to_string());
+            symlink(directory, &link).map_err(SourceError::io(link.display().to_string()))?;
+        }
+        let log = self.directory.join("pg_wal");
+        add(&mut all, "log", self.rebuild_part(&context, &log, part(WAL, Vec::new(), true), None).await?);
+        if last.config > 0 {
+            let directory = self.directory.join(CAPTURED_CONFIG);
+            self.make(&directory, made.mode, made.owner)?;
+            let rebuilt = self.rebuild_part(&context, &directory, part(CONFIG, Vec::new(), true), None).await?;
+            add(&mut all, "captured configuration", rebuilt);
+            all.checks.push(Check::note(
+                "configuration outside of the data directory",
+                "in its old place, or mended by you",
+                format!("copies lie in {}", directory.display()),
+            ));
+        }
+        if facts.unlogged_relations > 0 {
+            all.checks.push(Check::note(
+                "unlogged relations",
+                "empty",
+                format!("{} come back empty: nothing of them is in a physical backup", facts.unlogged_relations),
+            ));
+        }
+        self.write(&self.directory.join(AUTO_CONF), RECOVERY.as_bytes(), made)?;
+        self.write(&self.directory.join("recovery.signal"), b"", made)?;
+        self.write(&self.directory.join("backup_label"), label, made)?;
+        if !mapping.is_empty() {
+            let map: Vec<_> = mapping.iter().map(|(one, directory)| (one.oid, directory.display().to_string())).collect();
+            self.write(&self.directory.join("tablespace_map"), write_map(&map).as_bytes(), made)?;
+        }
+        self.sync()?;
+        // From here on a server starts from this directory.
+        self.write(&self.directory.join("global/pg_control"), control, made)?;
+        self.sync()?;
+        if facts.checksums {
+            all.checks.push(Check::equal("pages with wrong checksums at the source", 0, facts.pages_damaged));
+        }
+        all.checks.push(Check::equal("system identifier", facts.system_identifier, found.unwrap_or_default()));
+        let seconds = context.clock.monotonic().saturating_sub(began).as_secs_f64();
+        all.phases = vec![PhaseTime { name: "database transfer".to_owned(), seconds }];
+        Ok(all)
+    }
+}
+
+impl PhysicalTarget {
+    fn sync(&self) -> Result<(), SourceError> {
+        let sync = || rustix::fs::syncfs(std::fs::File::open(&self.directory)?).map_err(std::io::Error::from);
+        sync().map_err(SourceError::io(self.shown()))
+    }
+}
+
+fn add(all: &mut Rebuilt, part: &str, more: Rebuilt) {
+    all.checks.extend(more.checks.into_iter().map(|check| Check { name: format!("{part}: {}", check.name), ..check }));
+    all.items += more.items;
+    all.items_kept += more.items_kept;
+    all.bytes += more.bytes;
+}

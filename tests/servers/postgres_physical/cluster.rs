@@ -1,0 +1,251 @@
+//! Clusters that a test makes itself: on a unix socket in a directory of their own, as the user that PostgreSQL may run as.
+
+use std::{
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use farshore::sources::postgres::{
+    PostgresConfig,
+    physical::{PhysicalOptions, PostgresPhysical},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::postgres::{Server, run};
+
+/// The role that captures, with exactly the rights that the runbook names.
+pub const ROLE: &str = "farshore";
+
+/// A running server on a data directory, and the directory around it, which goes away with it.
+pub struct Cluster {
+    pub server: Server,
+    directory: TempDir,
+    process: Option<Child>,
+    settings: Vec<String>,
+}
+
+/// User and group that servers run as, where we are root.
+fn account() -> Option<(u32, u32)> {
+    let number = |flag: &str| {
+        let output = Command::new("id").args([flag, "postgres"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+    };
+    rustix::process::geteuid().is_root().then(|| (number("-u"), number("-g")))
+}
+
+/// A program, as the user that servers run as.
+pub fn as_postgres(program: PathBuf) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir("/").env("LC_ALL", "C").stdin(Stdio::null());
+    if let Some((user, group)) = account() {
+        command.uid(user).gid(group);
+    }
+    command
+}
+
+/// A directory that this user owns and all may enter.
+pub fn directory() -> TempDir {
+    let made = tempfile::Builder::new().prefix("farshore-pg-").tempdir().unwrap();
+    std::fs::set_permissions(made.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    give(made.path());
+    made
+}
+
+fn give(path: &Path) {
+    if let Some((user, group)) = account() {
+        chown(path, Some(user), Some(group)).unwrap();
+    }
+}
+
+impl Cluster {
+    /// A new cluster that runs with these settings.
+    pub fn new(server: Server, settings: &[&str]) -> Self {
+        let cluster = Self::unstarted(server, settings);
+        let mut initdb = as_postgres(server.bin().join("initdb"));
+        initdb.args([
+            "--username=postgres",
+            "--auth=trust",
+            "--data-checksums",
+            "--no-sync",
+            "--encoding=UTF8",
+            "--locale=C",
+            "-D",
+        ]);
+        run({
+            initdb.arg(cluster.data());
+            initdb
+        });
+        cluster.started()
+    }
+
+    /// A server on what was restored or copied into [`Self::data`] beforehand.
+    pub fn unstarted(server: Server, settings: &[&str]) -> Self {
+        let settings = settings.iter().map(ToString::to_string).collect();
+        Self { server, directory: directory(), process: None, settings }
+    }
+
+    pub fn started(mut self) -> Self {
+        self.start();
+        self
+    }
+
+    pub fn start(&mut self) {
+        assert!(self.try_start(), "{}", self.log());
+    }
+
+    /// A setting from its next start on.
+    pub fn set(&mut self, setting: String) {
+        self.settings.push(setting);
+    }
+
+    /// Whether it came up.
+    pub fn try_start(&mut self) -> bool {
+        let log = std::fs::File::create(self.path("log")).unwrap();
+        let mut command = as_postgres(self.server.bin().join("postgres"));
+        command.arg("-D").arg(self.data()).args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=32MB"]);
+        command.arg("-c").arg(format!("unix_socket_directories={}", self.directory.path().display()));
+        for setting in &self.settings {
+            command.arg("-c").arg(setting);
+        }
+        command.process_group(0).stdout(log.try_clone().unwrap()).stderr(log);
+        let mut process = command.spawn().unwrap();
+        let since = Instant::now();
+        loop {
+            if process.try_wait().unwrap().is_some() {
+                return false;
+            }
+            let mut ready = Command::new(self.server.bin().join("psql"));
+            ready.args(["-XAtqw", "-d", &self.url("postgres"), "-c", "SELECT 1"]);
+            if ready.output().unwrap().status.success() {
+                self.process = Some(process);
+                return true;
+            }
+            assert!(since.elapsed() < Duration::from_secs(60), "{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Stops it with a checkpoint, or at once.
+    pub fn stop(&mut self, is_fast: bool) {
+        let Some(mut process) = self.process.take() else { return };
+        let signal = if is_fast { Signal::INT } else { Signal::QUIT };
+        kill_process(Pid::from_child(&process), signal).unwrap();
+        process.wait().unwrap();
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    /// Makes a directory beside the data directory.
+    pub fn make(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir(&path).unwrap();
+        give(&path);
+        path
+    }
+
+    /// Writes a file as the server's user would.
+    pub fn write(&self, path: &str, bytes: &[u8]) {
+        std::fs::write(self.path(path), bytes).unwrap();
+        give(&self.path(path));
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@/{database}?host={}", self.directory.path().display())
+    }
+
+    pub fn role_url(&self, database: &str) -> String {
+        self.url(database).replace("postgres://postgres@", &format!("postgres://{ROLE}@"))
+    }
+
+    pub fn psql(&self, database: &str, sql: &str) -> String {
+        run(self.psql_command(database, sql))
+    }
+
+    /// psql, which runs each statement by itself.
+    pub fn psql_command(&self, database: &str, sql: &str) -> Command {
+        let mut command = Command::new(self.server.bin().join("psql"));
+        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", &self.url(database)]);
+        for statement in sql.split(';').filter(|statement| !statement.trim().is_empty()) {
+            command.args(["-c", statement]);
+        }
+        command
+    }
+
+    /// One of PostgreSQL's programs, connected to it.
+    pub fn program(&self, name: &str) -> Command {
+        let mut command = as_postgres(self.server.bin().join(name));
+        command.arg("-h").arg(self.directory.path()).args(["-U", "postgres"]);
+        command
+    }
+
+    /// Makes [`ROLE`], which may read in this database.
+    pub fn make_role(&self, database: &str) {
+        self.psql(
+            database,
+            &format!(
+                "CREATE ROLE {ROLE} LOGIN REPLICATION; GRANT pg_monitor TO {ROLE}; \
+                 GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), \
+                 pg_read_binary_file(text, bigint, bigint), pg_read_binary_file(text, bigint, bigint, boolean), \
+                 pg_backup_start(text, boolean), pg_backup_stop(boolean) TO {ROLE}"
+            ),
+        );
+    }
+
+    pub fn source(&self, database: &str) -> PostgresPhysical {
+        PostgresPhysical::new(PostgresConfig::parse(&self.role_url(database), None).unwrap(), PhysicalOptions::default())
+    }
+
+    /// pg_checksums of the stopped server.
+    pub fn check_checksums(&mut self) {
+        self.stop(true);
+        let mut command = as_postgres(self.server.bin().join("pg_checksums"));
+        command.arg("--check").arg("-D").arg(self.data());
+        run(command);
+    }
+
+    /// pg_amcheck of every database.
+    pub fn amcheck(&self) {
+        let mut command = self.program("pg_amcheck");
+        command.args(["--all", "--heapallindexed", "--install-missing"]);
+        run(command);
+    }
+
+    /// Flips bytes so far into a page of a stopped server's file.
+    pub fn damage(&self, path: &str, block: u64, offset: u64) {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(self.data().join(path)).unwrap();
+        let mut bytes = [0; 8];
+        let at = block * 8192 + offset;
+        file.read_exact_at(&mut bytes, at).unwrap();
+        file.write_all_at(&bytes.map(|byte| byte ^ 0x55), at).unwrap();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop(false);
+    }
+}
+
+/// Names of all below a directory.
+pub fn listing(directory: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = crate::support::agent::tree(directory).into_keys().map(PathBuf::from).collect();
+    all.sort();
+    all
+}

@@ -1,0 +1,10 @@
+//! Physical backups of PostgreSQL. Each test has a cluster of its own, since it has to configure, damage or restart one.
+
+mod cluster;
+mod differential;
+mod drill;
+mod failures;
+mod load;
+mod restore;
+mod rights;
+mod standby;
