@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use farshore::{
-    clock::{Clock, FixedClock},
+    clock::{Clock, FixedClock, SystemClock},
     repository::{LockTerm, Repository},
     stores::{AzureConfig, AzureStore, GetOptions, Lock, LockMode, PutOptions, SharedStore, Store, StoreError, read_all},
 };
@@ -120,7 +120,8 @@ async fn a_lock_that_its_setter_could_lift_is_refused() {
 async fn init_refuses_a_container_without_the_support_and_says_what_to_enable() {
     let term = Some(LockTerm { mode: LockMode::Compliance, days: 30 });
     let recovery = Recovery::new(false);
-    let clock = recovery.shared_clock();
+    // The fake shows the machine's time.
+    let clock = SystemClock::shared();
     for (rules, words) in [
         (
             Rules { supports_policies: false, claims_support: false, ..Rules::default() },
@@ -160,7 +161,7 @@ async fn what_the_container_says_need_not_be_readable_where_what_it_does_is_trie
     let fake = FakeAzure::today(Rules { denies_properties: true, ..Rules::default() });
     let store: SharedStore = Arc::new(fake.store("p").await);
     let term = Some(LockTerm { mode: LockMode::Compliance, days: 30 });
-    let made = Repository::init_locked(&store, &recovery.shared_clock(), &recovery.recipients, term).await.unwrap();
+    let made = Repository::init_locked(&store, &SystemClock::shared(), &recovery.recipients, term).await.unwrap();
     assert!(made.findings.iter().any(|line| line.starts_with("locks (compliance): kept")), "{:?}", made.findings);
 }
 
