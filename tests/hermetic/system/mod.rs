@@ -1,6 +1,7 @@
 //! The program from the outside, as an operator uses and breaks it: filesystem sites, no server.
 
 mod damage;
+mod doctor;
 mod interrupted;
 mod keys;
 mod killed;
