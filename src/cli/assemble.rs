@@ -156,7 +156,11 @@ pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<
                         let options = LogicalOptions { bin_directory: database.bin_directory.clone(), ..LogicalOptions::default() };
                         Arc::new(PostgresLogical::new(config, options))
                     }
-                    PostgresMethod::Physical => Arc::new(PostgresPhysical::new(config, PhysicalOptions::default())),
+                    PostgresMethod::Physical => {
+                        let options =
+                            PhysicalOptions { bin_directory: database.bin_directory.clone(), ..PhysicalOptions::default() };
+                        Arc::new(PostgresPhysical::new(config, options))
+                    }
                 }
             }
             SourceKind::Bucket(bucket) => {

@@ -7,6 +7,7 @@ mod assemble;
 mod backup;
 mod browse;
 mod copy;
+mod doctor;
 mod drill;
 mod failure;
 mod identity;
@@ -105,6 +106,8 @@ enum Command {
     Repair(repair::Args),
     /// Restore into isolated targets, check, time, and keep the evidence.
     Drill(drill::Args),
+    /// Look at everything that a policy's backups, restores and drills will need, and say what mends what is missing.
+    Doctor(doctor::Args),
     /// Make, list and check keys, and change who the recipients are.
     Key(key::Args),
     /// Print what each identity (writer, reader, pruner) must be allowed at a policy's sites.
@@ -176,6 +179,7 @@ pub async fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
         Command::Verify(args) => verify::run(&context, args).await,
         Command::Repair(args) => repair::run(&context, args).await,
         Command::Drill(args) => drill::run(&context, args).await,
+        Command::Doctor(args) => doctor::run(&context, args).await,
         Command::Key(args) => key::run(&context, args).await,
         Command::Permissions(args) => permissions::run(&context, args),
         Command::Policy(args) => policy::run(&context, args),

@@ -64,6 +64,7 @@ pub use marks::{Mark, MarkState, Marks};
 pub use memory::Budget;
 pub use pins::{PinAction, PinRecord, StoredPin};
 pub use point::{Agent, Measures, Point, PointName, Snapshot};
+pub use probe::examine_store;
 pub use reach::{Needed, Reach};
 pub use reached::Reached;
 pub use reader::{Piece, Reader};

@@ -8,6 +8,7 @@ use super::{
     RepositoryError,
     error::Result,
     keys::{random, sha256},
+    lock::LockTerm,
 };
 use crate::stores::{GetOptions, Lock, LockMode, LockSupport, PutOptions, SharedStore, StoreError, read_all};
 
@@ -26,6 +27,20 @@ pub struct Probed {
     pub writes: String,
     /// A line each, for the operator.
     pub findings: Vec<String>,
+}
+
+/// What a store promises of what it is sent, found out by trying, and (with a term) whether it really locks: a line each, of which
+/// the part before the colon says what was tried.
+///
+/// # Errors
+/// The store's; [`RepositoryError::Refused`] for one that does not lock as the term asks for.
+pub async fn examine_store(store: &SharedStore, term: Option<LockTerm>) -> Result<Vec<String>> {
+    let versioned = store.lock_support().await.is_ok_and(|support| support.versioned);
+    let mut findings = probe(store, versioned).await?.findings;
+    if let Some(term) = term {
+        findings.extend(probe_locks(store, term.mode).await?);
+    }
+    Ok(findings)
 }
 
 /// Two conditional writes one after the other, then a race of eight, then a wrong checksum; cleans up after itself, with

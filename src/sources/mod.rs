@@ -31,7 +31,7 @@ pub use error::{ExchangeError, SourceError};
 
 use crate::{
     clock::SharedClock,
-    progress::{Check, PhaseTime, SharedObserver},
+    progress::{Check, Finding, PhaseTime, SharedObserver},
 };
 
 /// How a stream of bytes is cut into chunks.
@@ -104,6 +104,20 @@ pub trait Capture: Debug + Send + Sync {
 
     /// Captures everything.
     async fn capture(&self, context: CaptureContext<'_>) -> Result<Captured, SourceError>;
+
+    /// Looks at what a capture and a drill will need, and changes nothing: what is missing is named with what mends it.
+    async fn examine(&self, _context: &Examination) -> Vec<Finding> {
+        Vec::new()
+    }
+}
+
+/// What an examination is given.
+#[derive(Debug, Clone)]
+pub struct Examination {
+    /// The time.
+    pub clock: SharedClock,
+    /// Drills start a scratch server from this machine's own programs.
+    pub scratch_drills: bool,
 }
 
 /// Where stored entries and bytes come from. Everything it yields was authenticated.

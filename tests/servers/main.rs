@@ -6,6 +6,7 @@ mod support;
 
 mod azure;
 mod bucket;
+mod doctor;
 mod etcd;
 mod locked_site;
 mod postgres;

@@ -244,6 +244,14 @@ impl Repository {
         })
     }
 
+    /// Whether `recipients`, whom a policy names, are those that a backup may wrap its key to.
+    ///
+    /// # Errors
+    /// [`RepositoryError::OtherRecipients`]; the store's; [`RepositoryError::Damaged`].
+    pub async fn check_recipients(&self, recipients: &Recipients) -> Result<()> {
+        self.settled_set(recipients).await.map(|_| ())
+    }
+
     /// Stores a set as this generation, unless there is one; returns the one that is there now.
     pub(super) async fn put_set(&self, generation: u32, recipients: Vec<SetMember>, agents: Vec<String>) -> Result<RecipientSet> {
         let key = set_key(generation);

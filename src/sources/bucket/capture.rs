@@ -19,9 +19,9 @@ use super::{
 };
 use crate::{
     clock::SharedClock,
-    progress::{Problem, SharedObserver},
-    sources::{Capture, CaptureContext, Captured, Entry, Sink, SourceError, earlier::Earlier, entry::unpack},
-    stores::{ObjectStat, SharedStore, StoreError},
+    progress::{Finding, Problem, SharedObserver},
+    sources::{Capture, CaptureContext, Captured, Entry, Examination, Sink, SourceError, earlier::Earlier, entry::unpack},
+    stores::{GetOptions, ObjectStat, SharedStore, StoreError, read_all},
 };
 
 /// Entries that may wait for the sink.
@@ -146,6 +146,24 @@ impl Capture for BucketSource {
 
     fn describe(&self) -> String {
         self.store.describe()
+    }
+
+    /// Lists the first object, and reads the beginning of it.
+    async fn examine(&self, _: &Examination) -> Vec<Finding> {
+        let page = match self.store.list("", None, 1).await {
+            Ok(page) => page,
+            Err(error) => return vec![Finding::failed("listing", error)],
+        };
+        let Some(first) = page.objects.first() else {
+            let mend = "see whether bucket and prefix are the ones that you mean";
+            return vec![Finding::note("listing", "there is no object", mend)];
+        };
+        let options = GetOptions { range: (first.size > 0).then_some(0..1), attributes: true, ..GetOptions::default() };
+        let read = read_all(self.store.as_ref(), &first.key, options, 1).await;
+        vec![
+            Finding::sound("listing", "allowed"),
+            Finding::of("reading", read, |_| "allowed, with headers and tags (tried with one object)".to_owned()),
+        ]
     }
 
     async fn capture(&self, context: CaptureContext<'_>) -> Result<Captured, SourceError> {

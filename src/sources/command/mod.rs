@@ -22,8 +22,8 @@ use tokio::io::AsyncReadExt;
 pub use rebuild::CommandTarget;
 
 use self::process::Running;
-use super::{Capture, CaptureContext, Captured, Cut, Entry, SourceError};
-use crate::progress::Problem;
+use super::{Capture, CaptureContext, Captured, Cut, Entry, Examination, SourceError};
+use crate::progress::{Finding, Problem};
 
 /// Path and kind of the one entry that a command's snapshot has.
 pub const OUTPUT: &str = "output";
@@ -125,6 +125,22 @@ impl Capture for CommandSource {
 
     fn describe(&self) -> String {
         self.options.capture.join(" ")
+    }
+
+    /// Looks for the program, and does not run it.
+    async fn examine(&self, _: &Examination) -> Vec<Finding> {
+        let name = self.options.capture.first().map_or("", String::as_str);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let directories = if name.contains('/') { vec![PathBuf::new()] } else { std::env::split_paths(&path).collect() };
+        let runs = |file: &PathBuf| file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok();
+        vec![match directories.into_iter().map(|directory| directory.join(name)).find(runs) {
+            Some(found) => Finding::sound("program", format!("{} (not run)", found.display())),
+            None => Finding::wrong(
+                "program",
+                format!("{name:?} is not on PATH, or may not be executed"),
+                "give its absolute path in `capture`, or install it",
+            ),
+        }]
     }
 
     async fn capture(&self, context: CaptureContext<'_>) -> Result<Captured, SourceError> {

@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     clock::SharedClock,
-    progress::{Problem, SharedObserver},
-    sources::{Capture, CaptureContext, Captured, Content, Entry, Sink, SourceError, earlier::Earlier, entry::unpack},
+    progress::{Finding, Problem, SharedObserver},
+    sources::{Capture, CaptureContext, Captured, Content, Entry, Examination, Sink, SourceError, earlier::Earlier, entry::unpack},
 };
 
 /// Steps handed over at once by the walking thread, and how many such hands may wait.
@@ -285,6 +285,29 @@ impl Capture for FilesSource {
 
     fn describe(&self) -> String {
         self.options.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Opens each path that the policy names, and nothing below it.
+    async fn examine(&self, _: &Examination) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for path in &self.options.paths {
+            let (shown, opened) = (path.display().to_string(), path.clone());
+            let open = blocking(move || match std::fs::symlink_metadata(&opened)? {
+                kind if kind.is_dir() => std::fs::read_dir(&opened).map(|_| "a directory that can be read"),
+                kind if kind.is_file() => std::fs::File::open(&opened).map(|_| "a file that can be read"),
+                kind if kind.is_symlink() => Ok("a symbolic link, and stored as no more than that"),
+                _ => Ok("something else than a file or directory"),
+            });
+            findings.push(match open.await {
+                Ok(found) => Finding::sound(shown, found),
+                Err(error) => Finding::wrong(
+                    shown,
+                    error.to_string(),
+                    "mend `paths` in the policy, or let the user that farshore runs as read it",
+                ),
+            });
+        }
+        findings
     }
 
     async fn capture(&self, context: CaptureContext<'_>) -> Result<Captured, SourceError> {

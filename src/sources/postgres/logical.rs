@@ -20,6 +20,7 @@ use super::{
     catalog::{self, USER_SCHEMA},
     connect::Session,
     copy_out::copy_out,
+    examine,
     facts::{Catalogue, Named, PostgresFacts},
     failure::Side,
     large_objects::{self, BatchAttributes},
@@ -30,8 +31,8 @@ use super::{
     tables::{self, Segment, Table},
 };
 use crate::{
-    progress::SharedObserver,
-    sources::{Capture, CaptureContext, Captured, Cut, Entry, Sink, SourceError},
+    progress::{Finding, SharedObserver},
+    sources::{Capture, CaptureContext, Captured, Cut, Entry, Examination, Sink, SourceError},
 };
 
 /// How to capture.
@@ -138,6 +139,10 @@ impl Capture for PostgresLogical {
         let facts = serde_json::to_value(&facts)
             .map_err(|error| SourceError::Malformed { subject: self.config.describe(), detail: error.to_string() })?;
         Ok(Captured { facts, consistent_at: Some(snapshot.at) })
+    }
+
+    async fn examine(&self, context: &Examination) -> Vec<Finding> {
+        examine::logical(&self.config, &self.options, context).await
     }
 }
 

@@ -33,6 +33,7 @@ mod compare;
 mod connect;
 mod copy_out;
 mod database;
+mod examine;
 mod failure;
 mod load;
 mod logical;

@@ -3,6 +3,7 @@
 
 mod azure_locked;
 mod damage;
+mod doctor;
 mod interrupted;
 mod keys;
 mod killed;

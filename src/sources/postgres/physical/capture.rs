@@ -1,6 +1,6 @@
 //! From a running server into a sink.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use futures_util::future::try_join_all;
 use super::{
     CONTROL, LABEL, MAP,
     data::{Data, DataRead},
+    examine::physical,
     facts::{METHOD, PhysicalFacts, TablespaceFacts},
     label::Lsn,
     listing::{Listing, list},
@@ -17,23 +18,25 @@ use super::{
     server::{Begun, Server, Slot, Stopped, check_control, tablespaces},
 };
 use crate::{
-    progress::SharedObserver,
+    progress::{Finding, SharedObserver},
     sources::{
-        Capture, CaptureContext, Captured, Cut, Entry, Sink, SourceError,
+        Capture, CaptureContext, Captured, Cut, Entry, Examination, Sink, SourceError,
         postgres::{PostgresConfig, connect::Session, failure::Side, pooler},
     },
 };
 
 /// How to capture.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PhysicalOptions {
+    /// Where PostgreSQL's programs are, which a drill needs; without it PATH and the distributions' directories are searched.
+    pub bin_directory: Option<PathBuf>,
     /// How long to wait for a lock; there are none, so this only bounds the catalogue's.
     pub lock_timeout: Duration,
 }
 
 impl Default for PhysicalOptions {
     fn default() -> Self {
-        Self { lock_timeout: Duration::from_secs(60) }
+        Self { bin_directory: None, lock_timeout: Duration::from_secs(60) }
     }
 }
 
@@ -140,6 +143,10 @@ impl Capture for PostgresPhysical {
         let facts = serde_json::to_value(&facts)
             .map_err(|error| SourceError::Malformed { subject: self.config.describe(), detail: error.to_string() })?;
         Ok(Captured { facts, consistent_at: Some(stopped.at) })
+    }
+
+    async fn examine(&self, context: &Examination) -> Vec<Finding> {
+        physical(&self.config, self.options.bin_directory.as_deref(), context).await
     }
 }
 

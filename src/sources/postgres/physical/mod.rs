@@ -27,6 +27,7 @@ mod capture;
 mod checking;
 mod control;
 mod data;
+mod examine;
 pub mod facts;
 mod label;
 mod listing;

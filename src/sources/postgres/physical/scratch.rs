@@ -132,7 +132,7 @@ impl Rebuild for PhysicalScratch {
 }
 
 /// A program of exactly this major version: data files are read by no other.
-async fn exactly(name: &str, directory: Option<&std::path::Path>, major: u32) -> Result<programs::Program, SourceError> {
+pub(super) async fn exactly(name: &str, directory: Option<&std::path::Path>, major: u32) -> Result<programs::Program, SourceError> {
     let found = programs::find(name, directory, major).await?;
     if found.major == major {
         return Ok(found);

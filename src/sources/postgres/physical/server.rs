@@ -105,7 +105,10 @@ pub async fn tablespaces(session: &Session) -> Result<Vec<(String, Tablespace)>,
 }
 
 /// Refuses a role that lacks a right, with the statements that give it.
-async fn check_rights(session: &Session, version: u32) -> Result<(), SourceError> {
+///
+/// # Errors
+/// [`SourceError::Denied`]; the server's.
+pub async fn check_rights(session: &Session, version: u32) -> Result<(), SourceError> {
     let doing = "looking at the role's rights";
     let role: String = session.one(doing, "SELECT current_user::text", &[]).await?;
     let (start, stop) = match version < RENAMED_IN {

@@ -1,0 +1,78 @@
+//! `farshore doctor`.
+
+use super::{CliError, Context, assemble, identity, place};
+use crate::{
+    clock::SystemClock,
+    operations::{MachineExamination, SiteExamination, examine_machine, examine_site, examine_sources},
+    policy::Encryption,
+    report::{DoctorReport, Examined, ExitCode, Finding},
+    repository::Expected,
+    sources::Examination,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A policy file, or the name of one in /etc/farshore/policies.
+    policy: String,
+    /// Only this site of the policy.
+    #[arg(long, value_name = "NAME")]
+    site: Option<String>,
+    /// A file with an age identity, instead of the agent's (repeatable).
+    #[arg(long, value_name = "FILE", env = "FARSHORE_IDENTITY_FILE")]
+    identity: Vec<std::path::PathBuf>,
+    /// Write nothing: leave out whether the sites can be written to and what they promise.
+    #[arg(long)]
+    read_only: bool,
+}
+
+pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
+    let policy = place::load_policy(&args.policy)?;
+    let clock = SystemClock::shared();
+    let mut identities = identity::read(args.identity).await?;
+    if identities.is_empty() {
+        identities = place::agent_identity(&policy)?;
+    }
+    let expected = match &policy.encryption {
+        Encryption::Recipients(_) => Expected::Encrypted,
+        Encryption::None => Expected::Unencrypted,
+    };
+    let examination = Examination { clock: clock.clone(), scratch_drills: policy.drill.server.is_none() };
+    context.terminal.observer().phase("sources", None);
+    let mut examined = examine_sources(&assemble::sources(&policy, &clock).await?, &examination).await;
+    let sites = match &args.site {
+        Some(name) => vec![place::choose_site(&policy, Some(name))?],
+        None => policy.sites.iter().collect(),
+    };
+    let mut point_bytes = None;
+    for site in sites {
+        context.terminal.observer().phase(&format!("site {}", site.name), None);
+        let store = match assemble::store(&site.store, false, &clock).await {
+            Ok(store) => store,
+            // The other sites are examined all the same.
+            Err(error) => {
+                let findings = vec![Finding::failed("access", error)];
+                examined.push(Examined { subject: format!("site {}", site.name), place: site.store.place(), findings });
+                continue;
+            }
+        };
+        let recipients = assemble::recipients(&policy, &site.encryption)?;
+        let lock = site.lock.map(assemble::lock_term);
+        let examination = SiteExamination {
+            name: &site.name,
+            store,
+            identities: &identities,
+            expected,
+            recipients: &recipients,
+            lock,
+            writes: !args.read_only,
+        };
+        let (found, newest) = examine_site(&examination, &policy.name, &clock, &context.cache_dir).await;
+        examined.push(found);
+        point_bytes = point_bytes.max(newest);
+    }
+    let machine = MachineExamination { limits: &policy.limits, drill: &policy.drill, cache: &context.cache_dir, point_bytes };
+    examined.push(examine_machine(&machine));
+    let report = DoctorReport { policy: policy.name.clone(), examined };
+    context.print(&report, |look| report.text(look))?;
+    Ok(report.exit_code())
+}

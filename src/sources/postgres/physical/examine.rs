@@ -1,0 +1,85 @@
+//! What a capture of a whole cluster will need, looked at beforehand.
+
+use super::{
+    scratch::exactly,
+    server::{Server, check_rights},
+};
+use crate::{
+    progress::Finding,
+    sources::{
+        Examination, SourceError,
+        postgres::{PostgresConfig, connect::Session, examine},
+    },
+};
+
+/// Examines a cluster that is captured by method `physical`.
+pub async fn physical(config: &PostgresConfig, bin_directory: Option<&std::path::Path>, context: &Examination) -> Vec<Finding> {
+    let (mut findings, session) = examine::connection(config, context).await;
+    let Some(session) = session else { return findings };
+    let looked = async {
+        let version = session.version().await?;
+        findings.push(Finding::of("rights", check_rights(&session, version).await, |()| "all that are needed".to_owned()));
+        let look = Server::look(&session).await;
+        // What it says of rights stands there already.
+        if !matches!(look, Err(SourceError::Denied { .. })) {
+            findings.push(Finding::of("server", look, |server| {
+                let elsewhere = server.tablespaces.len();
+                format!(
+                    "system identifier {}, segments of {} MiB, {elsewhere} tablespaces elsewhere",
+                    server.layout.system,
+                    server.layout.segment_bytes >> 20
+                )
+            }));
+        }
+        findings.extend(settings(&session).await?);
+        if context.scratch_drills {
+            findings.push(examine::drills(exactly("postgres", bin_directory, version / 10_000).await));
+        }
+        Ok::<_, SourceError>(())
+    };
+    if let Err(error) = looked.await {
+        findings.push(Finding::failed("server", error));
+    }
+    session.close().await;
+    findings
+}
+
+async fn settings(session: &Session) -> Result<Vec<Finding>, SourceError> {
+    let doing = "looking at the server's settings";
+    let setting = async |name: &str| session.one::<String>(doing, "SELECT current_setting($1)", &[&name]).await;
+    let mut findings = Vec::new();
+    let sql = "SELECT current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_catalog.pg_replication_slots)";
+    findings.push(match session.one::<i64>(doing, sql, &[]).await? {
+        ..1 => Finding::wrong(
+            "replication slots",
+            "none is free: a backup needs one while it runs",
+            "raise max_replication_slots by one, and restart the server; or drop a slot that nobody uses (SELECT * FROM pg_replication_slots)",
+        ),
+        free => Finding::sound("replication slots", format!("{free} free")),
+    });
+    findings.push(match setting("max_slot_wal_keep_size").await?.as_str() {
+        "-1" => Finding::sound("log kept for a slot", "as much as a backup needs"),
+        most => Finding::note(
+            "log kept for a slot",
+            format!("at most {most}: a backup during which more is written fails"),
+            "set max_slot_wal_keep_size to more than is written during the longest backup, or to -1",
+        ),
+    });
+    findings.push(match setting("full_page_writes").await?.as_str() {
+        "on" => Finding::sound("full_page_writes", "on"),
+        _ => Finding::note(
+            "full_page_writes",
+            "off: the server itself may not survive a crash (during a backup it writes them all the same)",
+            "set full_page_writes = on",
+        ),
+    });
+    findings.push(match setting("data_checksums").await?.as_str() {
+        "on" => Finding::sound("page checksums", "on: each is looked at in every backup"),
+        _ => Finding::note(
+            "page checksums",
+            "off: pages that the disk damaged are copied as they are, and nobody sees it",
+            "stop the server once, and run pg_checksums --enable",
+        ),
+    });
+    Ok(findings)
+}
