@@ -20,6 +20,7 @@ mod policy;
 mod prune;
 mod repair;
 mod restore;
+mod sites;
 mod terminal;
 mod verify;
 

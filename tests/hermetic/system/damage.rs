@@ -77,7 +77,7 @@ impl Repository {
         let listed: Value = self.agent.run(["points", "policy.toml", "--json"]).json();
         let healthy = listed.as_array().unwrap().iter().find(|point| point["id"] == *self.first).unwrap();
         assert!(healthy.get("unreadable").is_none(), "{case}");
-        let verified = self.agent.operator(["verify", "policy.toml", "--read-data", "--json"]).ends_with(8).json();
+        let verified = self.agent.operator(["verify", "policy.toml", "--read-data", "--json"]).ends_with(8).json()[0].clone();
         let damage = verified["damage"].as_array().unwrap();
         assert!(damage.iter().any(|one| one.to_string().contains(key)), "{case}: {verified}");
         assert!(damage.iter().any(|one| one["points"].to_string().contains(&self.second)), "{case}: {verified}");
@@ -157,7 +157,7 @@ fn a_hurt_index_is_found_though_the_cache_knows_its_contents() {
     repository.agent.operator(["verify", "policy.toml", "--read-data"]).succeeds();
     let (key, path) = repository.object("indexes/");
     Harm::Altered.to(&path);
-    let verified = repository.agent.operator(["verify", "policy.toml", "--read-data", "--json"]).ends_with(8).json();
+    let verified = repository.agent.operator(["verify", "policy.toml", "--read-data", "--json"]).ends_with(8).json()[0].clone();
     assert!(verified["damage"][0]["object"] == *key, "{verified}");
 }
 
