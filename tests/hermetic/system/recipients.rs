@@ -58,8 +58,9 @@ fn a_recipient_comes_and_another_goes() {
     assert_eq!((&plan[0]["added"][0], &plan[0]["data_keys_to_wrap"]), (&Value::from(newcomer.as_str()), &Value::from(1)));
     assert_eq!(site(&agent), before);
     // The agent's key is not enough.
-    let refused = agent.run(add.into_iter().chain(["--identity", "agent.key"])).ends_with(4);
-    assert!(refused.stdout.contains("NOT WRAPPED") && refused.stdout.contains("none of the identities"), "{}", refused.stdout);
+    agent.run(add.into_iter().chain(["--identity", "agent.key"])).fails(7, &["none of the identities", "nothing was written"]);
+    agent.run(add).fails(7, &["none of the identities", "nothing was written"]);
+    assert_eq!(site(&agent), before);
     let done = agent.operator(add).succeeds();
     assert!(done.stdout.contains("say it in the policy, too") && done.stdout.contains(&newcomer), "{}", done.stdout);
     let again = agent.operator(add).succeeds();
