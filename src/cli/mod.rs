@@ -8,6 +8,7 @@ mod backup;
 mod browse;
 mod copy;
 mod drill;
+mod exposed;
 mod failure;
 mod identity;
 mod init;
