@@ -14,7 +14,9 @@ pub enum RepositoryError {
         place: String,
     },
     /// `init` found one already.
-    #[error("{place}: there is a repository here already; use it, or choose another prefix")]
+    #[error(
+        "{place}: there is a repository here already; use it, or choose another prefix; --site NAME makes that of another site alone"
+    )]
     AlreadyThere {
         /// The site.
         place: String,

@@ -159,3 +159,30 @@ fn a_recovery_sheet_names_every_site_and_what_its_identity_opens_there() {
     let outcome = agent.run(["key", "sheet", "policy.toml", "--identity", "operator.txt", "--output", "none"]);
     assert!(outcome.code == 6 && !agent.path("none").exists(), "{outcome:?}");
 }
+
+#[test]
+fn init_makes_what_is_missing_and_says_of_every_site_what_became_of_it() {
+    let agent = with_two_sites();
+    let repository = |site: &str| fs::read(agent.path(site).join("repository.json")).unwrap();
+    let first = repository("site");
+    fs::remove_dir_all(agent.path("vault")).unwrap();
+    // The first is there already, which does not keep the second from being made.
+    let outcome = agent.run(["init", "policy.toml", "--create", "--json"]).fails(6, &["here already", "--site NAME"]);
+    let reports = outcome.json();
+    assert_eq!((&reports[0]["state"], &reports[1]["state"]), (&json!("already_there"), &json!("made")));
+    assert!(reports[1]["id"].is_string() && reports[0]["error"].is_string(), "{reports}");
+    assert_eq!(repository("site"), first);
+    repository("vault");
+    // What was made is reported where a later one fails, too; and the worst decides.
+    fs::remove_dir_all(agent.path("site")).unwrap();
+    fs::remove_dir_all(agent.path("vault")).unwrap();
+    fs::write(agent.path("vault"), "no directory").unwrap();
+    let outcome = agent.run(["init", "policy.toml", "--create"]).fails(6, &[&agent.text("vault")]);
+    assert!(outcome.stdout.contains("made at") && outcome.stdout.contains("No repository made at"), "{}", outcome.stdout);
+    repository("site");
+    fs::remove_file(agent.path("vault")).unwrap();
+    let both = agent.run(["init", "policy.toml", "--create"]).ends_with(6).stdout;
+    assert!(both.contains("already (site far)") && both.contains("(site vault)"), "{both}");
+    let neither = agent.run(["init", "policy.toml"]).ends_with(6);
+    assert_eq!((neither.stdout.matches("already (site").count(), neither.stderr.matches("here already").count()), (2, 2));
+}
