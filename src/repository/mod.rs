@@ -65,7 +65,7 @@ pub use pins::{PinAction, PinRecord, StoredPin};
 pub use point::{Agent, Measures, Point, PointName, Snapshot};
 pub use reach::{Needed, Reach};
 pub use reached::Reached;
-pub use reader::{Piece, Reader};
+pub use reader::{Piece, Reader, Undelivered};
 pub use rebuild::Rebuilt;
 pub use recent::Recent;
 pub use structure::{KeyCheck, PackCheck, StructureReport};
