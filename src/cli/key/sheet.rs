@@ -19,7 +19,7 @@ use crate::{
     clock::SystemClock,
     operations::check_point_keys,
     policy::{Encryption, Limits, SitePolicy},
-    report::{ExitCode, count, printable, timestamp},
+    report::{ExitCode, counted, printable, timestamp},
     repository::{Budget, Identities, Point, Reader, RepositoryError, is_passphrase_wrapped},
 };
 
@@ -99,7 +99,7 @@ async fn attempt(
                 // A sheet that opens nothing would only be found out on the day.
                 return Err(keys.closed.swap_remove(0).1.into());
             }
-            (Some(point), format!("opens the catalogue and the {} data keys of point {}", count(keys.data_keys), name.id))
+            (Some(point), format!("opens the catalogue and the {} of point {}", counted(keys.data_keys, "data key"), name.id))
         }
     };
     let public_key = place.identities.public_keys().into_iter().next().unwrap_or_default();
