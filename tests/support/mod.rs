@@ -9,6 +9,7 @@ pub mod exchange;
 pub mod fault_proxy;
 pub mod faulty_store;
 pub mod lock_contract;
+pub mod next_prune;
 pub mod recovery;
 pub mod sites;
 pub mod staged_store;

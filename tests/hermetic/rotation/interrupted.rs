@@ -32,6 +32,8 @@ async fn a_rotation_that_stops_after_any_write_loses_nothing_and_goes_on() {
         assert!(said.contains("the connection broke") && stopped.is_ok() == (stop >= 4), "{what}: {said}");
         let store: SharedStore = inner.clone();
         team.assert_opens_everything(&team.bob, &store, &contents, &what).await;
+        let stopped = objects(inner.as_ref()).await;
+        team.recovery.assert_prunes_keep_every_point(&stopped, &team.bob.identity, &what).await;
         // The next night comes before anybody looks: the policy that fits the newest set backs up, the other is refused.
         team.recovery.recipients = team.named(&[&team.bob, &team.cid]);
         let new_policy = team.recovery.backup(store.clone(), &team.recovery.fresh_cache()).await;
@@ -73,6 +75,8 @@ async fn a_wrapping_anew_that_stops_after_any_write_is_brought_to_its_end_by_a_p
         cut.writes_left.store(stop, Ordering::SeqCst);
         let _ = team.rotate(&team.bob, cut, &anew).await;
         let store: SharedStore = inner.clone();
+        let stopped = objects(inner.as_ref()).await;
+        team.recovery.assert_prunes_keep_every_point(&stopped, &team.bob.identity, &what).await;
         let done = team.rotate(&team.ann, store.clone(), &plain).await.unwrap();
         assert_eq!((done.wrapped + done.deleted, done.left.len()), ((writes - stop) as u64, 0), "{what}: {done:?}");
         let after = objects(inner.as_ref()).await;
