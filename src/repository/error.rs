@@ -60,7 +60,7 @@ pub enum RepositoryError {
     },
     /// Something read from the site is not what was written there.
     #[error(
-        "{place}: damaged: {detail}; `farshore repair` names every path that is hurt; restore the rest with --path, or from another point or site"
+        "{place}: damaged: {detail}; `farshore repair` names every path that is hurt by what `verify --read-data` has found; restore the rest with --path, or from another point or site"
     )]
     Damaged {
         /// The object, and where in it.

@@ -45,7 +45,7 @@ struct Site {
 
 enum State {
     /// The identity opens it.
-    Opened(Opened),
+    Opened(Box<Opened>),
     /// The policy has other readers there.
     Foreign,
     /// It could not be tried, and why.
@@ -130,7 +130,7 @@ pub(super) async fn run(context: &Context, args: SheetArgs) -> Result<ExitCode, 
                 all.push(Site {
                     name: site.map_or_else(String::new, |site| site.name),
                     place: address,
-                    state: State::Opened(opened),
+                    state: State::Opened(Box::new(opened)),
                 });
                 continue;
             }
@@ -149,7 +149,7 @@ pub(super) async fn run(context: &Context, args: SheetArgs) -> Result<ExitCode, 
         all.extend(site.map(|site| Site { place: site.store.place(), name: site.name, state }));
     }
     let first = all.iter().find_map(|site| match &site.state {
-        State::Opened(opened) => Some((site.place.as_str(), opened)),
+        State::Opened(opened) => Some((site.place.as_str(), opened.as_ref())),
         _ => None,
     });
     let Some((address, opened)) = first else {
@@ -188,7 +188,8 @@ impl Site {
     fn text(&self) -> String {
         let name = if self.name.is_empty() { String::new() } else { format!("{}: ", self.name) };
         match &self.state {
-            State::Opened(Opened { repository, proof, .. }) => {
+            State::Opened(opened) => {
+                let Opened { repository, proof, .. } = opened.as_ref();
                 format!("  {name}{}\n    repository {repository}\n    tried: {proof}\n", self.place)
             }
             State::Foreign => format!("  {name}{}\n    has other readers: this identity opens nothing there\n", self.place),
