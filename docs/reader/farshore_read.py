@@ -76,10 +76,11 @@ def unseal(key, associated, sealed, what):
 
 class Repository:
     def __init__(self, store, identities):
-        self.store, self.identities, self.data_keys = store, identities, {}
+        self.store, self.identities, self.data_keys, self.places = store, identities, {}, {}
         self.file = file = json.loads(store.get("repository.json"))
         need(file["product"] == "farshore" and file["format"] == 1, "repository.json: no Farshore repository of format 1")
         need(file["encryption"] in ("aes-256-gcm", "none"), "repository.json: unknown encryption")
+        need(identities or file["encryption"] == "none", "the repository is encrypted: give --identity FILE")
         need(not (identities and file["encryption"] == "none"), "repository.json: unencrypted, and an identity was given")
         self.catalogue_id, self.salt = bytes.fromhex(file["catalogue_key"]), bytes.fromhex(file["id"])
         self.catalogue = self.key("catalogue", file["catalogue_key"])
@@ -121,7 +122,6 @@ class Repository:
         return zstandard.ZstdDecompressor().decompress(frame, max_output_size=max(size, 1))
 
     def read_indexes(self):
-        self.places = {}
         for name in self.store.list("indexes/"):
             try:
                 self.read_index(name, self.store.get(name))
@@ -177,15 +177,12 @@ class Repository:
         return plain
 
     def refs(self, level, refs):  # the level-0 refs of a chunk list
-        need(level <= 3, "a chunk list has too many levels")
-        while True:
-            need(len(refs) % 36 == 0, "a chunk list ends within a ref")
-            parsed = [struct.unpack_from("<32sI", refs, at) for at in range(0, len(refs), 36)]
-            if level == 0:
-                return parsed
-            need(sum(length for _, length in parsed) <= MAX_LIST, "a chunk list is too long")
-            refs = b"".join(self.chunk(CATALOGUE_PACK, chunk, length) for chunk, length in parsed)
-            level -= 1
+        need(0 <= level <= 3 and len(refs) % 36 == 0, "a chunk list has too many levels, or ends within a ref")
+        parsed = [struct.unpack_from("<32sI", refs, at) for at in range(0, len(refs), 36)]
+        if level == 0:
+            return parsed
+        need(sum(length for _, length in parsed) <= MAX_LIST, "a chunk list is too long")
+        return self.refs(level - 1, b"".join(self.chunk(CATALOGUE_PACK, chunk, length) for chunk, length in parsed))
 
     def points(self):
         for name in self.store.list("points/"):
@@ -213,11 +210,9 @@ class Repository:
         need(count == snapshot["entry_count"], f"source {snapshot['source']}: entries are missing")
 
     def contents(self, entry):
-        total = 0
-        for chunk, length in self.refs(entry["c"]["level"], entry["c"]["refs"]):
-            total += length
-            yield self.chunk(DATA_PACK, chunk, length)
-        need(total == entry["s"], f"{entry['p']!r}: its chunks are not as long as it says")
+        chunks = self.refs(entry["c"]["level"], entry["c"]["refs"])
+        need(sum(length for _, length in chunks) == entry["s"], f"{entry['p']!r}: its chunks are not as long as it says")
+        yield from (self.chunk(DATA_PACK, chunk, length) for chunk, length in chunks)
 
 
 def target(directory, path):
@@ -289,11 +284,16 @@ def main():
             sources = ", ".join(f"{one['source']} ({one['kind']}, {one['entry_count']})" for one in point["snapshots"])
             print(point["id"], point["consistent_at"], point["policy"], sources)
     else:
+        need(len(args.arguments) == 2, "expected: restore POINT DIRECTORY")
         wanted, directory = args.arguments
         found = points[-1:] if wanted == "latest" else [point for point in points if point["id"].startswith(wanted)]
-        need(len(found) == 1, f"{len(found)} points go by the name {wanted}")
+        need(len(found) == 1, f"{len(found)} points go by the name {wanted}; `list` names them")
         restore(repository, found[0], directory)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception as error:  # damage may show itself as any of them
+        named = "" if isinstance(error, (Damaged, OSError)) else f"{type(error).__name__}: "
+        sys.exit(" ".join(f"farshore_read: {named}{error}".split()))

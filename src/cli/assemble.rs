@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{CliError, place};
+use super::{CliError, exposed::warn_if_exposed, place};
 use crate::{
     clock::SharedClock,
     operations::NamedSource,
@@ -36,6 +36,7 @@ const REQUESTS: usize = 64;
 /// Reads a secret from where the policy says it is.
 pub(super) fn secret(reference: &SecretReference) -> Result<SecretString, CliError> {
     let from_file = |path: &PathBuf| {
+        warn_if_exposed(path);
         std::fs::read_to_string(path).map_err(|error| {
             CliError::setting(reference.to_string(), format!("the secret cannot be read ({}): {error}", path.display()))
         })

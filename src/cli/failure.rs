@@ -58,7 +58,10 @@ fn of_repository(error: &RepositoryError) -> ExitCode {
         RepositoryError::Key { .. } | RepositoryError::OtherRecipients { .. } => ExitCode::Keys,
         RepositoryError::NoSuchPoint { .. } => ExitCode::Usage,
         RepositoryError::Store(_) => ExitCode::Site,
-        RepositoryError::Refused { .. } | RepositoryError::Cache { .. } | RepositoryError::Earlier(_) => ExitCode::Other,
+        RepositoryError::Refused { .. }
+        | RepositoryError::Cache { .. }
+        | RepositoryError::Earlier(_)
+        | RepositoryError::Entry { .. } => ExitCode::Other,
     }
 }
 

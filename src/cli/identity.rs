@@ -13,7 +13,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use super::CliError;
+use super::{CliError, exposed::warn_if_exposed};
 use crate::repository::{Identities, RepositoryError, is_passphrase_wrapped, open_identities};
 
 /// The file that holds a passphrase.
@@ -65,6 +65,7 @@ pub(super) fn contents(path: &Path) -> Result<Zeroizing<Vec<u8>>, CliError> {
             "the identity cannot be read: {error}; name a file that `farshore key generate` made, with --identity FILE"
         ),
     })?;
+    warn_if_exposed(path);
     Ok(Zeroizing::new(read))
 }
 
@@ -118,6 +119,7 @@ fn given_passphrase() -> Result<Option<SecretString>, CliError> {
 }
 
 fn read_passphrase(path: &Path) -> Result<Zeroizing<String>, CliError> {
+    warn_if_exposed(path);
     std::fs::read_to_string(path)
         .map(Zeroizing::new)
         .map_err(|error| CliError::setting(path.display().to_string(), format!("the passphrase cannot be read: {error}")))

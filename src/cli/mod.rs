@@ -9,6 +9,7 @@ mod browse;
 mod copy;
 mod doctor;
 mod drill;
+mod exposed;
 mod failure;
 mod identity;
 mod init;
@@ -21,6 +22,7 @@ mod policy;
 mod prune;
 mod repair;
 mod restore;
+mod sites;
 mod terminal;
 mod verify;
 

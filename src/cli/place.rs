@@ -13,6 +13,9 @@ use crate::{
 /// Where a policy given by name is looked up.
 const POLICIES: &str = "/etc/farshore/policies";
 
+/// What `--site` means to a command that goes through all of them.
+pub(super) const EACH_SITE: &str = "Only this site of the policy; without it, each in turn. Or, without a policy, where the repository is: a directory with a slash in it (./far), s3://bucket/prefix, or azure://account/container/prefix";
+
 /// Names the repository.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct PlaceArgs {
@@ -100,8 +103,13 @@ impl Place {
 
 /// Finds the place: reads the policy, resolves its secrets, reads the identities.
 pub(super) async fn find(policy: Option<&str>, args: &PlaceArgs) -> Result<Place, CliError> {
+    find_with(policy, args, identity::read(args.identity.clone()).await?).await
+}
+
+/// The same with identities that were read before, for a command that goes to several sites: a passphrase is asked for once, and
+/// a pipe can be read only once.
+pub(super) async fn find_with(policy: Option<&str>, args: &PlaceArgs, mut identities: Identities) -> Result<Place, CliError> {
     let clock = SystemClock::shared();
-    let mut identities = identity::read(args.identity.clone()).await?;
     let Some(named) = policy else {
         let word = args.site.as_deref().unwrap_or_default();
         let location = Location::parse(word).map_err(|error| CliError::Usage(error.to_string()))?;

@@ -1,7 +1,10 @@
 //! `farshore policy`.
 
 use super::{CliError, Context, place, terminal};
-use crate::{policy, report::ExitCode};
+use crate::{
+    policy,
+    report::{ExitCode, counted},
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -34,11 +37,11 @@ pub(super) fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
                     Ok(policy) => {
                         context.print(&serde_json::json!({ "file": file, "policy": policy.name, "sound": true }), |look| {
                             format!(
-                                "{} {file}: policy {}, {} sources, {} sites",
+                                "{} {file}: policy {}, {}, {}",
                                 look.ok(),
                                 policy.name,
-                                policy.sources.len(),
-                                policy.sites.len()
+                                counted(policy.sources.len() as u64, "source"),
+                                counted(policy.sites.len() as u64, "site")
                             )
                         })?
                     }

@@ -1,13 +1,14 @@
 //! `farshore prune`.
 
 use super::{
-    CliError, Context, assemble,
+    CliError, Context, assemble, identity,
     place::{self, PlaceArgs},
+    sites::{self, Sites},
 };
 use crate::{
     operations::{PruneRequest, prune},
     report::{ExitCode, PruneReport},
-    repository::Budget,
+    repository::{Budget, Identities},
 };
 
 #[derive(Debug, clap::Args)]
@@ -27,36 +28,20 @@ pub(super) struct Args {
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
     let policy = place::load_policy(&args.policy)?;
-    let sites: Vec<String> = match &args.site {
-        Some(name) => vec![place::choose_site(&policy, Some(name))?.name.clone()],
-        None => policy.sites.iter().map(|site| site.name.clone()).collect(),
-    };
-    let (mut reports, mut code, mut failure): (Vec<PruneReport>, _, _) = (Vec::new(), ExitCode::Success, None);
-    for site in sites {
-        let place_args = PlaceArgs { site: Some(site), identity: args.identity.clone(), first_versions: false };
-        // One site that is down must not keep the others from being pruned.
-        match one(context, &args, place_args).await {
-            Ok(report) => {
-                if report.exit_code() != ExitCode::Success {
-                    code = report.exit_code();
-                }
-                reports.push(report);
-            }
-            Err(error) => {
-                if let Some(earlier) = failure.replace(error) {
-                    earlier.print(context.json);
-                }
-            }
-        }
+    let identities = identity::read(args.identity.clone()).await?;
+    let mut done = Sites::new();
+    for site in sites::meant(&policy, args.site.as_deref())? {
+        let place_args = PlaceArgs { site: Some(site.name.clone()), identity: Vec::new(), first_versions: false };
+        done.take(context, one(context, &args, place_args, identities.clone()).await, PruneReport::exit_code);
     }
-    if !reports.is_empty() {
-        context.print(&reports, |look| reports.iter().map(|report| report.text(look)).collect())?;
+    if !done.reports.is_empty() {
+        context.print(&done.reports, |look| done.reports.iter().map(|report| report.text(look)).collect())?;
     }
-    failure.map_or(Ok(code), Err)
+    Ok(done.exit_code())
 }
 
-async fn one(context: &Context, args: &Args, place_args: PlaceArgs) -> Result<PruneReport, CliError> {
-    let place = place::find(Some(&args.policy), &place_args).await?;
+async fn one(context: &Context, args: &Args, place_args: PlaceArgs, identities: Identities) -> Result<PruneReport, CliError> {
+    let place = place::find_with(Some(&args.policy), &place_args, identities).await?;
     let (Some(policy), Some(site)) = (&place.policy, &place.site) else {
         return Err(CliError::Usage("a POLICY is needed".to_owned()));
     };

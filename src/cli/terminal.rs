@@ -74,6 +74,14 @@ impl Terminal {
         self.0.clone()
     }
 
+    /// Prints something else while work goes on, without a bar in it.
+    pub(super) fn aside(&self, print: impl FnOnce()) {
+        match &self.0.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
     /// Takes the bar away, so that it does not stand in the report.
     pub(super) fn finish(&self) {
         if let Some(bar) = &self.0.bar {

@@ -3,24 +3,26 @@
 use chrono::TimeDelta;
 
 use super::{
-    CliError, Context, assemble,
-    place::{self, PlaceArgs},
+    CliError, Context, assemble, identity,
+    place::{self, EACH_SITE, PlaceArgs},
+    sites::{self, Sites},
 };
 use crate::{
     operations::{VerifyLevel, VerifyRequest, verify},
     policy::{Limits, SitePolicy},
-    report::ExitCode,
-    repository::Budget,
+    report::{ExitCode, VerifyReport},
+    repository::{Budget, Identities},
 };
 
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("site", |site| site.help(EACH_SITE)))]
 pub(super) struct Args {
     /// A policy file, or the name of one in /etc/farshore/policies; not needed with an address in --site.
     policy: Option<String>,
     #[command(flatten)]
     place: PlaceArgs,
     /// Read packs, too, and authenticate every byte: all of them (one that was interrupted goes on); so many percent, chosen
-    /// anew each time; or 1/30: the thirtieth part whose turn it is, so that thirty such runs read everything. Needs --identity.
+    /// anew each time; or 1/30: the thirtieth part whose turn it is, so that thirty such runs read everything; each site has its own turn. Needs --identity.
     #[arg(long, value_name = "PERCENT|1/N", num_args = 0..=1, default_missing_value = "100", require_equals = true, value_parser = level)]
     read_data: Option<VerifyLevel>,
 }
@@ -52,23 +54,49 @@ fn window(site: Option<&SitePolicy>) -> TimeDelta {
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
+    let level = args.read_data.unwrap_or(VerifyLevel::Structure);
     let words =
         args.place.words(args.policy.into_iter().collect(), 0, "farshore verify POLICY, or farshore verify --site ADDRESS")?;
-    let place = place::find(words.policy.as_deref(), &args.place).await?;
+    let identities = identity::read(args.place.identity.clone()).await?;
+    let names: Vec<Option<String>> = match &words.policy {
+        Some(policy) => {
+            let policy = place::load_policy(policy)?;
+            sites::meant(&policy, args.place.site.as_deref())?.iter().map(|site| Some(site.name.clone())).collect()
+        }
+        None => vec![args.place.site.clone()],
+    };
+    let mut done = Sites::new();
+    for site in names {
+        let place_args = PlaceArgs { site, ..args.place.clone() };
+        let outcome = one(context, words.policy.as_deref(), &place_args, identities.clone(), level).await;
+        done.take(context, outcome, VerifyReport::exit_code);
+    }
+    if !done.reports.is_empty() {
+        context.print(&done.reports, |look| done.reports.iter().map(|report| report.text(look)).collect())?;
+    }
+    Ok(done.exit_code())
+}
+
+async fn one(
+    context: &Context,
+    policy: Option<&str>,
+    place_args: &PlaceArgs,
+    identities: Identities,
+    level: VerifyLevel,
+) -> Result<VerifyReport, CliError> {
+    let place = place::find_with(policy, place_args, identities).await?;
     let repository = place.open(&context.cache_dir).await?;
     let limits = place.policy.as_ref().map_or_else(Limits::default, |policy| policy.limits);
-    let report = verify(VerifyRequest {
+    let request = VerifyRequest {
         repository: &repository,
         workers: assemble::workers(&limits)?,
         budget: Budget::new(limits.memory_bytes),
         // Packs are shared by all policies of a repository: its points are looked at together.
         policy: None,
-        level: args.read_data.unwrap_or(VerifyLevel::Structure),
+        level,
         window: window(place.site.as_ref()),
         observer: context.terminal.observer(),
         clock: place.clock.clone(),
-    })
-    .await?;
-    context.print(&report, |look| report.text(look))?;
-    Ok(report.exit_code())
+    };
+    Ok(verify(request).await?)
 }

@@ -152,24 +152,27 @@ pub fn list_entries(
 /// The bytes of one entry.
 ///
 /// # Errors
-/// [`OperationError::Refused`] if there is no such entry, or it has no bytes; the repository's.
+/// [`RepositoryError::NoSuchPoint`] if there is no such entry, or it has no bytes; the repository's, naming the entry.
 pub async fn open_content(
     reader: &Reader,
     snapshot: &Snapshot,
     path: &[u8],
 ) -> Result<BoxStream<'static, Result<Bytes, RepositoryError>>, OperationError> {
-    let refused = |detail: &str| OperationError::Refused {
-        subject: format!("{}/{}", snapshot.source, String::from_utf8_lossy(path)),
-        detail: detail.to_owned(),
+    let refused = |detail: &str| {
+        OperationError::Repository(RepositoryError::NoSuchPoint {
+            wanted: format!("{}/{}", snapshot.source, String::from_utf8_lossy(path)),
+            detail: detail.to_owned(),
+        })
     };
+    let (source, at) = (snapshot.source.clone(), path.to_vec());
     let mut entries = reader.entries(snapshot);
-    while let Some(record) = entries.try_next().await? {
+    while let Some(record) = entries.try_next().await.map_err(|error| error.at_entry(&source, None))? {
         if record.path == path {
             let content = record.content.ok_or_else(|| refused(&format!("is a {} and has no bytes", record.kind)))?;
-            return Ok(reader.read(&content));
+            return Ok(reader.read(&content).map_err(move |error| error.at_entry(&source, Some(&at))).boxed());
         }
     }
-    Err(refused("is not in this point; `farshore ls` lists what is"))
+    Err(refused("is not in this point; `farshore ls` lists what is (paths have no slash at their beginning)"))
 }
 
 /// A difference between two snapshots.

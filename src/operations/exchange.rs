@@ -1,5 +1,7 @@
 //! Where sources meet the repository: their origin is a reader; their sink is in `backup`.
 
+use std::sync::{Arc, Mutex};
+
 use bytes::Bytes;
 use futures_util::{
     StreamExt, TryStreamExt,
@@ -7,7 +9,7 @@ use futures_util::{
 };
 
 use crate::{
-    repository::{ChunkList, EntryRecord, Reader, RepositoryError, Snapshot},
+    repository::{ChunkList, EntryRecord, Reader, RepositoryError, Snapshot, Undelivered},
     sources::{Content, Entry, ExchangeError, Origin, Piece},
 };
 
@@ -21,17 +23,54 @@ fn into_entry(record: EntryRecord) -> Entry {
     Entry { path: record.path, kind: record.kind, modified, content, attributes: record.attributes }
 }
 
+/// The reference of the first content that could not be read.
+type FirstUnread = Arc<Mutex<Option<Vec<u8>>>>;
+
 /// Gives one snapshot's entries and bytes out of the repository.
 pub(super) struct Inlet {
     reader: Reader,
     snapshot: Snapshot,
     below: Option<Vec<u8>>,
+    unread: FirstUnread,
 }
 
 impl Inlet {
     /// For one snapshot; only what is `below` a path, if one is given.
     pub(super) fn new(reader: Reader, snapshot: Snapshot, below: Option<Vec<u8>>) -> Self {
-        Self { reader, snapshot, below }
+        Self { reader, snapshot, below, unread: Arc::default() }
+    }
+
+    /// An error of rebuilding, with the entry at which it happened: sources hand contents over and know no paths. Looks for it among
+    /// the entries, and leaves the error as it is where that does not go well either.
+    pub(super) async fn at_entry(&self, error: RepositoryError) -> RepositoryError {
+        let unread = self.unread.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let mut path = None;
+        if let Some(reference) = unread.filter(|_| error.is_damage()) {
+            let mut entries = self.entries();
+            while let Ok(Some(entry)) = entries.try_next().await {
+                if entry.content.is_some_and(|content| content.reference == reference) {
+                    path = Some(entry.path);
+                    break;
+                }
+            }
+        }
+        error.at_entry(&self.snapshot.source, path.as_deref())
+    }
+}
+
+/// Keeps in mind which content could not be read.
+struct Unread {
+    first: FirstUnread,
+    wanted: Vec<Content>,
+}
+
+impl Unread {
+    fn met(&self, undelivered: Undelivered) -> ExchangeError {
+        if let Some(content) = undelivered.index.and_then(|index| self.wanted.get(index)) {
+            let mut first = self.first.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            first.get_or_insert_with(|| content.reference.clone());
+        }
+        exchange(undelivered.error)
     }
 }
 
@@ -52,22 +91,27 @@ impl Origin for Inlet {
     }
 
     fn read(&self, content: &Content) -> BoxStream<'static, Result<Bytes, ExchangeError>> {
+        let unread = Unread { first: Arc::clone(&self.unread), wanted: vec![content.clone()] };
         match ChunkList::decode(&content.reference) {
-            Ok(list) => self.reader.read(&list).map_err(exchange).boxed(),
-            Err(error) => stream::iter([Err(exchange(error))]).boxed(),
+            Ok(list) => self.reader.read(&list).map_err(move |error| unread.met(Undelivered { index: Some(0), error })).boxed(),
+            Err(error) => stream::iter([Err(unread.met(Undelivered { index: Some(0), error }))]).boxed(),
         }
     }
 
     fn deliver(&self, wanted: Vec<Content>) -> BoxStream<'static, Result<Piece, ExchangeError>> {
-        let lists: Result<Vec<_>, _> = wanted.iter().map(|content| ChunkList::decode(&content.reference)).collect();
+        let decode = |(index, content): (usize, &Content)| {
+            ChunkList::decode(&content.reference).map_err(|error| Undelivered { index: Some(index), error })
+        };
+        let lists: Result<Vec<_>, _> = wanted.iter().enumerate().map(decode).collect();
+        let unread = Unread { first: Arc::clone(&self.unread), wanted };
         match lists {
             Ok(lists) => self
                 .reader
                 .deliver(lists)
                 .map_ok(|piece| Piece { index: piece.index, offset: piece.offset, bytes: piece.bytes })
-                .map_err(exchange)
+                .map_err(move |undelivered| unread.met(undelivered))
                 .boxed(),
-            Err(error) => stream::iter([Err(exchange(error))]).boxed(),
+            Err(undelivered) => stream::iter([Err(unread.met(undelivered))]).boxed(),
         }
     }
 }

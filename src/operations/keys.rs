@@ -44,11 +44,13 @@ pub async fn check_point_keys(repository: &Repository, reader: &Reader, point: &
     let mut packs: HashSet<u32> = HashSet::new();
     for snapshot in &point.snapshots {
         let mut entries = reader.entries(snapshot);
-        while let Some(entry) = entries.try_next().await? {
+        let source = &snapshot.source;
+        while let Some(entry) = entries.try_next().await.map_err(|error| error.at_entry(source, None))? {
             let Some(content) = entry.content.filter(|content| !content.is_empty()) else { continue };
-            for chunk in reader.flatten(&content).await? {
+            let at_entry = |error: RepositoryError| error.at_entry(source, Some(&entry.path));
+            for chunk in reader.flatten(&content).await.map_err(at_entry)? {
                 let found = reader.cache().find(&chunk.id)?;
-                let missing = || RepositoryError::MissingChunk { place: place(), id: chunk.id.to_string() };
+                let missing = || at_entry(RepositoryError::MissingChunk { place: place(), id: chunk.id.to_string() });
                 packs.insert(found.ok_or_else(missing)?.pack);
             }
         }

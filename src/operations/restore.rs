@@ -88,7 +88,7 @@ impl RestoreRequest<'_> {
     async fn check_below(&self, snapshot: &Snapshot) -> Result<(), OperationError> {
         let Some(below) = &self.below else { return Ok(()) };
         let mut entries = self.reader.entries(snapshot);
-        while let Some(entry) = entries.try_next().await? {
+        while let Some(entry) = entries.try_next().await.map_err(|error| error.at_entry(&snapshot.source, None))? {
             if lies_below(&entry.path, below) {
                 return Ok(());
             }
@@ -140,7 +140,7 @@ pub(super) async fn rebuild_all(
         let began = request.clock.monotonic();
         let inlet = Arc::new(Inlet::new(request.reader.clone(), snapshot.clone(), request.below.clone()));
         let context = RebuildContext {
-            origin: inlet,
+            origin: inlet.clone(),
             facts: &snapshot.facts,
             observer: tally.clone(),
             clock: Arc::clone(&request.clock),
@@ -148,7 +148,10 @@ pub(super) async fn rebuild_all(
             into_existing: request.into_existing,
             partial: request.below.is_some(),
         };
-        let rebuilt = target.rebuild(context).await.map_err(|error| OperationError::rebuilding(name, error))?;
+        let rebuilt = match target.rebuild(context).await.map_err(|error| OperationError::rebuilding(name, error)) {
+            Err(OperationError::Repository(error)) => return Err(inlet.at_entry(error).await.into()),
+            done => done?,
+        };
         let took = request.clock.monotonic().saturating_sub(began);
         phases.extend(&rebuilt.phases);
         let named: f64 = rebuilt.phases.iter().map(|phase| phase.seconds).sum();

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Align, Anomaly, ExitCode, Look, Problem, Table, bytes, count, printable, problem::problem_lines, seconds, timestamp};
+use super::{
+    Align, Anomaly, ExitCode, Look, Problem, Table, bytes, count, counted, printable, problem::problem_lines, seconds, timestamp,
+};
 
 /// What a backup did. A point exists exactly if there is a report: a backup that fails is an error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -131,11 +133,11 @@ impl BackupReport {
         let _ = writeln!(text, "{table}");
         let _ = writeln!(
             text,
-            "  {} read, {} stored in {} packs; {} chunks new, {} known",
+            "  {} read, {} stored in {}; {} new, {} known",
             bytes(self.bytes_read()),
             bytes(self.bytes_stored),
-            count(self.packs_written),
-            count(self.chunks_new),
+            counted(self.packs_written, "pack"),
+            counted(self.chunks_new, "chunk"),
             count(self.chunks_known),
         );
         text.push_str(&problem_lines(&problems));

@@ -70,6 +70,13 @@ impl ExitCode {
         }
     }
 
+    /// The worse of two, for what was done at several places: every error is worse than problems, and of errors the one with the
+    /// higher number is.
+    pub fn worse(self, other: Self) -> Self {
+        let rank = |code: Self| (code != Self::Success, code != Self::Problems, code.code());
+        if rank(other) > rank(self) { other } else { self }
+    }
+
     /// What it means, in one sentence without a full stop.
     pub fn describe(self) -> &'static str {
         match self {
@@ -112,6 +119,16 @@ mod tests {
     #[test]
     fn numbers_are_unique_and_in_order() {
         assert!(ExitCode::ALL.is_sorted_by(|left, right| left.code() < right.code()));
+    }
+
+    #[test]
+    fn damage_is_worse_than_a_site_that_is_down_and_every_error_is_worse_than_problems() {
+        let ranked = [ExitCode::Success, ExitCode::Problems, ExitCode::Other, ExitCode::Site, ExitCode::Damaged];
+        for (index, worse) in ranked.into_iter().enumerate() {
+            for better in &ranked[..=index] {
+                assert_eq!((worse.worse(*better), better.worse(worse)), (worse, worse));
+            }
+        }
     }
 
     #[test]

@@ -62,6 +62,16 @@ pub fn count(count: u64) -> String {
     grouped
 }
 
+/// A count and what was counted, in its singular: `1 pack`, `1,200 packs`, `2 indexes`.
+pub fn counted(number: u64, one: &str) -> String {
+    let ending = match number {
+        1 => "",
+        _ if one.ends_with('x') => "es",
+        _ => "s",
+    };
+    format!("{} {one}{ending}", count(number))
+}
+
 /// Seconds as a person says them: `0.4 s`, `12.3 s`, `5 min 12 s`, `26 h 40 min`, `3 d 2 h`. Below zero (two clocks that differ)
 /// it says so.
 pub fn seconds(seconds: f64) -> String {
@@ -107,7 +117,7 @@ pub fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Look, bytes, count, printable, seconds};
+    use super::{Look, bytes, count, counted, printable, seconds};
 
     #[test]
     fn durations_read_as_a_person_says_them() {
@@ -119,6 +129,8 @@ mod tests {
     #[test]
     fn counts_are_grouped_and_bytes_have_units() {
         assert_eq!([0, 12, 999, 1000, 1_234_567].map(count), ["0", "12", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 1, 1200].map(|number| counted(number, "pack")), ["0 packs", "1 pack", "1,200 packs"]);
+        assert_eq!([1, 2].map(|number| counted(number, "index")), ["1 index", "2 indexes"]);
         assert_eq!([0, 1023, 1536, 5 << 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]);
     }
 

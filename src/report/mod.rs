@@ -29,7 +29,7 @@ pub use copy::{CopiedPoint, CopyReport};
 pub use doctor::{DoctorReport, Examined, Finding};
 pub use drill::{Agent, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, EvidenceLink, Isolation, TrendEntry, Verdict};
 pub use exit::ExitCode;
-pub use figures::{Look, bytes, count, printable, seconds, timestamp};
+pub use figures::{Look, bytes, count, counted, printable, seconds, timestamp};
 pub use phase::{PHASES, Phase, rto_seconds};
 pub use problem::Problem;
 pub use prune::{Amount, PointVerdict, PruneReport};

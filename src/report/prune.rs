@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Align, ExitCode, Look, Problem, Table, bytes, count, printable, problem::problem_lines, seconds, timestamp};
+use super::{Align, ExitCode, Look, Problem, Table, bytes, count, counted, printable, problem::problem_lines, seconds, timestamp};
 
 /// What becomes of a recovery point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,34 +132,34 @@ impl PruneReport {
         let would = |done: &'static str, planned: &'static str| if self.dry_run { planned } else { done };
         let mut line = |points: u64, packs: Amount, keys: u64, what: &str| {
             if points + packs.objects + keys > 0 {
-                let (points, objects, keys) = (count(points), count(packs.objects), count(keys));
-                let _ = writeln!(text, "  {what}: {points} points, {objects} packs ({}), {keys} data keys", bytes(packs.bytes));
+                let (points, objects, keys) = (counted(points, "point"), counted(packs.objects, "pack"), counted(keys, "data key"));
+                let _ = writeln!(text, "  {what}: {points}, {objects} ({}), {keys}", bytes(packs.bytes));
             }
         };
         line(self.points_deleted, self.packs_deleted, self.keys_deleted, would("deleted", "would be deleted"));
         line(self.points_doomed, self.packs_doomed, self.keys_doomed, would("doomed", "would be doomed"));
         if self.packs_waiting.objects > 0 {
-            let (objects, size) = (count(self.packs_waiting.objects), bytes(self.packs_waiting.bytes));
-            let _ = writeln!(text, "  doomed before, and waiting: {objects} packs ({size})");
+            let (objects, size) = (counted(self.packs_waiting.objects, "pack"), bytes(self.packs_waiting.bytes));
+            let _ = writeln!(text, "  doomed before, and waiting: {objects} ({size})");
         }
         if self.packs_emptied.objects > 0 {
-            let (objects, size) = (count(self.packs_emptied.objects), bytes(self.packs_emptied.bytes));
+            let (objects, size) = (counted(self.packs_emptied.objects, "pack"), bytes(self.packs_emptied.bytes));
             let _ = match self.dry_run {
-                true => writeln!(text, "  what is needed of {objects} packs ({size}) would be moved to new ones"),
+                true => writeln!(text, "  what is needed of {objects} ({size}) would be moved to new ones"),
                 false => writeln!(
                     text,
-                    "  what is needed of {objects} packs ({size}) was moved to {} new ones ({})",
+                    "  what is needed of {objects} ({size}) was moved to {} new ones ({})",
                     count(self.packs_filled.objects),
                     bytes(self.packs_filled.bytes)
                 ),
             };
         }
         if self.packs_spared > 0 {
-            let _ = writeln!(text, "  needed again: {} packs that were doomed", count(self.packs_spared));
+            let _ = writeln!(text, "  needed again: {}, doomed before", counted(self.packs_spared, "pack"));
         }
         if self.locked > 0 {
             let until = self.locked_until.map_or_else(String::new, |until| format!(", the first until {}", timestamp(until)));
-            let _ = writeln!(text, "  later: {} objects that a lock of the site holds{until}", count(self.locked));
+            let _ = writeln!(text, "  later: {} that a lock of the site holds{until}", counted(self.locked, "object"));
         }
         if let Some(next) = self.next_at {
             let _ = writeln!(
@@ -168,9 +168,9 @@ impl PruneReport {
                 timestamp(next)
             );
         }
-        let (packs, size) = (count(self.packs.objects), bytes(self.packs.bytes));
+        let (packs, size) = (counted(self.packs.objects, "pack"), bytes(self.packs.bytes));
         if !self.unchanged {
-            let _ = writeln!(text, "  {packs} packs ({size}) at the site, {} of them needed", bytes(self.bytes_needed));
+            let _ = writeln!(text, "  {packs} ({size}) at the site, {} of them needed", bytes(self.bytes_needed));
         }
         text.push_str(&problem_lines(&self.problems));
         text

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{ExitCode, Look, Problem, bytes, count, printable, problem::problem_lines, seconds};
+use super::{ExitCode, Look, Problem, bytes, count, counted, printable, problem::problem_lines, seconds};
 
 /// What a verification found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -111,13 +111,13 @@ impl VerifyReport {
         let _ = writeln!(text, "{mark} {}: {verdict}", printable(&self.site));
         let _ = writeln!(
             text,
-            "  {} points, {} indexes, {} packs there; {} packs read ({}), {} chunks opened",
-            count(self.points_checked),
-            count(self.indexes_checked),
-            count(self.packs_checked),
-            count(self.packs_read),
+            "  {}, {}, {} there; {} read ({}), {} opened",
+            counted(self.points_checked, "point"),
+            counted(self.indexes_checked, "index"),
+            counted(self.packs_checked, "pack"),
+            counted(self.packs_read, "pack"),
             bytes(self.bytes_read),
-            count(self.chunks_checked),
+            counted(self.chunks_checked, "chunk"),
         );
         let read = if let Some(ReadPart { number, of }) = self.part {
             format!("part {number} of {of} of the data was read")
@@ -128,7 +128,7 @@ impl VerifyReport {
         };
         let _ = writeln!(text, "  took {}; {read}", seconds(self.seconds));
         if self.packs_resumed > 0 {
-            let _ = writeln!(text, "  {} packs had been read before it was interrupted", count(self.packs_resumed));
+            let _ = writeln!(text, "  {} had been read before it was interrupted", counted(self.packs_resumed, "pack"));
         }
         if self.points_moved > 0 {
             let points = count(self.points_moved);
@@ -138,9 +138,9 @@ impl VerifyReport {
             );
         }
         if self.packs_unreferenced + self.keys_unreferenced > 0 {
-            let (packs, keys) = (count(self.packs_unreferenced), count(self.keys_unreferenced));
+            let (packs, keys) = (counted(self.packs_unreferenced, "pack"), counted(self.keys_unreferenced, "data key"));
             let left = bytes(self.bytes_unreferenced);
-            let _ = writeln!(text, "  left over, and no damage: {packs} packs ({left}) and {keys} data keys that nothing needs");
+            let _ = writeln!(text, "  left over, and no damage: {packs} ({left}) and {keys} that nothing needs");
         }
         if self.checksums_unknown > 0 {
             let packs = count(self.checksums_unknown);

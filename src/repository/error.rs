@@ -14,7 +14,9 @@ pub enum RepositoryError {
         place: String,
     },
     /// `init` found one already.
-    #[error("{place}: there is a repository here already; use it, or choose another prefix")]
+    #[error(
+        "{place}: there is a repository here already; use it, or choose another prefix; --site NAME makes that of another site alone"
+    )]
     AlreadyThere {
         /// The site.
         place: String,
@@ -58,7 +60,7 @@ pub enum RepositoryError {
     },
     /// Something read from the site is not what was written there.
     #[error(
-        "{place}: damaged: {detail}; run `farshore verify --read-data` to find everything that is hurt, and restore from another point or site"
+        "{place}: damaged: {detail}; `farshore repair` names every path that is hurt by what `verify --read-data` has found; restore the rest with --path, or from another point or site"
     )]
     Damaged {
         /// The object, and where in it.
@@ -68,13 +70,23 @@ pub enum RepositoryError {
     },
     /// A chunk that a point needs is in no index.
     #[error(
-        "chunk {id} is in no index of {place}: an index or a pack was lost; run `farshore verify` to see which points are hurt"
+        "chunk {id} is in no index of {place}: an index or a pack was lost; `farshore repair` makes packs known again that no index names, and names every path that is hurt; restore the rest with --path, or from another point or site"
     )]
     MissingChunk {
         /// The site.
         place: String,
         /// The chunk's id, hexadecimal.
         id: String,
+    },
+    /// An entry of a point cannot be read, for this reason.
+    #[error("{}: {error}", entry_words(name, path.as_deref()))]
+    Entry {
+        /// Name of the source.
+        name: String,
+        /// Path of the entry; nothing where it is the list of entries that cannot be read, or where the entry is not known.
+        path: Option<String>,
+        /// What happened.
+        error: Box<RepositoryError>,
     },
     /// No point, or more than one, goes by this name.
     #[error("{wanted}: {detail}")]
@@ -108,6 +120,10 @@ pub enum RepositoryError {
     Earlier(std::sync::Arc<RepositoryError>),
 }
 
+fn entry_words(name: &str, path: Option<&str>) -> String {
+    path.map_or_else(|| format!("source {name}"), |path| format!("source {name}, {path}"))
+}
+
 fn difference(missing: &[String], unnamed: &[String]) -> String {
     let side = |keys: &[String], words: &str| (!keys.is_empty()).then(|| format!("{words} {}", keys.join(", ")));
     let sides = [side(missing, "the set lacks"), side(unnamed, "the policy lacks")];
@@ -139,10 +155,20 @@ impl RepositoryError {
         }
     }
 
-    /// The error itself, behind any [`Self::Earlier`].
+    /// With the entry where it was met, if it is damage and no entry is named yet.
+    pub fn at_entry(self, source: &str, path: Option<&[u8]>) -> Self {
+        if !self.is_damage() || matches!(self, Self::Entry { .. }) {
+            return self;
+        }
+        let path = path.map(|path| String::from_utf8_lossy(path).into_owned());
+        Self::Entry { name: source.to_owned(), path, error: Box::new(self) }
+    }
+
+    /// The error itself, behind any [`Self::Earlier`] and [`Self::Entry`].
     pub fn root(&self) -> &Self {
         match self {
             Self::Earlier(inner) => inner.root(),
+            Self::Entry { error, .. } => error.root(),
             other => other,
         }
     }

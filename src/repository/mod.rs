@@ -67,7 +67,7 @@ pub use point::{Agent, Measures, Point, PointName, Snapshot};
 pub use probe::examine_store;
 pub use reach::{Needed, Reach};
 pub use reached::Reached;
-pub use reader::{Piece, Reader};
+pub use reader::{Piece, Reader, Undelivered};
 pub use rebuild::Rebuilt;
 pub use recent::Recent;
 pub use site_clock::site_time;

@@ -54,6 +54,27 @@ pub struct Piece {
     pub bytes: Bytes,
 }
 
+/// Why contents that were asked for together are not delivered.
+#[derive(Debug)]
+pub struct Undelivered {
+    /// Which of the wanted contents it is about, where that is known.
+    pub index: Option<usize>,
+    /// What happened.
+    pub error: RepositoryError,
+}
+
+impl From<RepositoryError> for Undelivered {
+    fn from(error: RepositoryError) -> Self {
+        Self { index: None, error }
+    }
+}
+
+impl From<Undelivered> for RepositoryError {
+    fn from(undelivered: Undelivered) -> Self {
+        undelivered.error
+    }
+}
+
 /// Reads chunks, contents and entries of a repository.
 #[derive(Debug, Clone)]
 pub struct Reader {
@@ -102,6 +123,13 @@ impl Range {
 
     fn plain_bytes(&self) -> usize {
         self.chunks.iter().map(|(place, _)| place.plain_bytes as usize).sum()
+    }
+
+    /// Who wants the chunk that an error names, if it names one: the others of the range may well be sound.
+    fn named_by(&self, error: &RepositoryError) -> Option<usize> {
+        let RepositoryError::Damaged { place, .. } = error.root() else { return None };
+        let (_, wanted) = self.chunks.iter().find(|(chunk, _)| place.ends_with(&format!("chunk {}", chunk.id)))?;
+        wanted.first().map(|(index, _)| *index)
     }
 
     /// Memory that reading and opening it takes.
@@ -214,7 +242,7 @@ impl Reader {
         stream::iter(groups)
             .map(move |range| {
                 let (shared, lane) = (Arc::clone(&shared), lane.clone());
-                async move { shared.fetch(range?, class, lane).await }
+                async move { shared.fetch(range?, class, lane).await.map_err(RepositoryError::from) }
             })
             .buffered(READ_AHEAD)
             .map_ok(|pieces| stream::iter(pieces.into_iter().map(|piece| Ok(piece.bytes))))
@@ -223,7 +251,7 @@ impl Reader {
     }
 
     /// The bytes of many contents, in whatever order is fastest.
-    pub fn deliver(&self, wanted: Vec<ChunkList>) -> BoxStream<'static, Result<Piece>> {
+    pub fn deliver(&self, wanted: Vec<ChunkList>) -> BoxStream<'static, Result<Piece, Undelivered>> {
         let this = self.clone();
         stream::once(async move {
             let ranges = this.plan(&wanted).await?;
@@ -236,19 +264,20 @@ impl Reader {
                 .buffer_unordered(REQUESTS)
                 .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
                 .try_flatten();
-            Ok::<_, RepositoryError>(pieces)
+            Ok::<_, Undelivered>(pieces)
         })
         .try_flatten()
         .boxed()
     }
 
     /// Groups all chunks by pack and offset; a chunk that is wanted twice is read once.
-    async fn plan(&self, wanted: &[ChunkList]) -> Result<Vec<Range>> {
+    async fn plan(&self, wanted: &[ChunkList]) -> Result<Vec<Range>, Undelivered> {
         let mut by_place: BTreeMap<(u32, u32), (Place, Wanted)> = BTreeMap::new();
         for (index, list) in wanted.iter().enumerate() {
             let mut offset = 0;
-            for chunk in self.flatten(list).await? {
-                let found = self.shared.locate(&chunk)?;
+            let undelivered = |error| Undelivered { index: Some(index), error };
+            for chunk in self.flatten(list).await.map_err(undelivered)? {
+                let found = self.shared.locate(&chunk).map_err(undelivered)?;
                 by_place
                     .entry((found.pack, found.place.offset))
                     .or_insert_with(|| (found.place, Vec::new()))
@@ -381,23 +410,26 @@ impl Shared {
 
     /// Reads and opens one range. A pack that turns out to be damaged counts as lost from then on: its chunks are looked for in
     /// other packs, and a backup that met it in its earlier entries stores them anew instead of referring to them again.
-    async fn fetch(self: Arc<Self>, range: Range, class: Class, lane: Lane) -> Result<Vec<Piece>> {
+    async fn fetch(self: Arc<Self>, range: Range, class: Class, lane: Lane) -> Result<Vec<Piece>, Undelivered> {
         match Arc::clone(&self).fetch_range(&range, class, &lane).await {
             Err(error) if error.is_damage() => {
                 self.cache.lose(range.pack);
+                let named = range.named_by(&error);
                 match self.rescue(range, class, &lane).await {
                     // What was wrong at first says more than that there is no other copy.
-                    Err(RepositoryError::MissingChunk { .. }) => Err(error),
+                    Err(Undelivered { index, error: RepositoryError::MissingChunk { .. } }) => {
+                        Err(Undelivered { index: named.or(index), error })
+                    }
                     done => done,
                 }
             }
-            done => done,
+            done => Ok(done?),
         }
     }
 
     /// Reads the chunks of a range one by one, each from a pack that is sound, if there is one. A prune may have moved them since
     /// the local index was brought up to date: if nothing is found, that is done once more.
-    async fn rescue(self: Arc<Self>, range: Range, class: Class, lane: &Lane) -> Result<Vec<Piece>> {
+    async fn rescue(self: Arc<Self>, range: Range, class: Class, lane: &Lane) -> Result<Vec<Piece>, Undelivered> {
         let mut rescued = Vec::with_capacity(range.chunks.len());
         let mut is_current = false;
         for (chunk, wanted) in range.chunks {
@@ -407,7 +439,10 @@ impl Shared {
                 let found = match self.locate(&wish) {
                     Ok(found) if !self.cache.seen().missing.contains(&found.pack) => found,
                     // The cache knows no better one than a lost one.
-                    nothing if is_current => return Err(nothing.err().or(last).unwrap_or_else(|| self.missing(&wish))),
+                    nothing if is_current => {
+                        let error = nothing.err().or(last).unwrap_or_else(|| self.missing(&wish));
+                        return Err(Undelivered { index: wanted.first().map(|(index, _)| *index), error });
+                    }
                     _ => {
                         is_current = true;
                         let site = Site { store: &self.store, catalogue: &self.catalogue };

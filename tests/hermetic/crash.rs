@@ -61,12 +61,19 @@ async fn a_backup_that_stops_after_any_write_leaves_every_listed_point_whole() {
     let names: Vec<_> = written.iter().map(|(key, _)| key.split('/').next().unwrap()).collect();
     assert_eq!((names[0], *names.last().unwrap()), ("keys", "points"), "{names:?}");
     assert!(names.iter().filter(|name| **name == "packs").count() >= 3, "{names:?}");
+    let mut deleted = 0;
     for stop in 0..=written.len() {
+        let what = format!("after {stop} of {} writes", written.len());
         let mut all = before.clone();
         all.extend(written[..stop].iter().cloned());
         assert_eq!(all.keys().filter(|key| key.starts_with("points/")).count(), 1 + usize::from(stop == written.len()));
-        assert_sound(&recovery, &all, &then, &format!("after {stop} of {} writes", written.len())).await;
+        assert_sound(&recovery, &all, &then, &what).await;
+        // The next prunes; in everyday tests after the last write and every third of those before it.
+        if soak(1) > 1 || (written.len() - stop).is_multiple_of(3) {
+            deleted += recovery.assert_prunes_keep_every_point(&all, &recovery.identities, &what).await;
+        }
     }
+    assert!(deleted > 0, "no prune found anything that the stopped run had left");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -91,8 +91,8 @@ fn a_repository_of_format_1_is_listed_verified_and_restored() {
     }
     let verified = succeeded(farshore(scratch.path(), &site, "identity", &["verify", "--read-data", "--json"]));
     let report: serde_json::Value = serde_json::from_str(&verified).unwrap();
-    assert_eq!(report["damage"], serde_json::json!([]), "{report}");
-    assert_eq!(report["points_checked"], 2);
+    assert_eq!(report[0]["damage"], serde_json::json!([]), "{report}");
+    assert_eq!(report[0]["points_checked"], 2);
 }
 
 #[test]

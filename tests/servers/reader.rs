@@ -9,6 +9,7 @@ use std::{
 };
 
 use farshore::stores::{PutOptions, S3Config, S3Store, Store};
+use sha2::{Digest, Sha256};
 
 use crate::support::{recovery::noise, server};
 
@@ -24,6 +25,26 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+fn python() -> Command {
+    let mut command = Command::new(server("FARSHORE_TEST_PYTHON"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reader/farshore_read.py"));
+    command
+}
+
+/// The reader gave up with one line that a person can read.
+#[track_caller]
+fn refused(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let errors = said.lines().filter(|line| line.starts_with("farshore_read: ")).count();
+    assert!(output.status.code() == Some(1) && errors == 1 && !said.contains("Traceback"), "{command:?}: {said}");
+    said
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(name)
+}
+
 impl Made {
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -35,8 +56,7 @@ impl Made {
     }
 
     fn reader(&self, repository: &str) -> Command {
-        let mut command = Command::new(server("FARSHORE_TEST_PYTHON"));
-        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reader/farshore_read.py"));
+        let mut command = python();
         if self.encrypted {
             command.arg("--identity").arg(self.path("identity"));
         }
@@ -149,8 +169,8 @@ fn the_python_reader_restores_a_rotated_repository_with_the_identity_that_came_l
     made.farshore(&["backup", "./policy.toml"]);
     let site = made.path("site").display().to_string();
     let out = made.path("shut-out");
-    let refused = made.reader(&site).args(["restore", "latest"]).arg(&out).output().unwrap();
-    assert!(!refused.status.success() && !out.exists(), "who was removed reads nothing");
+    refused(made.reader(&site).args(["restore", "latest"]).arg(&out));
+    assert!(!out.exists(), "who was removed reads nothing");
     fs::rename(made.path("newcomer"), made.path("identity")).unwrap();
     let listed = run(made.reader(&site).arg("list"));
     assert_eq!(listed.lines().count(), 3, "{listed}");
@@ -169,23 +189,66 @@ fn the_python_reader_refuses_a_flipped_bit_in_any_kind_of_object_that_a_restore_
     let listed = run(made.reader(&site.display().to_string()).arg("list"));
     let newest = listed.lines().last().unwrap().split(' ').next().unwrap().to_owned();
     let original = files(&site);
-    let mut refused = BTreeSet::new();
+    let mut hurt = BTreeSet::new();
     for (number, (path, body)) in original.iter().enumerate() {
         let mut broken = body.clone();
         // In the middle: of a pack, within a chunk.
         broken[body.len() / 2] ^= 0x10;
         fs::write(site.join(path), &broken).unwrap();
         let out = made.path(&format!("out-{number}"));
-        let output = made.reader(&site.display().to_string()).args(["restore", &newest]).arg(&out).output().unwrap();
-        if output.status.success() {
+        let mut restore = made.reader(&site.display().to_string());
+        restore.args(["restore", &newest]).arg(&out);
+        if restore.output().unwrap().status.success() {
             // What this point does not need may be broken; then all of it came back.
             assert_same(&made, &out);
         } else {
-            refused.insert(path.iter().next().unwrap().to_str().unwrap().to_owned());
+            let _ = fs::remove_dir_all(&out);
+            refused(&mut restore);
+            hurt.insert(path.iter().next().unwrap().to_str().unwrap().to_owned());
         }
         fs::write(site.join(path), body).unwrap();
     }
-    assert_eq!(refused.iter().map(String::as_str).collect::<Vec<_>>(), ["indexes", "keys", "packs", "points", "repository.json"]);
+    assert_eq!(hurt.iter().map(String::as_str).collect::<Vec<_>>(), ["indexes", "keys", "packs", "points", "repository.json"]);
+}
+
+#[test]
+fn the_python_reader_restores_the_golden_repository_of_format_1() {
+    let scratch = tempfile::tempdir().unwrap();
+    let reader = || {
+        let mut command = python();
+        command.arg("--identity").arg(golden("identity")).arg(golden("site"));
+        command
+    };
+    let listed = run(reader().arg("list"));
+    let ids: Vec<_> = listed.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(ids.len(), 2, "{listed}");
+    for (id, name) in ids.into_iter().zip(["first.sha256", "second.sha256"]) {
+        let out = scratch.path().join(name);
+        run(reader().args(["restore", id]).arg(&out));
+        let digests: BTreeMap<_, _> =
+            files(&out).into_iter().map(|(path, bytes)| (path, hex::encode(Sha256::digest(bytes)))).collect();
+        let expected = fs::read_to_string(golden(name)).unwrap();
+        let expected = expected.lines().map(|line| line.split_once("  ").unwrap());
+        assert_eq!(digests, expected.map(|(hash, path)| (PathBuf::from(path), hash.to_owned())).collect(), "{name}");
+    }
+}
+
+#[test]
+fn the_python_reader_says_in_one_line_what_is_wrong() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (site, identity) = (golden("site").display().to_string(), golden("identity").display().to_string());
+    let (out, absent) = (scratch.path().join("out").display().to_string(), scratch.path().join("absent").display().to_string());
+    for (words, said) in [
+        (&["--identity", &absent, &site, "list"][..], absent.as_str()),
+        (&["--identity", &site, &site, "list"], &site),
+        (&[&site, "list"], "give --identity FILE"),
+        (&["--identity", &identity, &absent, "list"], &absent),
+        (&["--identity", &identity, &site, "restore", "ffffffff", &out], "0 points go by the name ffffffff"),
+        (&["--identity", &identity, &site, "restore", "latest"], "expected: restore POINT DIRECTORY"),
+    ] {
+        let told = refused(python().args(words));
+        assert!(told.contains(said) && !Path::new(&out).exists(), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

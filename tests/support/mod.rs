@@ -10,6 +10,7 @@ pub mod fake_azure;
 pub mod fault_proxy;
 pub mod faulty_store;
 pub mod lock_contract;
+pub mod next_prune;
 pub mod recovery;
 pub mod sites;
 pub mod staged_store;

@@ -1,17 +1,18 @@
 //! `farshore key add-recipient`, `remove-recipient` and `rotate`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::{
     cli::{
-        CliError, Context,
-        place::{self, PlaceArgs},
+        CliError, Context, identity,
+        place::{self, EACH_SITE, PlaceArgs},
+        sites::{self, Sites},
     },
-    policy::{Encryption, Policy},
+    policy::{Encryption, Policy, SitePolicy},
     report::{ExitCode, Look, count, printable},
-    repository::{RotationPlan, RotationRequest, RotationSummary, parse_public_key},
+    repository::{Identities, Repository, RotationPlan, RotationRequest, RotationSummary, parse_public_key},
 };
 
 #[derive(Debug, clap::Args)]
@@ -44,6 +45,7 @@ pub(super) struct RotateArgs {
 
 /// What every change is told.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("site", |site| site.help(EACH_SITE)))]
 struct Change {
     /// A policy file, or the name of one in /etc/farshore/policies.
     policy: String,
@@ -82,17 +84,17 @@ pub(super) async fn add(context: &Context, args: AddArgs) -> Result<ExitCode, Cl
         }
         readers
     };
-    change(context, args.change, with, names, false).await
+    change(context, args.change, with, names, false, None).await
 }
 
 pub(super) async fn remove(context: &Context, args: RemoveArgs) -> Result<ExitCode, CliError> {
     let removed = parse_public_key(&args.recipient)?.to_string();
     let without = |readers: Vec<String>| readers.into_iter().filter(|key| *key != removed).collect();
-    change(context, args.change, without, BTreeMap::new(), false).await
+    change(context, args.change, without, BTreeMap::new(), false, Some(&removed)).await
 }
 
 pub(super) async fn rotate(context: &Context, args: RotateArgs) -> Result<ExitCode, CliError> {
-    change(context, args.change, |readers| readers, BTreeMap::new(), args.anew).await
+    change(context, args.change, |readers| readers, BTreeMap::new(), args.anew, None).await
 }
 
 /// Who the agents are: said here, else by the policy where its key can be read, else as the repository has it.
@@ -113,39 +115,89 @@ async fn change(
     readers: impl Fn(Vec<String>) -> Vec<String>,
     names: BTreeMap<String, String>,
     anew: bool,
+    removed: Option<&str>,
 ) -> Result<ExitCode, CliError> {
     let policy = place::load_policy(&args.policy)?;
     if policy.encryption == Encryption::None {
         return Err(CliError::Usage("the policy says encryption = \"none\": there are no recipients to change".to_owned()));
     }
     let agents = agents(&policy, &args);
-    let sites: Vec<_> = match &args.place.site {
-        Some(name) => vec![place::choose_site(&policy, Some(name))?],
-        None => policy.sites.iter().collect(),
-    };
-    let (mut reports, mut failure) = (Vec::new(), None);
+    let sites = sites::meant(&policy, args.place.site.as_deref())?;
+    let identities = identity::read(args.place.identity.clone()).await?;
+    if let Some(key) = removed {
+        check_is_known(context, &args, key, &sites, &identities).await?;
+    }
+    let mut all = Sites::new();
     for site in sites {
         let Encryption::Recipients(encryption) = &site.encryption else { continue };
         // From the policy and the command line alone: an agent's key is enough to write a false set at the site.
         let mut named = encryption.recipients.clone();
         named.sort();
         let request = RotationRequest { readers: readers(named.clone()), agents: agents.clone(), names: names.clone(), anew };
-        match one_site(context, &args, &request, &site.name, &named).await {
-            Ok(report) => reports.push(report),
-            // One site that is down must not keep a thief's key valid at the others.
-            Err(error) => {
-                if let Some(earlier) = failure.replace(error) {
-                    earlier.print(context.json);
+        // One site that is down must not keep a thief's key valid at the others.
+        let outcome = one_site(context, &args, &request, &site.name, &named, &identities).await;
+        all.take(context, outcome, |report| match &report.done {
+            Some(done) if !done.unwrapped.is_empty() || !done.left.is_empty() => ExitCode::Problems,
+            _ => ExitCode::Success,
+        });
+    }
+    if !all.reports.is_empty() {
+        context.print(&all.reports, |look| all.reports.iter().map(|report| text(report, look)).collect())?;
+    }
+    Ok(all.exit_code())
+}
+
+/// Refuses to remove who is no recipient: a key that was mistyped would otherwise go on opening everything, and the answer would be
+/// that nothing is left to do. Whoever was removed and still opens older wraps counts as one.
+async fn check_is_known(
+    context: &Context,
+    args: &Change,
+    key: &str,
+    sites: &[&SitePolicy],
+    identities: &Identities,
+) -> Result<(), CliError> {
+    let readers = |site: &SitePolicy| match &site.encryption {
+        Encryption::Recipients(encryption) => encryption.recipients.clone(),
+        Encryption::None => Vec::new(),
+    };
+    if sites.iter().any(|site| readers(site).iter().any(|reader| reader == key)) {
+        return Ok(());
+    }
+    let (mut there, mut failure) = (BTreeSet::new(), None);
+    for site in sites.iter().filter(|site| site.encryption != Encryption::None) {
+        match open(context, args, &site.name, identities).await {
+            Ok((_, repository)) => {
+                let found = repository.key_holders().await?;
+                let holders = found.holders;
+                // Of early wraps nobody recorded whom they are for.
+                if found.unknown > 0 || holders.iter().any(|holder| !holder.agent && holder.key == key) {
+                    return Ok(());
                 }
+                there.extend(holders.into_iter().filter(|holder| !holder.agent).map(|holder| holder.key));
             }
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
-    if !reports.is_empty() {
-        context.print(&reports, |look| reports.iter().map(|report| text(report, look)).collect())?;
+    if let Some(error) = failure {
+        return Err(error);
     }
-    let open =
-        reports.iter().filter_map(|report| report.done.as_ref()).any(|done| !done.unwrapped.is_empty() || !done.left.is_empty());
-    failure.map_or(Ok(if open { ExitCode::Problems } else { ExitCode::Success }), Err)
+    there.extend(sites.iter().flat_map(|site| readers(site)));
+    let there = there.into_iter().collect::<Vec<_>>().join(", ");
+    Err(CliError::Usage(format!(
+        "{key} is no recipient, so nothing was done; the recipients are {there} (an agent's key is changed with --agent or --no-agent)"
+    )))
+}
+
+async fn open(
+    context: &Context,
+    args: &Change,
+    site: &str,
+    identities: &Identities,
+) -> Result<(place::Place, Repository), CliError> {
+    let place_args = PlaceArgs { site: Some(site.to_owned()), identity: Vec::new(), first_versions: false };
+    let place = place::find_with(Some(&args.policy), &place_args, identities.clone()).await?;
+    let repository = place.open(&context.cache_dir).await?;
+    Ok((place, repository))
 }
 
 async fn one_site(
@@ -154,10 +206,9 @@ async fn one_site(
     request: &RotationRequest,
     site: &str,
     named: &[String],
+    identities: &Identities,
 ) -> Result<ChangeReport, CliError> {
-    let place_args = PlaceArgs { site: Some(site.to_owned()), identity: args.place.identity.clone(), first_versions: false };
-    let place = place::find(Some(&args.policy), &place_args).await?;
-    let repository = place.open(&context.cache_dir).await?;
+    let (place, repository) = open(context, args, site, identities).await?;
     let plan = repository.plan_rotation(request).await?;
     let mut warnings = Vec::new();
     if plan.recipients.len() < 2 {

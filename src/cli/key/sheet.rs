@@ -13,15 +13,18 @@ use super::generate::write_new;
 use crate::{
     cli::{
         CliError, Context, assemble, identity,
-        place::{self, PlaceArgs},
+        place::{self, EACH_SITE, PlaceArgs},
+        sites,
     },
+    clock::SystemClock,
     operations::check_point_keys,
-    policy::Limits,
-    report::{ExitCode, count, timestamp},
-    repository::{Budget, Point, Reader, is_passphrase_wrapped},
+    policy::{Encryption, Limits, SitePolicy},
+    report::{ExitCode, counted, printable, timestamp},
+    repository::{Budget, Identities, Point, Reader, RepositoryError, is_passphrase_wrapped},
 };
 
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("site", |site| site.help(EACH_SITE)))]
 pub(super) struct SheetArgs {
     /// A policy file, or the name of one in /etc/farshore/policies; not needed with an address in --site.
     policy: Option<String>,
@@ -32,26 +35,58 @@ pub(super) struct SheetArgs {
     output: PathBuf,
 }
 
+/// A site, and what the identity was found to open there.
+struct Site {
+    /// Its name in the policy; empty for a bare address.
+    name: String,
+    place: String,
+    state: State,
+}
+
+enum State {
+    /// The identity opens it.
+    Opened(Box<Opened>),
+    /// The policy has other readers there.
+    Foreign,
+    /// It could not be tried, and why.
+    Untried(String),
+}
+
+struct Opened {
+    repository: String,
+    public_key: String,
+    proof: String,
+    point: Option<Point>,
+}
+
 /// What stands on a sheet.
 struct Sheet<'a> {
     made_at: DateTime<Utc>,
-    repository: &'a str,
-    site: &'a str,
-    public_key: &'a str,
-    proof: String,
-    point: Option<&'a Point>,
+    sites: &'a [Site],
+    /// Where the commands go to: the first site that the identity opens.
+    address: &'a str,
+    opened: &'a Opened,
     /// The file's own lines.
     identity: &'a SecretString,
     wrapped: bool,
 }
 
-pub(super) async fn run(context: &Context, args: SheetArgs) -> Result<ExitCode, CliError> {
-    let usage = "farshore key sheet POLICY --identity FILE --output SHEET";
-    let words = args.place.words(args.policy.into_iter().collect(), 0, usage)?;
-    let [file] = args.place.identity.as_slice() else {
-        return Err(CliError::Usage(format!("a sheet is of one identity: {usage}")));
-    };
-    let place = place::find(words.policy.as_deref(), &args.place).await?;
+/// The sites that a sheet names: all of the policy, or the one that is meant.
+fn wanted(policy: Option<&str>, place: &PlaceArgs) -> Result<Vec<(PlaceArgs, Option<SitePolicy>)>, CliError> {
+    let Some(policy) = policy else { return Ok(vec![(place.clone(), None)]) };
+    let policy = place::load_policy(policy)?;
+    let sites = sites::meant(&policy, place.site.as_deref())?;
+    Ok(sites.into_iter().map(|site| (PlaceArgs { site: Some(site.name.clone()), ..place.clone() }, Some(site.clone()))).collect())
+}
+
+/// Opens the newest point of a site, as far as it takes to be sure.
+async fn attempt(
+    context: &Context,
+    policy: Option<&str>,
+    args: &PlaceArgs,
+    identities: &Identities,
+) -> Result<(String, Opened), CliError> {
+    let place = place::find_with(policy, args, identities.clone()).await?;
     let repository = place.open(&context.cache_dir).await?;
     let (point, proof) = match repository.point_names(place.policy_name()).await?.pop() {
         None => (None, "opens the catalogue; there was no recovery point yet to try".to_owned()),
@@ -64,10 +99,67 @@ pub(super) async fn run(context: &Context, args: SheetArgs) -> Result<ExitCode, 
                 // A sheet that opens nothing would only be found out on the day.
                 return Err(keys.closed.swap_remove(0).1.into());
             }
-            (Some(point), format!("opens the catalogue and the {} data keys of point {}", count(keys.data_keys), name.id))
+            (Some(point), format!("opens the catalogue and the {} of point {}", counted(keys.data_keys, "data key"), name.id))
         }
     };
+    let public_key = place.identities.public_keys().into_iter().next().unwrap_or_default();
+    Ok((place.store.describe(), Opened { repository: repository.file().id.clone(), public_key, proof, point }))
+}
+
+/// Whether the policy lets these identities restore from a site.
+fn is_reader(site: &SitePolicy, identities: &Identities) -> bool {
+    match &site.encryption {
+        Encryption::Recipients(readers) => identities.public_keys().iter().any(|key| readers.recipients.contains(key)),
+        Encryption::None => true,
+    }
+}
+
+pub(super) async fn run(context: &Context, args: SheetArgs) -> Result<ExitCode, CliError> {
+    let usage = "farshore key sheet POLICY --identity FILE --output SHEET";
+    let words = args.place.words(args.policy.into_iter().collect(), 0, usage)?;
+    let [file] = args.place.identity.as_slice() else {
+        return Err(CliError::Usage(format!("a sheet is of one identity: {usage}")));
+    };
     let bytes = identity::contents(file)?;
+    let identities = identity::read(vec![file.clone()]).await?;
+    let wanted = wanted(words.policy.as_deref(), &args.place)?;
+    let (mut all, mut code, alone) = (Vec::new(), ExitCode::Success, wanted.len() == 1);
+    for (place, site) in wanted {
+        let state = match attempt(context, words.policy.as_deref(), &place, &identities).await {
+            Ok((address, opened)) => {
+                all.push(Site {
+                    name: site.map_or_else(String::new, |site| site.name),
+                    place: address,
+                    state: State::Opened(Box::new(opened)),
+                });
+                continue;
+            }
+            Err(error) if alone => return Err(error),
+            Err(error) => match &site {
+                Some(site) if error.exit_code() == ExitCode::Keys && !is_reader(site, &identities) => State::Foreign,
+                // Whom the policy names and the site does not let in would stand before it with a useless sheet.
+                _ if error.exit_code() == ExitCode::Keys => return Err(error),
+                _ => {
+                    context.terminal.aside(|| error.print(context.json));
+                    code = code.worse(error.exit_code());
+                    State::Untried(error.to_string())
+                }
+            },
+        };
+        all.extend(site.map(|site| Site { place: site.store.place(), name: site.name, state }));
+    }
+    let first = all.iter().find_map(|site| match &site.state {
+        State::Opened(opened) => Some((site.place.as_str(), opened.as_ref())),
+        _ => None,
+    });
+    let Some((address, opened)) = first else {
+        if code != ExitCode::Success {
+            // Why none could be tried is said already.
+            return Ok(code);
+        }
+        let detail = "is the identity of none of the recipients that the policy names for its sites".to_owned();
+        return Err(RepositoryError::Key { place: file.display().to_string(), detail }.into());
+    };
     let wrapped = is_passphrase_wrapped(&bytes);
     let text = std::str::from_utf8(&bytes).map_err(|_| {
         CliError::other(
@@ -75,17 +167,8 @@ pub(super) async fn run(context: &Context, args: SheetArgs) -> Result<ExitCode, 
             "is a binary age file, which cannot be printed; make an armored one with `age -a`",
         )
     })?;
-    let (public, site) = (place.identities.public_keys(), place.store.describe());
-    let sheet = Sheet {
-        made_at: place.clock.now(),
-        repository: &repository.file().id,
-        site: &site,
-        public_key: public.first().map_or("", String::as_str),
-        proof,
-        point: point.as_ref(),
-        identity: &SecretString::from(text),
-        wrapped,
-    };
+    let made_at = SystemClock::shared().now();
+    let sheet = Sheet { made_at, sites: &all, address, opened, identity: &SecretString::from(text), wrapped };
     write_new(&args.output, sheet.text()?.expose_secret()).map_err(|error| {
         CliError::other(
             args.output.display().to_string(),
@@ -93,10 +176,26 @@ pub(super) async fn run(context: &Context, args: SheetArgs) -> Result<ExitCode, 
         )
     })?;
     let output = args.output.display().to_string();
-    context.print(&json!({ "sheet": output, "public_key": sheet.public_key, "wrapped": wrapped }), |look| {
+    let named: Vec<&str> = all.iter().map(|site| site.place.as_str()).collect();
+    context.print(&json!({ "sheet": output, "public_key": opened.public_key, "wrapped": wrapped, "sites": named }), |look| {
         format!("{} {output}: it holds the secret key. Print it, lock it away, and destroy the file: shred -u {output}", look.ok())
     })?;
-    Ok(ExitCode::Success)
+    Ok(code)
+}
+
+impl Site {
+    /// Its lines.
+    fn text(&self) -> String {
+        let name = if self.name.is_empty() { String::new() } else { format!("{}: ", self.name) };
+        match &self.state {
+            State::Opened(opened) => {
+                let Opened { repository, proof, .. } = opened.as_ref();
+                format!("  {name}{}\n    repository {repository}\n    tried: {proof}\n", self.place)
+            }
+            State::Foreign => format!("  {name}{}\n    has other readers: this identity opens nothing there\n", self.place),
+            State::Untried(why) => format!("  {name}{}\n    NOT TRIED: {}\n", self.place, printable(why)),
+        }
+    }
 }
 
 impl Sheet<'_> {
@@ -112,19 +211,17 @@ impl Sheet<'_> {
         // Dark on light, as paper has it; a reader of codes needs the quiet zone around.
         let picture = code.render::<Dense1x2>().quiet_zone(true).build();
         let warning = if self.wrapped {
-            "Whoever has this sheet AND its passphrase, which stands elsewhere, can read every recovery\npoint of the repository below, if he gets at the site."
+            "Whoever has this sheet AND its passphrase, which stands elsewhere, can read every recovery\npoint of the repositories below, if he gets at a site."
         } else {
-            "Whoever has this sheet can read every recovery point of the repository below, if he gets at\nthe site. Keep it in a safe, away from the site's credentials."
+            "Whoever has this sheet can read every recovery point of the repositories below, if he gets\nat a site. Keep it in a safe, away from the sites' credentials."
         };
+        let sites: String = self.sites.iter().map(Site::text).collect();
         Ok(SecretString::from(format!(
             "FARSHORE RECOVERY SHEET\n=======================\n\n{warning}\n\n\
-             Repository  {}\nSite        {}\nPublic key  {}\nTried       {}: {}\n\n\
+             Made        {}\nPublic key  {}\n\nWhere recovery points are:\n\n{sites}\n\
              The identity{}:\n\n{}\n\nThe same to be scanned{}:\n\n{picture}\n\n{}",
-            self.repository,
-            self.site,
-            self.public_key,
             timestamp(self.made_at),
-            self.proof,
+            self.opened.public_key,
             if self.wrapped { ", wrapped with a passphrase (an age file; `age -d` opens it, too)" } else { "" },
             self.identity.expose_secret().trim(),
             if self.wrapped { "" } else { " (the line of the secret key)" },
@@ -134,7 +231,7 @@ impl Sheet<'_> {
 
     /// What to type.
     fn steps(&self) -> String {
-        let site = self.site;
+        let site = self.address;
         let mut steps = format!(
             "On the bad day\n--------------\n\n\
              1. A machine that you trust, with `farshore` of any version (or Python and docs/reader/farshore_read.py\n   \
@@ -144,7 +241,7 @@ impl Sheet<'_> {
              3. What is there?\n\n   farshore points --site {site} --identity /dev/shm/key.txt\n\n\
              4. Bring it back, each source to its target (`--dry-run` first):\n\n"
         );
-        for snapshot in self.point.iter().flat_map(|point| &point.snapshots) {
+        for snapshot in self.opened.point.iter().flat_map(|point| &point.snapshots) {
             let target = match snapshot.kind.as_str() {
                 "postgres" => "postgres://USER@HOST/DATABASE",
                 "bucket" => "s3://NEW-BUCKET",
@@ -156,10 +253,15 @@ impl Sheet<'_> {
                 snapshot.source
             ));
         }
-        if self.point.is_none() {
+        if self.opened.point.is_none() {
             steps.push_str(&format!(
                 "   farshore restore --site {site} --identity /dev/shm/key.txt latest --source NAME --to TARGET\n"
             ));
+        }
+        if self.sites.iter().any(|other| other.place != site && !matches!(other.state, State::Foreign)) {
+            steps.push_str(
+                "\n   If that site is gone, or a point is not there: the same with --site and another place of the list above.\n",
+            );
         }
         steps.push_str("\n5. shred -u /dev/shm/key.txt\n");
         steps

@@ -192,6 +192,7 @@ impl SnapshotCopy<'_> {
         let mut pieces = self
             .here
             .deliver(small.iter().map(|number| list(*number)).collect())
+            .map_err(RepositoryError::from)
             .map_ok(|piece| {
                 let number = small[piece.index];
                 async move { Ok((number, self.write(&records[number], stream::iter([Ok(piece.bytes)]).boxed()).await?)) }

@@ -1,5 +1,7 @@
 //! Rotation: other recipients, and every key wrapped anew for them. Data is never touched.
 //!
+//! Nothing is written before one data key was opened: who opens none could only announce recipients for whom nothing is wrapped.
+//!
 //! Order of writes: the recipient set of the next generation → the catalogue key wrapped for it → each data key wrapped for it →
 //! the older wraps that an outsider opens are deleted, data keys first and the catalogue key last. If we stop here, anywhere: the
 //! set says what is meant, the names of the wraps say what is done, and the same call goes on; whoever could read before still
@@ -14,7 +16,7 @@ use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use super::{
-    RecipientSet, Recipients, SetMember,
+    RecipientSet, Recipients, Secret, SetMember,
     sets::Sets,
     wrap::{KeyKind, WrapName, fetch_any, fetch_wrap, list_wraps, store_wrap},
 };
@@ -95,6 +97,7 @@ struct Work {
     sets: Sets,
     /// The newest set, where it is there already.
     set: Option<RecipientSet>,
+    /// Every older wrap goes: asked for now, or by a rotation that was stopped.
     anew: bool,
 }
 
@@ -179,7 +182,8 @@ impl Repository {
             wraps_catalogue: false,
             superseded: Vec::new(),
         };
-        let mut work = Work { plan, members, recipients, set: set.cloned(), sets, anew: request.anew };
+        let anew = request.anew || (set.is_some() && sets.newest_was_made_anew());
+        let mut work = Work { plan, members, recipients, set: set.cloned(), sets, anew };
         let wraps = self.wraps_by_key().await?;
         let has = |wraps: &[WrapName]| work.set.as_ref().is_some_and(|set| wraps.iter().any(|wrap| wrap.set == set.name));
         let data: Vec<_> = wraps.iter().filter(|((kind, _), _)| *kind == KeyKind::Data).collect();
@@ -203,11 +207,14 @@ impl Repository {
     /// Makes `request` hold, with identities at hand that open the data keys. Can be stopped anywhere and called again.
     ///
     /// # Errors
-    /// As [`Self::plan_rotation`]; [`RepositoryError::Key`] if another rotation was faster; the store's. Keys that do not open
-    /// and wraps that cannot be deleted are no errors but in the summary.
+    /// As [`Self::plan_rotation`]; [`RepositoryError::Key`] if another rotation was faster, or if no identity at hand opens any data
+    /// key, and then nothing was written; the store's. Other keys that do not open and wraps that cannot be deleted are no errors but in the summary.
     pub async fn rotate(&self, request: &RotationRequest, observer: &dyn Observer) -> Result<RotationSummary> {
         let mut work = self.rotation(request).await?;
         let plan = work.plan.clone();
+        if plan.writes_set || plan.data_keys_to_wrap > 0 {
+            self.open_one_data_key().await?;
+        }
         observer.phase("recipient set", None);
         let set = match work.set.take() {
             Some(set) => set,
@@ -242,6 +249,30 @@ impl Repository {
         self.delete_superseded(&work, &set, &mut done).await?;
         let Done { wrapped, deleted, unwrapped, left, .. } = done;
         Ok(RotationSummary { plan, wrapped, deleted, unwrapped, left })
+    }
+
+    /// Whether the identities at hand open any data key; true if there is none, or none that is sound.
+    async fn open_one_data_key(&self) -> Result<()> {
+        let wraps = self.wraps_by_key().await?;
+        let data = wraps.into_iter().filter(|((kind, _), _)| *kind == KeyKind::Data).map(|(_, wraps)| wraps);
+        let mut opened = stream::iter(data)
+            .map(|wraps| async move { fetch_any(&self.store, &wraps, &self.identities).await.map(|_| ()) })
+            .buffer_unordered(AT_ONCE);
+        let mut closed = None;
+        while let Some(outcome) = opened.next().await {
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(RepositoryError::Key { place, detail }) => closed = closed.or(Some((place, detail))),
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match closed {
+            None => Ok(()),
+            Some((place, detail)) => {
+                Err(refused(place, format!("{detail}; nothing was written, since whoever wraps keys anew must open them")))
+            }
+        }
     }
 
     async fn write_set(&self, work: &Work) -> Result<RecipientSet> {
@@ -317,7 +348,8 @@ impl Repository {
         }
     }
 
-    /// Deletes what an outsider opens, of keys whose newest wrap is known to be sound; the catalogue key's last, for without it
+    /// Deletes what an outsider opens, of keys whose newest wrap is known to be sound and to hold the same key (anybody who may write
+    /// at the site can wrap another one to the readers); the catalogue key's last, for without it
     /// whoever goes could not go on with this.
     async fn delete_superseded(&self, work: &Work, set: &RecipientSet, done: &mut Done) -> Result<()> {
         let wraps = self.wraps_by_key().await?;
@@ -329,15 +361,18 @@ impl Repository {
             }
             let newest = WrapName { kind, id, set: set.name, plain: false };
             let sound = if done.proven.contains(&newest) {
-                Ok(())
+                Ok(None)
             } else {
-                fetch_wrap(&self.store, &newest, &self.identities).await.map(|_| ())
+                fetch_wrap(&self.store, &newest, &self.identities).await.map(Some)
             };
             for wrap in superseded {
                 let object = wrap.to_string();
                 let kept = match &sound {
                     Err(error) => Some(format!("is kept, because the newest wrap of this key is not known to be sound: {error}")),
-                    Ok(()) => match self.store.delete(&object).await {
+                    Ok(Some(secret)) if self.holds_another(wrap, secret).await => Some(format!(
+                        "is kept, because {newest} holds another key under the same name: somebody wrote one of the two who should not have; `farshore verify --read-data` tells which opens the data"
+                    )),
+                    Ok(_) => match self.store.delete(&object).await {
                         Ok(()) => None,
                         Err(error) => Some(later(&error)),
                     },
@@ -349,6 +384,13 @@ impl Repository {
             }
         }
         Ok(())
+    }
+}
+
+impl Repository {
+    /// Whether a wrap opens, and to another key than this one.
+    async fn holds_another(&self, wrap: &WrapName, secret: &Secret) -> bool {
+        fetch_wrap(&self.store, wrap, &self.identities).await.is_ok_and(|older| older != *secret)
     }
 }
 

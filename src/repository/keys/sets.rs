@@ -135,6 +135,19 @@ impl Sets {
         self.damaged.iter().all(|(generation, _)| *generation < newest.name.generation).then_some(newest)
     }
 
+    /// Whether the newest set names the same as the one before it: only a rotation that wraps everything anew writes such a set.
+    pub(super) fn newest_was_made_anew(&self) -> bool {
+        match self.sound.as_slice() {
+            [.., before, newest] => {
+                newest.keys().is_some()
+                    && newest.keys() == before.keys()
+                    && newest.agents.is_some()
+                    && newest.agents == before.agents
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn last_generation(&self) -> u32 {
         let damaged = self.damaged.iter().map(|(generation, _)| *generation).max().unwrap_or(0);
         damaged.max(self.newest_sound().name.generation)

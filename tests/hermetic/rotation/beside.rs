@@ -19,7 +19,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn verifications_and_prunes_after_any_write_of_a_rotation_lose_nothing_and_it_goes_on() {
     let mut team = Team::new();
-    team.recovery.agent = team.agent.identity.clone();
     team.recovery.retention = Retention { keep_within: 70 * HOUR, keep_verified: 1, ..Retention::default() };
     let recovery = &team.recovery;
     let begun: SharedStore = recovery.site_of(&Objects::new()).await;

@@ -1,7 +1,10 @@
 //! Wraps and sets that are hurt: an older wrap is used, or the damage is named; never the wrong key, never silence.
 
 use bytes::Bytes;
-use farshore::stores::{PutOptions, SharedStore, Store};
+use farshore::{
+    repository::RotationRequest,
+    stores::{PutOptions, SharedStore, Store},
+};
 
 use super::{Team, below};
 use crate::support::recovery::{Objects, objects, store_of};
@@ -101,6 +104,31 @@ async fn an_older_wrap_is_not_deleted_before_the_newer_one_is_known_to_open() {
     let done = team.rotate(&team.bob, hurt.clone(), &team.request(&[&team.bob, &team.cid])).await.unwrap();
     assert_eq!((done.deleted, done.left.len()), (2, 1), "{done:?}");
     assert!(done.left[0].detail.contains("is kept, because") && done.left[0].detail.contains(key.as_str()), "{done:?}");
+    assert!(team.restore(&team.bob, hurt, 1).await.unwrap() == contents[1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_wrap_that_holds_another_key_than_the_newest_is_kept() {
+    let team = Team::new();
+    let (before, contents) = team.begun().await;
+    let store = store_of(&before).await;
+    let anew = RotationRequest { anew: true, ..team.request(&[&team.ann, &team.bob]) };
+    team.rotate(&team.bob, store.clone(), &anew).await.unwrap();
+    let mut all = objects(store.as_ref()).await;
+    // As if the older wraps had never gone, and somebody had wrapped a key of his own for the newest set.
+    all.extend(below(&before, "keys/"));
+    let forged = rewraps(&all).into_iter().find(|key| key.contains("data-")).unwrap();
+    let older = below(&before, "keys/data-").into_keys().find(|key| forged.starts_with(key.trim_end_matches("age"))).unwrap();
+    let id = forged.trim_start_matches("keys/data-").split('.').next().unwrap();
+    let json = format!("{{\"kind\":\"data\",\"id\":\"{id}\",\"key\":\"{}\"}}", "ab".repeat(32));
+    let reader: age::x25519::Recipient = team.bob.public.parse().unwrap();
+    all.insert(forged.clone(), age::encrypt(&reader, json.as_bytes()).unwrap().into());
+    let hurt: SharedStore = store_of(&all).await;
+    let done = team.rotate(&team.bob, hurt.clone(), &team.request(&[&team.ann, &team.bob])).await.unwrap();
+    assert_eq!((done.deleted, done.left.len()), (2, 1), "{done:?}");
+    assert!(done.left[0].key == older && done.left[0].detail.contains("holds another key"), "{done:?}");
+    // Nothing is lost: without the forged wrap everything opens.
+    hurt.delete(&forged).await.unwrap();
     assert!(team.restore(&team.bob, hurt, 1).await.unwrap() == contents[1]);
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use super::{Team, below};
 use crate::support::{
     faulty_store::{Call, Fault, FaultyStore},
-    recovery::{objects, patient, store_of},
+    recovery::{Objects, objects, patient, store_of},
     staged_store::Staged,
 };
 
@@ -32,6 +32,8 @@ async fn a_rotation_that_stops_after_any_write_loses_nothing_and_goes_on() {
         assert!(said.contains("the connection broke") && stopped.is_ok() == (stop >= 4), "{what}: {said}");
         let store: SharedStore = inner.clone();
         team.assert_opens_everything(&team.bob, &store, &contents, &what).await;
+        let stopped = objects(inner.as_ref()).await;
+        team.recovery.assert_prunes_keep_every_point(&stopped, &team.bob.identity, &what).await;
         // The next night comes before anybody looks: the policy that fits the newest set backs up, the other is refused.
         team.recovery.recipients = team.named(&[&team.bob, &team.cid]);
         let new_policy = team.recovery.backup(store.clone(), &team.recovery.fresh_cache()).await;
@@ -53,6 +55,56 @@ async fn a_rotation_that_stops_after_any_write_loses_nothing_and_goes_on() {
         assert_eq!((again.wrapped, again.deleted, again.plan.writes_set), (0, 0, false), "{what}");
         assert!(objects(inner.as_ref()).await == after, "{what}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrapping_anew_that_stops_after_any_write_is_brought_to_its_end_by_a_plain_rotation() {
+    let team = Team::new();
+    let (before, contents) = team.begun().await;
+    let plain = team.request(&[&team.ann, &team.bob]);
+    let anew = RotationRequest { anew: true, ..plain.clone() };
+    let whole = Arc::new(Staged::over(store_of(&before).await));
+    team.rotate(&team.bob, whole.clone(), &anew).await.unwrap();
+    let writes = whole.written();
+    // A set, three keys wrapped, three wraps deleted.
+    assert_eq!(writes, 7);
+    for stop in 1..=writes {
+        let what = format!("after {stop} of {writes} writes");
+        let inner = store_of(&before).await;
+        let cut = Arc::new(Staged::over(inner.clone()));
+        cut.writes_left.store(stop, Ordering::SeqCst);
+        let _ = team.rotate(&team.bob, cut, &anew).await;
+        let store: SharedStore = inner.clone();
+        let stopped = objects(inner.as_ref()).await;
+        team.recovery.assert_prunes_keep_every_point(&stopped, &team.bob.identity, &what).await;
+        let done = team.rotate(&team.ann, store.clone(), &plain).await.unwrap();
+        assert_eq!((done.wrapped + done.deleted, done.left.len()), ((writes - stop) as u64, 0), "{what}: {done:?}");
+        let after = objects(inner.as_ref()).await;
+        assert!(below(&before, "keys/").keys().all(|key| !after.contains_key(key)), "{what}: an older wrap is left");
+        for person in [&team.ann, &team.bob] {
+            team.assert_opens_everything(person, &store, &contents, &what).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_opens_no_data_key_writes_nothing() {
+    let team = Team::new();
+    let (before, _) = team.begun().await;
+    let store = store_of(&before).await;
+    for anew in [false, true] {
+        let readers = if anew { [&team.ann, &team.bob] } else { [&team.bob, &team.cid] };
+        let request = RotationRequest { anew, ..team.request(&readers) };
+        let refused = team.rotate(&team.agent, store.clone(), &request).await.unwrap_err().to_string();
+        assert!(refused.contains("keys/data-") && refused.contains("nothing was written"), "{refused}");
+        assert!(objects(store.as_ref()).await == before);
+    }
+    // Where there is no data key yet, the catalogue's is all there is to wrap.
+    let empty = store_of(&Objects::new()).await;
+    let shared: SharedStore = empty.clone();
+    team.recovery.init(&shared).await;
+    let done = team.rotate(&team.agent, shared, &team.request(&[&team.bob, &team.cid])).await.unwrap();
+    assert_eq!((done.wrapped, done.unwrapped.len()), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

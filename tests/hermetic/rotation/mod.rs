@@ -45,6 +45,7 @@ impl Team {
         recovery.recipients =
             Recipients::parse(&[ann.public.clone(), bob.public.clone()], std::slice::from_ref(&agent.public)).unwrap();
         recovery.identities = agent.identity.clone();
+        recovery.agent = agent.identity.clone();
         Self { recovery, ann, bob, cid, agent }
     }
 

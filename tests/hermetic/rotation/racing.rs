@@ -5,8 +5,11 @@ use std::sync::Arc;
 use farshore::{operations::OperationError, repository::RepositoryError, stores::SharedStore};
 use tokio::sync::Barrier;
 
-use super::{Person, Team};
-use crate::support::{recovery::store_of, staged_store::Staged};
+use super::{Person, Team, below};
+use crate::support::{
+    recovery::{objects, store_of},
+    staged_store::Staged,
+};
 
 async fn of_two_rotations_one_wins(overwrites: bool) {
     let team = Team::new();
@@ -69,11 +72,14 @@ async fn two_rotations_that_mean_the_same_help_each_other() {
 async fn a_set_that_a_thief_wrote_with_the_agents_key_lets_nobody_in() {
     let team = Team::new();
     let (before, contents) = team.begun().await;
-    let store: SharedStore = store_of(&before).await;
     let eve = Person::new();
-    // The agent's key is enough for the set and the catalogue key, and for no data key.
-    let forged = team.rotate(&team.agent, store.clone(), &team.request(&[&team.ann, &team.bob, &eve])).await.unwrap();
-    assert_eq!((forged.wrapped, forged.unwrapped.len()), (1, 2));
+    // The agent's key is enough for the set and the catalogue key, and for no data key. The program refuses that; a thief's would not,
+    // so here it sees no data key.
+    let data = below(&before, "keys/data-");
+    let blind = store_of(&before.into_iter().filter(|(key, _)| !data.contains_key(key)).collect()).await;
+    let forged = team.rotate(&team.agent, blind.clone(), &team.request(&[&team.ann, &team.bob, &eve])).await.unwrap();
+    assert_eq!((forged.wrapped, forged.plan.writes_set), (1, true));
+    let store: SharedStore = store_of(&objects(blind.as_ref()).await.into_iter().chain(data).collect()).await;
     // The agent notices, and wraps nothing to her.
     let refused = team.recovery.backup(store.clone(), &team.recovery.fresh_cache()).await.unwrap_err().to_string();
     assert!(refused.contains("other recipients") && refused.contains(&eve.public), "{refused}");

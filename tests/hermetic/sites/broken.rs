@@ -95,6 +95,7 @@ async fn a_copy_that_stops_after_any_write_leaves_whole_points_and_the_next_one_
     recovery.copy(&from, &to, None, &recovery.fresh_cache()).await.unwrap();
     let written = log.lock().unwrap().clone();
     assert!(written.len() >= 5 && written.last().unwrap().1.starts_with("points/"), "{}", written.len());
+    let mut deleted = 0;
     for stop in 0..=written.len() {
         let mut all = behind.clone();
         all.extend(written[..stop].iter().map(|(_, key, body)| (key.clone(), body.clone())));
@@ -105,7 +106,12 @@ async fn a_copy_that_stops_after_any_write_leaves_whole_points_and_the_next_one_
         assert_eq!(next.points.len(), usize::from(stop < written.len()), "{what}");
         assert_eq!(recovery.points(store.clone(), &recovery.fresh_cache()).await.unwrap().len(), 2, "{what}");
         assert_whole(&recovery, store, &then, &now, &what).await;
+        // The next prunes come before the next copy; in everyday tests after the last write and every third of those before it.
+        if soak(1) > 1 || (written.len() - stop).is_multiple_of(3) {
+            deleted += recovery.assert_prunes_keep_every_point(&all, &recovery.identities, &what).await;
+        }
     }
+    assert!(deleted > 0, "no prune found anything that the stopped copy had left");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -54,13 +54,15 @@ fn a_sound_machine_has_nothing_to_be_mended_and_is_left_as_it_was() {
 fn nothing_is_written_where_that_is_not_wanted() {
     let agent = Agent::with_everything();
     agent.init();
-    // A site that cannot be written to, root or not.
-    fs::write(agent.path("site/probe.txt"), "in the way").unwrap();
-    let _ = fs::remove_dir_all(agent.path("site/probe"));
-    fs::write(agent.path("site/probe"), "a file where a directory would be").unwrap();
+    let report = doctor(&agent, &["--read-only"]).succeeds().json();
+    let findings =
+        report["examined"].as_array().unwrap().iter().find(|one| one["subject"] == "site far").unwrap()["findings"].to_string();
+    assert!(findings.contains("repository") && !findings.contains("writes"), "{findings}");
+    // A site that cannot be written to, root or not: where files are made before they get their names, there is a file.
+    fs::remove_dir_all(agent.path("site/.farshore")).unwrap();
+    fs::write(agent.path("site/.farshore"), "in the way").unwrap();
     let report = doctor(&agent, &[]).ends_with(10).json();
     assert_eq!(finding(&report, "site far", "writing").0, "failed");
-    doctor(&agent, &["--read-only"]).succeeds();
 }
 
 #[test]

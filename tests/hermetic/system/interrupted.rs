@@ -74,7 +74,7 @@ fn two_backups_at_once_both_succeed() {
         Outcome::from(child.wait_with_output().unwrap()).succeeds();
     }
     assert_eq!(agent.points().len(), 3);
-    let verified = agent.operator(["verify", "policy.toml", "--read-data", "--json"]).succeeds().json();
+    let verified = agent.operator(["verify", "policy.toml", "--read-data", "--json"]).succeeds().json()[0].clone();
     assert_eq!(verified["points_checked"], 3);
 }
 

@@ -1,8 +1,11 @@
 //! Who can open what, and what is said to those who cannot.
 
-use std::fs;
+use std::{
+    fs::{self, File, Permissions},
+    os::unix::fs::PermissionsExt,
+};
 
-use crate::support::agent::Agent;
+use crate::support::agent::{Agent, Outcome};
 
 fn backed_up() -> Agent {
     let agent = Agent::with_everything();
@@ -127,4 +130,40 @@ fn an_identity_is_never_overwritten() {
     assert_eq!(fs::read(agent.path("operator.txt")).unwrap(), before);
     let public = agent.run(["key", "public", "operator.txt", "--json"]).succeeds().json();
     assert!(fs::read_to_string(agent.path("policy.toml")).unwrap().contains(public["public_key"].as_str().unwrap()));
+}
+
+#[test]
+fn a_secret_file_that_is_open_to_others_is_warned_of_once_and_used() {
+    let mut agent = backed_up();
+    let chmod = |file: &str, mode| fs::set_permissions(agent.path(file), Permissions::from_mode(mode)).unwrap();
+    let warnings = |said: &str, file: &str| {
+        let words = format!("chmod 600 {}", agent.text(file));
+        said.lines().filter(|line| line.contains(&words) && line.contains("open to others")).count()
+    };
+    let operator = agent.text("operator.txt");
+    let restore = || agent.run(RESTORE.into_iter().chain(["--into-existing", "--identity", &operator])).succeeds().stderr;
+    assert!(!restore().contains("chmod") && !agent.run(["backup", "policy.toml"]).succeeds().stderr.contains("chmod"));
+    for mode in [0o644, 0o640, 0o602] {
+        chmod("operator.txt", mode);
+        let said = restore();
+        assert!(warnings(&said, "operator.txt") == 1 && said.contains(&format!("(mode {mode:04o})")), "{said}");
+    }
+    chmod("agent.key", 0o644);
+    for words in [&["points", "policy.toml"][..], &["backup", "policy.toml"], &["prune", "policy.toml", "--dry-run", "--json"]] {
+        let outcome = agent.run(words.iter().copied()).succeeds();
+        assert!(warnings(&outcome.stderr, "agent.key") == 1 && !outcome.stdout.contains("chmod"), "{}", outcome.stderr);
+    }
+    // For machines as every other warning.
+    let lines = agent.run(["points", "policy.toml", "--json", "--log-format", "json"]).succeeds().stderr;
+    let line: serde_json::Value = serde_json::from_str(lines.lines().find(|line| line.contains("chmod 600")).unwrap()).unwrap();
+    assert_eq!(line["level"], "WARN");
+    // A pipe, or what systemd hands over, has no mode that says anything.
+    let mut piped = agent.command(RESTORE.into_iter().chain(["--into-existing", "--identity", "/dev/fd/0"]));
+    let piped = Outcome::from(piped.stdin(File::open(&operator).unwrap()).output().unwrap()).succeeds();
+    assert_eq!((warnings(&piped.stderr, "operator.txt"), piped.stderr.matches("chmod").count()), (0, 0), "{}", piped.stderr);
+    fs::create_dir(agent.path("credentials")).unwrap();
+    fs::copy(&operator, agent.path("credentials/identity")).unwrap();
+    agent.set("CREDENTIALS_DIRECTORY", agent.text("credentials"));
+    let said = agent.run(RESTORE.into_iter().chain(["--into-existing"])).succeeds().stderr;
+    assert!(!said.contains("chmod"), "{said}");
 }

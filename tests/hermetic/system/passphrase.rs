@@ -150,7 +150,8 @@ fn a_recovery_sheet_brings_the_data_back_from_its_text_and_from_its_code() {
         let sheet = fs::read_to_string(agent.path(&output)).unwrap();
         let repository = fs::read_to_string(agent.path("site/repository.json")).unwrap();
         let repository: serde_json::Value = serde_json::from_str(&repository).unwrap();
-        for words in [repository["id"].as_str().unwrap(), &agent.text("site"), "opens the catalogue and the 1 data keys", secret] {
+        for words in [repository["id"].as_str().unwrap(), &agent.text("site"), "opens the catalogue and the 1 data key of", secret]
+        {
             assert!(sheet.contains(words), "{words} is not on it: {sheet}");
         }
         assert_eq!(sheet.contains("AND its passphrase"), identity == "wrapped.txt");

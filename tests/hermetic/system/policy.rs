@@ -24,6 +24,13 @@ fn every_error_of_a_policy_is_told_at_once_with_its_line() {
 }
 
 #[test]
+fn a_sound_policy_is_said_to_be_one_in_numbers_that_read_well() {
+    let agent = Agent::with_everything();
+    let said = agent.run(["policy", "check", "policy.toml"]).succeeds().stdout;
+    assert!(said.contains("policy sys, 3 sources, 1 site\n"), "{said}");
+}
+
+#[test]
 fn a_policy_that_is_not_there_is_named() {
     let agent = Agent::new("");
     agent.run(["backup", "absent.toml"]).fails(3, &["absent.toml", "cannot be read"]);
@@ -44,6 +51,8 @@ fn nonsense_on_the_command_line_is_a_usage_error() {
     agent.run(["points", "policy.toml", "--site", "mars"]).fails(2, &["mars", "it has far"]);
     agent.run(["show", "policy.toml", "ffffffffffffffff"]).fails(2, &["ffffffffffffffff", "`farshore points` lists them"]);
     agent.run(["restore", "policy.toml", "latest-verified", "--source", "config", "--to", "t"]).fails(2, &["farshore drill"]);
+    agent.run(["cat", "policy.toml", "latest:config/absent"]).fails(2, &["config/absent", "`farshore ls` lists what is"]);
+    agent.run(["cat", "policy.toml", "latest:nobody/x"]).fails(2, &["nobody", "it has config"]);
     agent.run(["points"]).fails(2, &["POLICY"]);
     assert_eq!(agent.run(["frobnicate"]).code, 2);
 }

@@ -58,8 +58,9 @@ fn a_recipient_comes_and_another_goes() {
     assert_eq!((&plan[0]["added"][0], &plan[0]["data_keys_to_wrap"]), (&Value::from(newcomer.as_str()), &Value::from(1)));
     assert_eq!(site(&agent), before);
     // The agent's key is not enough.
-    let refused = agent.run(add.into_iter().chain(["--identity", "agent.key"])).ends_with(4);
-    assert!(refused.stdout.contains("NOT WRAPPED") && refused.stdout.contains("none of the identities"), "{}", refused.stdout);
+    agent.run(add.into_iter().chain(["--identity", "agent.key"])).fails(7, &["none of the identities", "nothing was written"]);
+    agent.run(add).fails(7, &["none of the identities", "nothing was written"]);
+    assert_eq!(site(&agent), before);
     let done = agent.operator(add).succeeds();
     assert!(done.stdout.contains("say it in the policy, too") && done.stdout.contains(&newcomer), "{}", done.stdout);
     let again = agent.operator(add).succeeds();
@@ -142,11 +143,22 @@ fn what_makes_no_sense_is_refused_before_anything_is_written() {
     policy_with(&agent, &[&operator]);
     agent.operator(["key", "remove-recipient", "policy.toml", &operator]).fails(7, &["nobody would be left who can restore"]);
     policy_with(&agent, &[&operator, &escrow]);
+    // A key that was mistyped goes on opening everything: that nothing is left to do would be a lie.
+    for stranger in [agent.generate_key("stranger.txt"), public(&agent, "agent.key")] {
+        let remove = ["key", "remove-recipient", "policy.toml", stranger.as_str()];
+        agent.operator(remove).fails(2, &[&format!("{stranger} is no recipient"), &operator, &escrow]);
+        agent.operator(remove.into_iter().chain(["--dry-run"])).fails(2, &["is no recipient"]);
+    }
     agent.operator(["key", "rotate", "policy.toml", "--agent", "age1nonsense"]).fails(7, &["age1nonsense"]);
     assert_eq!(site(&agent), before);
-    // One is enough, and is warned of.
-    let done = agent.operator(["key", "remove-recipient", "policy.toml", &escrow]).succeeds().stdout;
-    assert!(done.contains("one recipient only"), "{done}");
+    // One is enough, and is warned of. The policy may say so before or afterwards.
+    policy_with(&agent, &[&operator]);
+    let remove = ["key", "remove-recipient", "policy.toml", escrow.as_str()];
+    let done = agent.operator(remove).succeeds().stdout;
+    assert!(done.contains("one recipient only") && done.contains(&format!("removed        {escrow}")), "{done}");
+    agent.operator(remove).fails(2, &["is no recipient", &operator]);
+    policy_with(&agent, &[&operator, &escrow]);
+    agent.operator(remove).succeeds();
 }
 
 #[test]

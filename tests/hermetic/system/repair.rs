@@ -27,7 +27,7 @@ fn a_flipped_bit_is_found_named_and_mended_and_the_old_point_restores_byte_for_b
     bytes[100_000] ^= 1;
     fs::write(agent.path("site").join(&key), bytes).unwrap();
     agent.operator(["verify", "policy.toml"]).succeeds();
-    let found = agent.operator(["verify", "policy.toml", "--read-data", "--json"]).ends_with(8).json();
+    let found = agent.operator(["verify", "policy.toml", "--read-data", "--json"]).ends_with(8).json()[0].clone();
     assert_eq!(found["damage"][0]["object"], key);
     let before = agent.stored("");
     let lines = agent.operator(["repair", "policy.toml", "--dry-run", "--json"]).ends_with(8).json_lines();
@@ -46,7 +46,7 @@ fn a_flipped_bit_is_found_named_and_mended_and_the_old_point_restores_byte_for_b
     agent.operator(["restore", "policy.toml", &first, "--source", "config", "--to", "target"]).succeeds();
     let restored = tree(&agent.path(&format!("target{}", agent.text("data"))));
     assert_eq!(restored.into_iter().collect::<Vec<_>>(), [("a".to_owned(), noise(1, 300_000))]);
-    let after = agent.operator(["verify", "policy.toml", "--read-data", "--json"]).succeeds().json();
+    let after = agent.operator(["verify", "policy.toml", "--read-data", "--json"]).succeeds().json()[0].clone();
     assert_eq!((&after["mended"][0]["object"], &after["damage"]), (&key.into(), &Value::Array(vec![])));
     agent.operator(["repair", "policy.toml"]).succeeds();
 }
@@ -55,7 +55,7 @@ fn a_flipped_bit_is_found_named_and_mended_and_the_old_point_restores_byte_for_b
 fn a_third_each_night_makes_points_verified_and_other_words_for_a_share_are_refused() {
     let agent = two_points();
     for night in 1..=3 {
-        let report = agent.operator(["verify", "policy.toml", "--read-data=1/3", "--json"]).succeeds().json();
+        let report = agent.operator(["verify", "policy.toml", "--read-data=1/3", "--json"]).succeeds().json()[0].clone();
         assert_eq!((&report["part"]["number"], &report["part"]["of"]), (&night.into(), &3.into()));
     }
     let listed = agent.run(["points", "policy.toml", "--json"]).succeeds().json();

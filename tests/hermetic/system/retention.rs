@@ -91,7 +91,7 @@ fn a_pin_that_was_damaged_or_put_under_another_point_still_holds_and_is_named_by
         let shown = listed(&agent, id)["pinned"].clone();
         assert!(shown["until"].is_null() && shown["reason"].as_str().unwrap().contains("cannot be read"), "{shown}");
     }
-    let report = agent.run(["verify", "policy.toml", "--json"]).ends_with(8).json();
+    let report = agent.run(["verify", "policy.toml", "--json"]).ends_with(8).json()[0].clone();
     let named: Vec<_> = report["damage"].as_array().unwrap().iter().map(|damage| damage["object"].as_str().unwrap()).collect();
     assert!(named.len() == 2 && named.iter().all(|object| object.starts_with("pins/")), "{named:?}");
 }

@@ -42,7 +42,7 @@ fn a_backup_comes_back_verifies_and_drills() {
     assert_eq!(object.stdout, fs::read_to_string(agent.path("state.yaml")).unwrap());
 
     restore_and_compare(&agent, &["policy.toml"], "restored");
-    let verified = agent.operator(["verify", "policy.toml", "--read-data", "--json"]).succeeds().json();
+    let verified = agent.operator(["verify", "policy.toml", "--read-data", "--json"]).succeeds().json()[0].clone();
     assert_eq!((verified["points_checked"].as_u64(), verified["damage"].as_array().unwrap().len()), (Some(1), 0));
     let drilled = agent.operator(["drill", "policy.toml", "--json"]).succeeds().json();
     assert_eq!(drilled["verdict"], "passed");

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs};
 
 use serde_json::json;
 
-use crate::support::agent::Agent;
+use crate::support::agent::{Agent, Outcome, tree};
 
 /// A machine whose policy has the sites `far` and `vault`; the second keeps points longer, for one reader of its own.
 fn with_two_sites() -> Agent {
@@ -98,4 +98,91 @@ fn what_makes_no_sense_of_a_copy_is_refused() {
     agent.run(["copy", "policy.toml", "latest", "--from", "far", "--to", "vault"]).fails(7, &["keys/data-"]);
     assert_eq!(copy(&["--from", "far", "--to", "vault"]).code, 2, "no point is named");
     assert!(ids(&agent, "vault").is_empty());
+}
+
+#[test]
+fn a_verification_goes_to_every_site_and_one_that_is_down_does_not_keep_the_others_from_it() {
+    let agent = with_two_sites();
+    agent.run(["backup", "policy.toml"]).succeeds();
+    let both = format!("{}:{}", agent.text("operator.txt"), agent.text("auditor.txt"));
+    let verify = |words: &[&str]| {
+        let mut command = agent.command(["verify", "policy.toml"]);
+        command.args(words).env("FARSHORE_IDENTITY_FILE", &both);
+        Outcome::from(command.output().unwrap())
+    };
+    for turn in [1, 2] {
+        let reports = verify(&["--read-data=1/2", "--json"]).succeeds().json();
+        let parts: Vec<_> = reports.as_array().unwrap().iter().map(|report| (&report["site"], &report["part"]["number"])).collect();
+        assert_eq!(parts, [(&json!(agent.text("site")), &json!(turn)), (&json!(agent.text("vault")), &json!(turn))]);
+    }
+    let alone = verify(&["--site", "vault", "--json"]).succeeds().json();
+    assert_eq!((alone.as_array().unwrap().len(), &alone[0]["site"]), (1, &json!(agent.text("vault"))));
+    // The reader of one site reads that one, and the other says why it was not.
+    let outcome = agent.operator(["verify", "policy.toml", "--read-data"]).fails(7, &["vault", "--identity FILE"]);
+    assert!(outcome.stdout.contains("no damage found") && outcome.stdout.lines().count() < 8, "{}", outcome.stdout);
+    fs::rename(agent.path("site"), agent.path("away")).unwrap();
+    let outcome = verify(&["--json"]).fails(6, &["no such bucket, container or directory"]);
+    assert_eq!(outcome.json()[0]["site"], agent.text("vault"));
+    // Damage is worse than a site that is down, whichever comes first.
+    let pack = tree(&agent.path("vault/packs")).into_keys().next().unwrap();
+    fs::remove_file(agent.path("vault/packs").join(pack)).unwrap();
+    assert!(verify(&[]).fails(8, &["no such bucket"]).stdout.contains("1 damaged or missing object"));
+    fs::rename(agent.path("away"), agent.path("site")).unwrap();
+    assert_eq!(verify(&["--json"]).ends_with(8).json().as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_recovery_sheet_names_every_site_and_what_its_identity_opens_there() {
+    let agent = with_two_sites();
+    agent.run(["backup", "policy.toml"]).succeeds();
+    let sheet = |identity: &str, output: &str, code: i32| {
+        let outcome = agent.run(["key", "sheet", "policy.toml", "--identity", identity, "--output", output]).ends_with(code);
+        (fs::read_to_string(agent.path(output)).unwrap(), outcome.stderr)
+    };
+    let (site, vault) = (agent.text("site"), agent.text("vault"));
+    let (text, _) = sheet("auditor.txt", "of-auditor", 0);
+    assert!(text.contains(&format!("  far: {site}\n    has other readers")), "{text}");
+    assert!(text.contains(&format!("  vault: {vault}\n    repository ")) && text.contains("tried: opens the catalogue"), "{text}");
+    assert!(text.contains(&format!("farshore points --site {vault} ")) && !text.contains("If that site is gone"), "{text}");
+    let policy = fs::read_to_string(agent.path("policy.toml")).unwrap();
+    let (head, tail) = policy.split_once("recipients = [\"").unwrap();
+    let (_, rest) = tail.split_once('\n').unwrap();
+    fs::write(agent.path("policy.toml"), format!("{head}{rest}")).unwrap();
+    agent.run(["key", "rotate", "policy.toml", "--site", "vault", "--identity", "auditor.txt"]).succeeds();
+    let (text, _) = sheet("operator.txt", "of-both", 0);
+    assert!(text.matches("tried: opens the catalogue").count() == 2 && text.contains("If that site is gone"), "{text}");
+    fs::rename(agent.path("site"), agent.path("away")).unwrap();
+    let (text, said) = sheet("operator.txt", "of-one", 6);
+    assert!(text.contains(&format!("  far: {site}\n    NOT TRIED: ")) && said.contains("no such bucket"), "{text}");
+    assert!(text.contains(&format!("farshore points --site {vault} ")), "{text}");
+    fs::rename(agent.path("vault"), agent.path("away-too")).unwrap();
+    let outcome = agent.run(["key", "sheet", "policy.toml", "--identity", "operator.txt", "--output", "none"]);
+    assert!(outcome.code == 6 && !agent.path("none").exists(), "{outcome:?}");
+}
+
+#[test]
+fn init_makes_what_is_missing_and_says_of_every_site_what_became_of_it() {
+    let agent = with_two_sites();
+    let repository = |site: &str| fs::read(agent.path(site).join("repository.json")).unwrap();
+    let first = repository("site");
+    fs::remove_dir_all(agent.path("vault")).unwrap();
+    // The first is there already, which does not keep the second from being made.
+    let outcome = agent.run(["init", "policy.toml", "--create", "--json"]).fails(6, &["here already", "--site NAME"]);
+    let reports = outcome.json();
+    assert_eq!((&reports[0]["state"], &reports[1]["state"]), (&json!("already_there"), &json!("made")));
+    assert!(reports[1]["id"].is_string() && reports[0]["error"].is_string(), "{reports}");
+    assert_eq!(repository("site"), first);
+    repository("vault");
+    // What was made is reported where a later one fails, too; and the worst decides.
+    fs::remove_dir_all(agent.path("site")).unwrap();
+    fs::remove_dir_all(agent.path("vault")).unwrap();
+    fs::write(agent.path("vault"), "no directory").unwrap();
+    let outcome = agent.run(["init", "policy.toml", "--create"]).fails(6, &[&agent.text("vault")]);
+    assert!(outcome.stdout.contains("made at") && outcome.stdout.contains("No repository made at"), "{}", outcome.stdout);
+    repository("site");
+    fs::remove_file(agent.path("vault")).unwrap();
+    let both = agent.run(["init", "policy.toml", "--create"]).ends_with(6).stdout;
+    assert!(both.contains("already (site far)") && both.contains("(site vault)"), "{both}");
+    let neither = agent.run(["init", "policy.toml"]).ends_with(6);
+    assert_eq!((neither.stdout.matches("already (site").count(), neither.stderr.matches("here already").count()), (2, 2));
 }
