@@ -12,6 +12,7 @@ use farshore::{
 
 use crate::support::{
     agent::{Agent, tree},
+    faulty_store::FaultyStore,
     recovery::{Recovery, noise, objects},
     server,
 };
@@ -118,7 +119,9 @@ fn a_thief_hides_a_locked_repository_and_everything_comes_back() {
 async fn locks_on_a_real_server_are_extended_by_generation() {
     make_bucket().await;
     let store = Arc::new(S3Store::connect(config(&fresh_prefix(), "FARSHORE_TEST_S3_WRITER_KEY")).await.unwrap());
-    let site: SharedStore = store.clone();
+    let silent = FaultyStore::over(store.clone());
+    silent.hide_time();
+    let site: SharedStore = silent;
     let mut recovery = Recovery::new(true);
     recovery.clock = FixedClock::shared(DateTime::from_timestamp(Utc::now().timestamp(), 0).unwrap());
     recovery.lock = Some(LockTerm { mode: LockMode::Compliance, days: 2 });

@@ -80,6 +80,7 @@ struct State {
     calls: HashMap<Call, u64>,
     drawn: Option<(StdRng, f64)>,
     forgets_locks: bool,
+    is_silent: bool,
     /// Calls that are still carried out before the connection breaks for good.
     left: Option<u64>,
     /// What was stored less than so long ago is in no listing.
@@ -128,6 +129,11 @@ impl FaultyStore {
     /// From now on puts answer as if they locked, and do not.
     pub fn forget_locks(&self) {
         self.state.lock().unwrap().forgets_locks = true;
+    }
+
+    /// From now on it does not tell its time: for a test whose clock goes on while a real server's does not.
+    pub fn hide_time(&self) {
+        self.state.lock().unwrap().is_silent = true;
     }
 
     /// From now on listings lack what was stored less than so long ago, by the store's own clock, and show what was deleted through
@@ -361,6 +367,9 @@ impl Store for FaultyStore {
     }
 
     async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
+        if self.state.lock().unwrap().is_silent {
+            return Err(StoreError::Unsupported { place: self.describe(), what: "telling its time" });
+        }
         self.faulty(Call::Time, self.inner.time()).await
     }
 
