@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(
             report.text(Look::Ascii),
             "source db (postgres://farshore@db/app)\n  ok connection: PostgreSQL 15.18\n  note checksums: off\n      to mend it: pg_checksums --enable\n  \
-             FAILED rights: SELECT on 3 tables\u{fffd} is missing\n      to mend it: GRANT pg_read_all_data TO farshore\n\
+             FAILED rights: SELECT on 3 tables\\u{7} is missing\n      to mend it: GRANT pg_read_all_data TO farshore\n\
              Policy app: 1 sound, 1 noted, 1 to be mended\n"
         );
         assert_eq!(report.exit_code(), ExitCode::Failed);

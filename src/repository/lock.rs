@@ -15,7 +15,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
+use tokio::sync::OnceCell;
 
 use super::{
     ChunkCache, Class, Repository, RepositoryError,
@@ -73,26 +74,27 @@ pub(super) struct Locking {
     inner: SharedStore,
     term: LockTerm,
     clock: SharedClock,
-    /// The site's time, and ours of that moment by the clock that nobody sets.
-    counted_from: OnceLock<(DateTime<Utc>, Duration)>,
+    /// The site's time, and ours of that moment by the clock that nobody sets; asked for before the first lock.
+    counted_from: OnceCell<(DateTime<Utc>, Duration)>,
     /// Locks of what was written, until the local index knows them. An entry for each object of the run: packs, not chunks.
     fresh: Mutex<HashMap<String, Lock>>,
 }
 
 impl Locking {
     pub(super) fn over(inner: SharedStore, term: LockTerm, clock: SharedClock) -> Arc<Self> {
-        Arc::new(Self { inner, term, clock, counted_from: OnceLock::new(), fresh: Mutex::default() })
+        Arc::new(Self { inner, term, clock, counted_from: OnceCell::new(), fresh: Mutex::default() })
     }
 
-    /// Locks are counted from the site's own time from now on, whatever becomes of this machine's clock. The first time holds.
-    pub(super) fn count_from(&self, site_time: DateTime<Utc>) {
-        let _ = self.counted_from.set((site_time, self.clock.monotonic()));
-    }
-
-    /// The site's time as far as it is known. It may lag (a machine that slept), never lead.
-    fn now(&self) -> DateTime<Utc> {
-        let Some((then, at)) = self.counted_from.get() else { return self.clock.now() };
-        TimeDelta::from_std(self.clock.monotonic().saturating_sub(*at)).map_or(*then, |passed| *then + passed)
+    /// The site's time: as it was when it was first asked for, and what has passed since by the clock that nobody sets. So a clock that
+    /// is wrong, or is set meanwhile, locks nothing for years. It may lag (a machine that slept), never lead.
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        let ask = async || match self.inner.time().await {
+            Ok(time) => Ok((time, self.clock.monotonic())),
+            Err(StoreError::Unsupported { .. }) => Ok((self.clock.now(), self.clock.monotonic())),
+            Err(error) => Err(error),
+        };
+        let (then, at) = self.counted_from.get_or_try_init(ask).await?;
+        Ok(TimeDelta::from_std(self.clock.monotonic().saturating_sub(*at)).map_or(*then, |passed| *then + passed))
     }
 
     fn fresh(&self) -> MutexGuard<'_, HashMap<String, Lock>> {
@@ -112,7 +114,7 @@ impl Store for Locking {
             // No restore needs it, and prune takes it away when it is done with.
             return self.inner.put(key, body, options).await;
         }
-        let lock = self.term.generous(self.now());
+        let lock = self.term.generous(self.now().await?);
         match self.inner.put(key, body, PutOptions { lock: Some(lock), ..options }).await {
             Ok(stored) => {
                 if lock.until < self.term.least(stored.modified).until {
@@ -234,7 +236,7 @@ impl Repository {
     /// Makes sure that everything is locked that a point of now will need. Returns how many locks were extended.
     pub(super) async fn cover(&self, cache: &Arc<ChunkCache>, relied: Relied) -> Result<u64> {
         let Some(locking) = &self.locking else { return Ok(0) };
-        let now = locking.now();
+        let now = locking.now().await?;
         let (least, generous) = (locking.term.least(now), locking.term.generous(now));
         self.check_that_locks_are_kept(&relied.data_key, &least).await?;
         let objects = self.needed(cache, relied).await?;

@@ -189,17 +189,18 @@ async fn a_site_that_answers_and_does_not_lock_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_far_behind_the_sites_makes_no_short_locks() {
+async fn a_clock_that_is_wrong_makes_neither_short_locks_nor_a_backup() {
     let site = Site::new(LockMode::Compliance).await;
     let ahead = FixedClock::shared(site.now() + TimeDelta::days(GENERATION + 1));
     let store = MemoryStore::locking("site", ahead);
     for (key, body) in objects(site.store.as_ref()).await {
         store.put(&key, body, PutOptions::default()).await.unwrap();
     }
-    // Whoever writes without asking for the time first.
+    // What is no backup, and locked all the same: by the site's time.
     let repository = site.recovery.open(store.clone(), &site.recovery.fresh_cache()).await.unwrap();
-    let error = repository.put_mark("packs/00/00", MarkState::Damaged, "a test").await.unwrap_err().to_string();
-    assert!(error.contains("clock is far behind"), "{error}");
+    let mark = repository.put_mark("packs/00/00", MarkState::Damaged, "a test").await.unwrap();
+    let until = store.lock_of(&mark).await.unwrap().unwrap().until;
+    assert_eq!(until, store.time().await.unwrap() + TimeDelta::days(i64::from(DAYS) + GENERATION));
     let error = site.recovery.backup(store, &site.recovery.fresh_cache()).await.unwrap_err().to_string();
     assert!(error.contains("differ by more than 5 minutes"), "{error}");
 }

@@ -207,11 +207,8 @@ impl Writer {
             });
         }
         let begun = Moment::now(&repository.clock);
-        // Before anything is written: what is locked by a wrong clock stays locked.
-        let site_time = site_time(&repository.store, &repository.clock).await?;
-        if let Some(locking) = &repository.locking {
-            locking.count_from(site_time);
-        }
+        // Before anything is written: points are dated by this machine's clock.
+        site_time(&repository.store, &repository.clock).await?;
         let recipient_set = repository.settled_set(recipients).await?;
         // Before the run looks at anything: the site's time of it is when the run began.
         let (data_key, data_sealing, begun_at_site) = create_data_key(&repository.store, recipients, recipient_set).await?;

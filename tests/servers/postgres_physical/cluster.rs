@@ -104,7 +104,7 @@ impl Cluster {
         self.settings.push(setting);
     }
 
-    /// Whether it came up.
+    /// Whether it came up: a primary to its end of recovery, since it answers as soon as it is consistent, and cannot be written to.
     pub fn try_start(&mut self) -> bool {
         let log = std::fs::File::create(self.path("log")).unwrap();
         let mut command = as_postgres(self.server.bin().join("postgres"));
@@ -115,14 +115,16 @@ impl Cluster {
         }
         command.process_group(0).stdout(log.try_clone().unwrap()).stderr(log);
         let mut process = command.spawn().unwrap();
+        let is_standby = self.data().join("standby.signal").exists();
         let since = Instant::now();
         loop {
             if process.try_wait().unwrap().is_some() {
                 return false;
             }
             let mut ready = Command::new(self.server.bin().join("psql"));
-            ready.args(["-XAtqw", "-d", &self.url("postgres"), "-c", "SELECT 1"]);
-            if ready.output().unwrap().status.success() {
+            ready.args(["-XAtqw", "-d", &self.url("postgres"), "-c", "SELECT pg_is_in_recovery()"]);
+            let answer = ready.output().unwrap();
+            if answer.status.success() && (is_standby || answer.stdout.starts_with(b"f")) {
                 self.process = Some(process);
                 return true;
             }
