@@ -74,7 +74,8 @@ pub use site_clock::site_time;
 pub use structure::{KeyCheck, PackCheck, StructureReport};
 pub use trash::{
     CLOCK_TOLERANCE, COMMIT_MARGIN, DoomRecord, Dooms, LEAST_GRACE, LOOK_LASTS, PackFacts, PackVerdict, RecordFacts, Removal,
-    Removed, Repacked, SPARED_RECORD_STAYS, StoredDoom, look_holds, may_commit, must_look_whole, pin_holds, was_in_time,
+    Removed, Repacked, SPARED_RECORD_STAYS, StoredDoom, look_holds, may_be_unseen, may_commit, must_look_whole, pin_holds,
+    was_in_time,
 };
 pub use workers::Workers;
 pub use writer::{ContentStream, Cutting, EntryStream, WriteSummary, Writer};

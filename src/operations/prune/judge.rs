@@ -35,8 +35,8 @@ pub(super) struct Judgement {
     packs_there: HashSet<[u8; 32]>,
     /// Keys of damaged indexes of which nothing is missing.
     pub(super) needless: Vec<String>,
-    /// Data keys that are there, and whether a pack needs each; `None` where that is not known.
-    keys_there: Option<HashMap<Id, bool>>,
+    /// Data keys that are there; `None` where nobody asked.
+    keys_there: Option<HashSet<Id>>,
     waiting: Amount,
     spared: u64,
     all: Amount,
@@ -156,7 +156,7 @@ impl Judgement {
         let remaining: HashSet<Id> =
             holding.filter(|(_, record)| !self.delete.contains_key(&record.sha256)).map(|(_, record)| record.data_key).collect();
         let stored = request.repository.stored_data_keys().await?;
-        self.keys_there = Some(stored.keys().map(|id| (*id, remaining.contains(id))).collect());
+        self.keys_there = Some(stored.keys().copied().collect());
         for (id, stored_at) in stored {
             if remaining.contains(&id) {
                 continue;
@@ -180,19 +180,20 @@ impl Judgement {
 
     /// What has become of the packs and keys of a record, by what was listed before anything was deleted: so that what this prune has
     /// deleted counts as pending, and the record stays for a later one. Until then it tells whoever meets a listing that still shows it.
-    pub(super) fn fates<'a>(&'a self, record: &'a DoomRecord) -> impl Iterator<Item = Fate> + 'a {
-        let of_pack = |pack: [u8; 32]| match &self.needed {
-            _ if !self.packs_there.contains(&pack) => Fate::Gone,
-            Some(needed) if needed.contains(&pack) => Fate::Needed,
-            _ => Fate::Pending,
+    pub(super) fn fates<'a>(
+        &'a self,
+        record: &'a DoomRecord,
+        (packs, keys): &'a (HashSet<[u8; 32]>, HashSet<Id>),
+    ) -> impl Iterator<Item = Fate> + 'a {
+        let of_pack = |pack: [u8; 32]| match self.packs_there.contains(&pack) {
+            false => Fate::Gone,
+            true if packs.contains(&pack) => Fate::Needed,
+            true => Fate::Pending,
         };
         let of_key = |key: Id| match &self.keys_there {
-            None => Fate::Pending,
-            Some(there) => match there.get(&key) {
-                None => Fate::Gone,
-                Some(true) => Fate::Needed,
-                Some(false) => Fate::Pending,
-            },
+            Some(there) if !there.contains(&key) => Fate::Gone,
+            Some(_) if keys.contains(&key) => Fate::Needed,
+            _ => Fate::Pending,
         };
         record.pack_names().map(of_pack).chain(record.key_ids().map(of_key))
     }
@@ -229,7 +230,7 @@ impl Judgement {
 pub(super) enum Fate {
     /// It was not listed.
     Gone,
-    /// It is there, and needed.
+    /// It is there, and points need it that nobody has doomed.
     Needed,
     /// It was there, and is to go or has just gone; or nobody can tell.
     Pending,

@@ -1,6 +1,6 @@
 //! What prune sees of a repository before it decides.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -12,7 +12,10 @@ use crate::{
     operations::{pins, retention},
     policy::{PointFacts, RetentionPlan, plan_retention},
     progress::{Observer, Problem, Tally},
-    repository::{Dooms, PointName, Reach, Reader, RecordFacts, RepositoryError, SPARED_RECORD_STAYS, StoredDoom},
+    repository::{
+        CLOCK_TOLERANCE, Dooms, Id, PointName, Reach, Reader, RecordFacts, RepositoryError, SPARED_RECORD_STAYS, StoredDoom,
+        may_be_unseen,
+    },
     stores::StoreError,
 };
 
@@ -31,6 +34,13 @@ pub(super) struct Look {
     points: BTreeMap<String, PointName>,
     /// Those that retention does not keep.
     remove: BTreeSet<String>,
+    /// Those that another prune at work may not have seen.
+    recent: BTreeSet<String>,
+    /// When the first of these began.
+    recent_began: Option<DateTime<Utc>>,
+    /// Of the packs and data keys that records name, or whose key one names: those that points need which no record names. A point that
+    /// one names may be gone already, for a prune of another policy, which then deletes what it needed by these very records.
+    needed_for_long: (HashSet<[u8; 32]>, HashSet<Id>),
     /// What the points that are there need; `None` where that is not known.
     pub(super) reach: Option<Reach>,
     /// A doomed point could not be followed: nothing that is doomed may go.
@@ -46,8 +56,10 @@ impl Look {
         // After the facts: a pin that came in between holds, too.
         let dooms = Dooms::since(&records, &pins::held_until(&repository.pins().await?));
         let plan = plan_retention(&facts, request.retention, now);
-        let points: BTreeMap<String, PointName> =
-            repository.point_names(None).await?.into_iter().map(|name| (name.key.clone(), name)).collect();
+        let stored = repository.stored_points(None).await?;
+        let unseen = stored.iter().filter(|(_, stored_at)| may_be_unseen(*stored_at, now));
+        let recent = unseen.map(|(name, _)| name.key.clone()).collect();
+        let points: BTreeMap<String, PointName> = stored.into_iter().map(|(name, _)| (name.key.clone(), name)).collect();
         let removed: BTreeSet<&str> = plan.removed().map(|decision| decision.id.as_str()).collect();
         let is_removed = |name: &PointName| name.policy == request.policy.name && removed.contains(name.id.as_str());
         let remove = points.values().filter(|name| is_removed(name)).map(|name| name.key.clone()).collect();
@@ -60,6 +72,9 @@ impl Look {
             plan,
             points,
             remove,
+            recent,
+            recent_began: None,
+            needed_for_long: Default::default(),
             reach: None,
             doomed_unclear: false,
         })
@@ -92,20 +107,32 @@ impl Look {
         tally.phase("follow points", None);
         let mut reach = Reach::new(reader.cache())?;
         let (doomed, kept): (Vec<_>, Vec<_>) = self.points.values().partition(|name| self.remove.contains(&name.key));
-        let mut unclear = Vec::new();
-        for name in kept {
+        // Those first that no record names.
+        let (named, mut kept): (Vec<&PointName>, Vec<_>) = kept.into_iter().partition(|name| self.dooms.point(&name.key).is_some());
+        let unnamed = kept.len();
+        kept.extend(named);
+        let (mut unclear, mut began) = (Vec::new(), Vec::new());
+        let mut for_long = self.named_and_needed(reader, &reach, unnamed == 0)?;
+        for (number, name) in kept.into_iter().enumerate() {
             tally.items(1);
-            if let Err(error) = follow(request, reader, &mut reach, name).await? {
+            let followed = follow(request, reader, &mut reach, name).await?;
+            began.push((name.key.clone(), began_at(&followed)));
+            if let Err(error) = followed {
                 tally.problem(Problem::new(
                     format!("point {}", name.id),
                     format!("what it needs cannot be told, so no pack is pruned (`farshore repair` may help; where the point is lost, shorten its retention): {error}"),
                 ));
                 unclear.push(name.id.clone());
             }
+            if number + 1 == unnamed {
+                for_long = self.named_and_needed(reader, &reach, true)?;
+            }
         }
         reach.settle();
         for name in doomed {
-            if let Err(error) = follow(request, reader, &mut reach, name).await? {
+            let followed = follow(request, reader, &mut reach, name).await?;
+            began.push((name.key.clone(), began_at(&followed)));
+            if let Err(error) = followed {
                 tracing::warn!(point = name.id, %error, "a doomed point cannot be followed: nothing that is doomed is deleted while it is there");
                 self.doomed_unclear = true;
             }
@@ -127,7 +154,28 @@ impl Look {
         if unclear.is_empty() {
             self.reach = Some(reach);
         }
+        self.needed_for_long = for_long;
+        self.recent_began = began.into_iter().filter(|(key, _)| self.recent.contains(key)).map(|(_, began)| began).min();
         Ok(())
+    }
+
+    /// What records name of that which was found to be needed so far.
+    fn named_and_needed(
+        &self,
+        reader: &Reader,
+        reach: &Reach,
+        is_due: bool,
+    ) -> Result<(HashSet<[u8; 32]>, HashSet<Id>), OperationError> {
+        let (mut packs, mut keys) = (HashSet::new(), HashSet::new());
+        if is_due && !self.records.is_empty() {
+            for (number, record) in reader.cache().packs()? {
+                if self.dooms.names(&record) && reach.needed(number).is_some() {
+                    packs.insert(record.sha256);
+                    keys.insert(record.data_key);
+                }
+            }
+        }
+        Ok((packs, keys))
     }
 
     /// When the next of what is doomed matures.
@@ -152,11 +200,12 @@ impl Look {
                 return false;
             }
             let is_kept = |point: &String| !self.remove.contains(point);
-            let fates = || judgement.fates(record);
+            let fates = || judgement.fates(record, &self.needed_for_long);
             RecordFacts {
                 matures_at: stored.matures_at(),
                 pending: !points().all(is_kept) || fates().any(|fate| fate == Fate::Pending),
                 spared: points().any(is_kept) || fates().any(|fate| fate == Fate::Needed),
+                late: self.recent_began.is_some_and(|began| began <= stored.stored_at + CLOCK_TOLERANCE),
             }
             .is_done(self.now)
         };
@@ -164,26 +213,31 @@ impl Look {
     }
 }
 
-/// Follows one point. The inner error says that it cannot be followed.
+/// When the run began that made a point; long ago, where nobody can tell.
+fn began_at(followed: &Result<DateTime<Utc>, RepositoryError>) -> DateTime<Utc> {
+    followed.as_ref().copied().unwrap_or(DateTime::<Utc>::MIN_UTC)
+}
+
+/// Follows one point; returns when its run began. The inner error says that it cannot be followed.
 async fn follow(
     request: &PruneRequest<'_>,
     reader: &Reader,
     reach: &mut Reach,
     name: &PointName,
-) -> Result<Result<(), RepositoryError>, OperationError> {
+) -> Result<Result<DateTime<Utc>, RepositoryError>, OperationError> {
     let repository = request.repository;
     let followed = async {
         let point = repository.point(name).await?;
         for snapshot in &point.snapshots {
             reach.follow(reader, snapshot).await?;
         }
-        Ok::<_, RepositoryError>(())
+        Ok::<_, RepositoryError>(point.started_at)
     };
     match followed.await {
-        Ok(()) => Ok(Ok(())),
+        Ok(began) => Ok(Ok(began)),
         Err(error) if error.is_damage() => match repository.store().stat(&name.key).await {
             // Another prune deleted it since it was listed.
-            Err(StoreError::NotFound { .. }) => Ok(Ok(())),
+            Err(StoreError::NotFound { .. }) => Ok(Ok(DateTime::<Utc>::MAX_UTC)),
             _ => Ok(Err(error)),
         },
         Err(error) => Err(error.into()),

@@ -18,7 +18,7 @@ mod repack;
 
 pub use protocol::{
     CLOCK_TOLERANCE, COMMIT_MARGIN, LEAST_GRACE, LOOK_LASTS, PackFacts, PackVerdict, RecordFacts, SPARED_RECORD_STAYS, look_holds,
-    may_commit, must_look_whole, pin_holds, was_in_time,
+    may_be_unseen, may_commit, must_look_whole, pin_holds, was_in_time,
 };
 pub use record::{DoomRecord, Dooms, StoredDoom};
 pub use remove::{Removal, Removed};

@@ -107,12 +107,21 @@ pub struct RecordFacts {
     pub pending: bool,
     /// Something that it names is there and needed again.
     pub spared: bool,
+    /// A point is there that came lately ([`may_be_unseen`]), of a run that began before the site had the record: only such a one can
+    /// need anew what is named (its machine slept in its commit, for days), and a prune that looked before it came may be at work.
+    pub late: bool,
+}
+
+/// Whether a prune may be at work that looked before a point came which the site stored then, at the site's time `now`.
+pub fn may_be_unseen(stored: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    now - stored < LOOK_LASTS + COMMIT_MARGIN + CLOCK_TOLERANCE
 }
 
 impl RecordFacts {
     /// Whether nobody needs the record any more, at the site's time `now`.
     pub fn is_done(&self, now: DateTime<Utc>) -> bool {
-        self.matures_at <= now && !self.pending && (!self.spared || now - self.matures_at > SPARED_RECORD_STAYS)
+        let may_go = !self.spared || (!self.late && now - self.matures_at > SPARED_RECORD_STAYS);
+        self.matures_at <= now && !self.pending && may_go
     }
 }
 

@@ -3,8 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use farshore::{
+    clock::Clock,
     operations::OperationError,
+    policy::Retention,
     report::BackupReport,
+    repository::DoomRecord,
     stores::{MemoryStore, SharedStore, Store},
 };
 use tokio::sync::Notify;
@@ -83,5 +86,34 @@ async fn a_backup_that_outlives_the_grace_makes_no_point_with_a_hole() {
         recovery.backup(site.clone(), &recovery.fresh_cache()).await.unwrap();
         let restored = recovery.restore(site, &recovery.fresh_cache(), "latest").await.unwrap();
         assert!(restored == objects(recovery.source.as_ref()).await, "{pauses:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_stays_as_long_as_only_points_need_what_it_names_that_another_policy_has_doomed() {
+    for is_doomed in [true, false] {
+        let mut recovery = Recovery::new(true);
+        recovery.retention = Retention { keep_within: Duration::ZERO, keep_last: 1, keep_verified: 1, ..Retention::default() };
+        let store: SharedStore = MemoryStore::with_clock("site", recovery.clock.clone());
+        recovery.init(&store).await;
+        recovery.put("object", noise(50_000, 1)).await;
+        recovery.backup(store.clone(), &recovery.fresh_cache()).await.unwrap();
+        // An old record of a pack that was needed again: what a point adopted before it was doomed.
+        let repository = recovery.open(store.clone(), &recovery.fresh_cache()).await.unwrap();
+        let all = objects(store.as_ref()).await;
+        let packs = all.keys().filter_map(|key| Some(key.strip_prefix("packs/")?.rsplit_once('/')?.1.to_owned())).collect();
+        let at = recovery.clock.now();
+        let record = DoomRecord { policy: "p".to_owned(), at, grace_seconds: 3600, packs, ..DoomRecord::default() };
+        repository.put_doom(&record).await.unwrap();
+        let key = objects(store.as_ref()).await.into_keys().find(|key| key.starts_with("doomed/")).unwrap();
+        recovery.clock.advance(6 * 24 * HOUR);
+        if is_doomed {
+            recovery.put("object", noise(50_000, 2)).await;
+            recovery.backup(store.clone(), &recovery.fresh_cache()).await.unwrap();
+            assert_eq!(recovery.prune(store.clone(), &recovery.fresh_cache()).await.unwrap().points_doomed, 1);
+        }
+        // A prune of the first policy may be at work, which deletes the point, and then by this very record what it needed.
+        recovery.beside("q").prune(store.clone(), &recovery.fresh_cache()).await.unwrap();
+        assert_eq!(objects(store.as_ref()).await.contains_key(&key), is_doomed);
     }
 }

@@ -14,8 +14,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use farshore::repository::{
-    COMMIT_MARGIN, LEAST_GRACE, PackFacts, PackVerdict, RecordFacts, look_holds, may_commit, must_look_whole, pin_holds,
-    was_in_time,
+    COMMIT_MARGIN, LEAST_GRACE, PackFacts, PackVerdict, RecordFacts, look_holds, may_be_unseen, may_commit, must_look_whole,
+    pin_holds, was_in_time,
 };
 
 use crate::support::soak;
@@ -77,6 +77,8 @@ struct Point {
     policy: usize,
     chunks: u8,
     stored: i64,
+    /// When its run began.
+    begun: i64,
     there: bool,
     /// Committed, and its writer has not yet to look again.
     settled: bool,
@@ -88,6 +90,7 @@ struct Point {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Record {
     policy: usize,
+    stored: i64,
     matures: i64,
     points: u64,
     packs: u64,
@@ -307,7 +310,16 @@ impl Backup {
             6 => {
                 let late = bug != Bug::NoLookBeforeCommit && !was_in_time(at(site.now), at(self.looked), self.deadline.map(at));
                 let (policy, chunks, stored) = (self.policy, self.chunks, site.now);
-                site.points.push(Point { policy, chunks, stored, there: true, settled: !late, pinned: false, promised: false });
+                site.points.push(Point {
+                    policy,
+                    chunks,
+                    stored,
+                    begun: self.begun,
+                    there: true,
+                    settled: !late,
+                    pinned: false,
+                    promised: false,
+                });
                 self.point = site.points.len() - 1;
                 self.step = if late { 7 } else { 0 };
                 return site.check();
@@ -532,7 +544,7 @@ impl Prune {
                 if self.doom != Doomed::default() {
                     let matures = site.now + self.grace;
                     let Doomed { packs, keys, points } = self.doom;
-                    site.records.push(Record { policy: self.policy, matures, points, packs, keys, there: true });
+                    site.records.push(Record { policy: self.policy, stored: site.now, matures, points, packs, keys, there: true });
                 }
                 self.step = 10;
             }
@@ -540,6 +552,10 @@ impl Prune {
                 let there = |set: u64, is_there: &dyn Fn(usize) -> bool| {
                     bits(set).filter(|number| is_there(*number)).fold(0, |set, number| set | bit(number))
                 };
+                // Points that a record names may be gone already, for a prune of another policy.
+                let named = self.records.iter().fold(0, |set, record| set | record.points);
+                let needed = self.needs(site, self.kept & !named, bug);
+                let keys_needed = bits(needed).fold(0, |set, pack| set | bit(site.packs[pack].key));
                 let done = |record: &Record| {
                     let points = there(record.points, &|point| (self.kept | self.remove) & !self.others & bit(point) != 0);
                     // As prune saw the packs: what it has deleted itself keeps the record for the next one.
@@ -553,8 +569,12 @@ impl Prune {
                     }
                     RecordFacts {
                         matures_at: at(record.matures),
-                        pending: points & self.remove != 0 || packs & !self.needed != 0 || keys & !self.keys_needed != 0,
-                        spared: points & self.kept != 0 || packs & self.needed != 0 || keys & self.keys_needed != 0,
+                        pending: points & self.remove != 0 || packs & !needed != 0 || keys & !keys_needed != 0,
+                        spared: points & self.kept != 0 || packs & needed != 0 || keys & keys_needed != 0,
+                        late: bits(self.kept | self.others | self.remove).any(|point| {
+                            let point = &site.points[point];
+                            may_be_unseen(at(point.stored), at(self.asked)) && point.begun <= record.stored
+                        }),
                     }
                     .is_done(at(self.asked))
                 };

@@ -52,11 +52,12 @@ async fn a_deletion_that_is_refused_hides_nothing_and_touches_no_other_version()
     for deleting_hides in [false, true] {
         let fake = FakeAzure::today(Rules { deleting_hides, ..Rules::default() });
         let store = fake.store("p").await;
-        put(&store, "k", "true", Some(in_an_hour())).await;
+        let lock = in_an_hour();
+        put(&store, "k", "true", Some(lock)).await;
         put(&store, "k", "over it", None).await;
         let before = fake.versions();
         let refused = store.delete_versions("k").await.unwrap_err();
-        assert!(matches!(refused, StoreError::Locked { until, .. } if until == in_an_hour().until), "{refused}");
+        assert!(matches!(refused, StoreError::Locked { until, .. } if until == lock.until), "{refused}");
         assert_eq!(fake.versions(), before);
         assert!(!fake.asked().iter().any(|request| request.starts_with("DELETE")), "{:?}", fake.asked());
     }
