@@ -75,7 +75,8 @@ pub fn bound(name: &str, input_bytes: usize) -> usize {
         // scrypt takes what WORK allows, and age's measurement of this machine, which comes first, 1 MiB.
         "identity" => (1 << 20) + (1 << (10 + WORK)) + 256 * input_bytes,
         "wrap" | "set" | "objects" | "point" | "record" | "evidence" | "attributes" | "entries" | "list" => {
-            (1 << 20) + 256 * input_bytes
+            // serde makes room for 1 MiB ahead of a list, however long that says it is; the rest of a value comes beside it.
+            (1 << 20) + (4 << 10) + 256 * input_bytes
         }
         // The text is parsed into a document with places, checked against a schema, and told about with every problem.
         "policy" => (8 << 20) + 4096 * input_bytes,
