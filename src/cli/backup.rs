@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use super::{
     CliError, Context, assemble,
     place::{self, PlaceArgs},
+    sites,
 };
 use crate::{
     clock::SystemClock,
@@ -44,10 +45,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         }
         (asked, most) => asked.or(most),
     };
-    let sites: Vec<String> = match &args.site {
-        Some(name) => vec![place::choose_site(&policy, Some(name))?.name.clone()],
-        None => policy.sites.iter().map(|site| site.name.clone()).collect(),
-    };
+    let sites: Vec<String> = sites::meant(&policy, args.site.as_deref())?.iter().map(|site| site.name.clone()).collect();
     let mut failures: Vec<(String, CliError)> = Vec::new();
     let opened = join_all(sites.iter().map(|site| open(context, &args, site))).await;
     let mut open_sites: Vec<OpenSite> = Vec::new();

@@ -1,12 +1,10 @@
 //! `farshore doctor`.
 
-use super::{CliError, Context, assemble, identity, place};
+use super::{CliError, Context, assemble, identity, place, sites};
 use crate::{
     clock::SystemClock,
-    operations::{MachineExamination, SiteExamination, examine_machine, examine_site, examine_sources},
-    policy::Encryption,
+    operations::{MachineExamination, SiteExamination, examine_machine, examine_site, examine_sources, expected_of},
     report::{DoctorReport, Examined, ExitCode, Finding},
-    repository::Expected,
     sources::Examination,
 };
 
@@ -32,19 +30,12 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     if identities.is_empty() {
         identities = place::agent_identity(&policy)?;
     }
-    let expected = match &policy.encryption {
-        Encryption::Recipients(_) => Expected::Encrypted,
-        Encryption::None => Expected::Unencrypted,
-    };
+    let expected = expected_of(&policy.encryption);
     let examination = Examination { clock: clock.clone(), scratch_drills: policy.drill.server.is_none() };
     context.terminal.observer().phase("sources", None);
     let mut examined = examine_sources(&assemble::sources(&policy, &clock).await?, &examination).await;
-    let sites = match &args.site {
-        Some(name) => vec![place::choose_site(&policy, Some(name))?],
-        None => policy.sites.iter().collect(),
-    };
     let mut point_bytes = None;
-    for site in sites {
+    for site in sites::meant(&policy, args.site.as_deref())? {
         context.terminal.observer().phase(&format!("site {}", site.name), None);
         let store = match assemble::store(&site.store, false, &clock).await {
             Ok(store) => store,

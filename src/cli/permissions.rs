@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{CliError, Context, place};
+use super::{CliError, Context, place, sites};
 use crate::{
     policy::{SitePolicy, StorePolicy},
     report::ExitCode,
@@ -55,11 +55,7 @@ pub(super) fn text(permissions: &[Permissions]) -> String {
 
 pub(super) fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
     let policy = place::load_policy(&args.policy)?;
-    let sites: Vec<&SitePolicy> = match &args.site {
-        Some(name) => vec![place::choose_site(&policy, Some(name))?],
-        None => policy.sites.iter().collect(),
-    };
-    let all: Vec<Permissions> = sites.iter().flat_map(|site| of(site)).collect();
+    let all: Vec<Permissions> = sites::meant(&policy, args.site.as_deref())?.into_iter().flat_map(of).collect();
     if all.is_empty() {
         return Err(CliError::Usage(
             "no site of this policy is a bucket or a container: at a directory the file system's owner and mode decide who may write and delete"

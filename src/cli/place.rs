@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{CliError, assemble, identity};
 use crate::{
     clock::{SharedClock, SystemClock},
+    operations::expected_of,
     policy::{Encryption, Policy, SitePolicy},
     repository::{Expected, Identities, LockTerm, Repository},
     stores::{Location, SharedStore},
@@ -88,8 +89,7 @@ impl Place {
     /// What is known of the repository from others than its site: the policy decides; without one, whether there is an identity.
     pub(super) fn expected(&self) -> Expected {
         match self.policy.as_ref().map(|policy| &policy.encryption) {
-            Some(Encryption::Recipients(_)) => Expected::Encrypted,
-            Some(Encryption::None) => Expected::Unencrypted,
+            Some(encryption) => expected_of(encryption),
             None if self.identities.is_empty() => Expected::Unknown,
             None => Expected::Encrypted,
         }

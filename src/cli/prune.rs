@@ -34,10 +34,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         let place_args = PlaceArgs { site: Some(site.name.clone()), identity: Vec::new(), first_versions: false };
         done.take(context, one(context, &args, place_args, identities.clone()).await, PruneReport::exit_code);
     }
-    if !done.reports.is_empty() {
-        context.print(&done.reports, |look| done.reports.iter().map(|report| report.text(look)).collect())?;
-    }
-    Ok(done.exit_code())
+    done.finish(context, PruneReport::text)
 }
 
 async fn one(context: &Context, args: &Args, place_args: PlaceArgs, identities: Identities) -> Result<PruneReport, CliError> {

@@ -18,7 +18,7 @@ use crate::{
         files::FilesTarget,
         postgres::{
             PostgresConfig, PostgresTarget, TargetOptions,
-            physical::{PhysicalTarget, PhysicalTargetOptions, facts::METHOD},
+            physical::{PhysicalTarget, PhysicalTargetOptions, facts::is_physical},
         },
     },
     stores::Location,
@@ -60,10 +60,6 @@ pub(super) struct Args {
 fn tablespace(text: &str) -> Result<(String, PathBuf), String> {
     let (name, directory) = text.split_once('=').ok_or("should be NAME=DIR")?;
     Ok((name.to_owned(), PathBuf::from(directory)))
-}
-
-fn is_physical(snapshot: &Snapshot) -> bool {
-    snapshot.facts.get("method").and_then(serde_json::Value::as_str) == Some(METHOD)
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
@@ -135,7 +131,7 @@ async fn targets(
     let (mut all, mut has_cluster) = (Vec::new(), false);
     for (name, to) in names.into_iter().zip(&args.to) {
         let snapshot = point.snapshot(&name)?;
-        has_cluster |= is_physical(snapshot);
+        has_cluster |= is_physical(&snapshot.facts);
         all.push((name, target(args, snapshot, to, policy, clock).await?));
     }
     if !has_cluster && !args.tablespace.is_empty() {
@@ -158,16 +154,16 @@ async fn target(
         |what: &str| CliError::Usage(format!("source {name} is of kind {}: --to must be {what}, not {to:?}", snapshot.kind));
     let is_database = to.starts_with("postgres://") || to.starts_with("postgresql://");
     match snapshot.kind.as_str() {
-        "postgres" if is_database && !is_physical(snapshot) => {
+        "postgres" if is_database && !is_physical(&snapshot.facts) => {
             let config = PostgresConfig::parse(to, None).map_err(|error| CliError::Usage(error.to_string()))?;
             let options = TargetOptions { bin_directory: args.bin_directory.clone(), ..TargetOptions::default() };
             Ok(Arc::new(PostgresTarget::new(config, options)))
         }
-        "postgres" if is_physical(snapshot) && !to.contains("://") => Ok(Arc::new(PhysicalTarget::new(
+        "postgres" if is_physical(&snapshot.facts) && !to.contains("://") => Ok(Arc::new(PhysicalTarget::new(
             to,
             PhysicalTargetOptions { tablespaces: args.tablespace.clone(), is_isolated: false },
         ))),
-        "postgres" if is_physical(snapshot) => Err(wrong("a directory, since it is of a whole cluster")),
+        "postgres" if is_physical(&snapshot.facts) => Err(wrong("a directory, since it is of a whole cluster")),
         "postgres" => Err(wrong("postgres://user@host/database")),
         _ if is_database => Err(wrong("a directory or bucket")),
         "bucket" => {

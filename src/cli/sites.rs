@@ -1,9 +1,11 @@
 //! A command that goes through the sites of a policy, one after another.
 
+use serde::Serialize;
+
 use super::{CliError, Context, place};
 use crate::{
     policy::{Policy, SitePolicy},
-    report::ExitCode,
+    report::{ExitCode, Look},
 };
 
 /// The sites that are meant: the one that is named, else all of the policy.
@@ -16,7 +18,7 @@ pub(super) fn meant<'a>(policy: &'a Policy, name: Option<&str>) -> Result<Vec<&'
 
 /// What became of the sites so far. One that is down does not keep the others from their turn.
 pub(super) struct Sites<R> {
-    pub(super) reports: Vec<R>,
+    reports: Vec<R>,
     code: ExitCode,
 }
 
@@ -39,8 +41,14 @@ impl<R> Sites<R> {
         }
     }
 
-    /// The worst of all.
-    pub(super) fn exit_code(&self) -> ExitCode {
-        self.code
+    /// Prints the reports, if there are any; the worst code of all.
+    pub(super) fn finish(self, context: &Context, text: impl Fn(&R, Look) -> String) -> Result<ExitCode, CliError>
+    where
+        R: Serialize,
+    {
+        if !self.reports.is_empty() {
+            context.print(&self.reports, |look| self.reports.iter().map(|report| text(report, look)).collect())?;
+        }
+        Ok(self.code)
     }
 }

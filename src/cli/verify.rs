@@ -71,10 +71,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         let outcome = one(context, words.policy.as_deref(), &place_args, identities.clone(), level).await;
         done.take(context, outcome, VerifyReport::exit_code);
     }
-    if !done.reports.is_empty() {
-        context.print(&done.reports, |look| done.reports.iter().map(|report| report.text(look)).collect())?;
-    }
-    Ok(done.exit_code())
+    done.finish(context, VerifyReport::text)
 }
 
 async fn one(

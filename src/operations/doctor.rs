@@ -2,7 +2,7 @@
 //!
 //! At a site it writes a few tiny objects below `probe/` and removes them where it may; everything else only looks.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use futures_util::future::join_all;
 
@@ -11,8 +11,11 @@ use crate::{
     clock::SharedClock,
     policy::{DrillPolicy, Limits},
     report::{Examined, Finding, bytes},
-    repository::{CLOCK_TOLERANCE, Expected, Identities, LockTerm, Recipients, Repository, examine_store},
-    sources::Examination,
+    repository::{Expected, Identities, LockTerm, Recipients, Repository, examine_store, site_time},
+    sources::{
+        Examination,
+        files::{free_bytes, nearest_existing},
+    },
     stores::SharedStore,
 };
 
@@ -83,23 +86,7 @@ pub async fn examine_site(site: &SiteExamination<'_>, policy: &str, clock: &Shar
             }
         }
     }
-    findings.push(match site.store.time().await {
-        Ok(time) => {
-            let ahead = time - clock.now();
-            match ahead.abs() > CLOCK_TOLERANCE {
-                true => Finding::wrong(
-                    "clock",
-                    format!(
-                        "the site's differs from this machine's by {} s: prune refuses, and locks are too short or too long",
-                        ahead.num_seconds()
-                    ),
-                    "set this machine's clock, and keep it right with chrony or systemd-timesyncd",
-                ),
-                false => Finding::sound("clock", "as this machine's"),
-            }
-        }
-        Err(error) => Finding::failed("clock", error),
-    });
+    findings.push(Finding::of("clock", site_time(&site.store, clock).await, |_| "as this machine's".to_owned()));
     if site.writes {
         match examine_store(&site.store, site.lock).await {
             Ok(found) => findings.extend(found.into_iter().map(|line| match line.split_once(": ") {
@@ -156,15 +143,10 @@ pub fn examine_machine(machine: &MachineExamination<'_>) -> Examined {
 
 /// Whether files can be made in a directory, or in the nearest one above it that there is, and that so many bytes are free.
 fn room(name: &str, directory: &Path, needed: u64, otherwise: &str, mend: &str) -> Finding {
-    let mut place = directory.to_owned();
-    while !place.exists() {
-        place = place.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned);
-    }
-    let tried = tempfile::tempfile_in(&place).and_then(|_| Ok(rustix::fs::statvfs(&place)?));
+    let tried = tempfile::tempfile_in(nearest_existing(directory)).and_then(|_| free_bytes(directory));
     match tried {
         Err(error) => Finding::note(name, format!("{}: {error}: {otherwise}", directory.display()), mend),
-        Ok(found) => {
-            let free = found.f_bavail.saturating_mul(found.f_frsize);
+        Ok(free) => {
             let said = format!("{}, {} free, {} wanted", directory.display(), bytes(free), bytes(needed));
             if free < needed { Finding::note(name, format!("{said}: {otherwise}"), mend) } else { Finding::sound(name, said) }
         }

@@ -5,7 +5,18 @@ use std::collections::{BTreeSet, HashSet};
 use futures_util::TryStreamExt;
 
 use super::OperationError;
-use crate::repository::{Id, Point, Reader, Repository, RepositoryError};
+use crate::{
+    policy::Encryption,
+    repository::{Expected, Id, Point, Reader, Repository, RepositoryError},
+};
+
+/// What a policy says of a repository before it is opened.
+pub fn expected_of(encryption: &Encryption) -> Expected {
+    match encryption {
+        Encryption::Recipients(_) => Expected::Encrypted,
+        Encryption::None => Expected::Unencrypted,
+    }
+}
 
 /// What it takes to open a point.
 #[derive(Debug)]

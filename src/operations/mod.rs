@@ -31,7 +31,7 @@ pub use doctor::{MachineExamination, SiteExamination, examine_machine, examine_s
 pub use drill::{DrillRequest, Drilled, drill};
 pub use error::OperationError;
 pub use history::{Reading, Record, records, select_point, verified_points};
-pub use keys::{PointKeys, check_point_keys, open_point};
+pub use keys::{PointKeys, check_point_keys, expected_of, open_point};
 pub use phases::Phases;
 pub use pins::{PinRequest, PinSummary, pin, pinned};
 pub use prune::{PruneRequest, UndeleteRequest, prune, undelete};

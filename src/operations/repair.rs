@@ -71,10 +71,11 @@ pub async fn repair(request: RepairRequest<'_>) -> Result<RepairReport, Operatio
     for check in unusable.iter().filter(|check| !request.dry_run && marks.damage(&check.key).is_none()) {
         repository.put_mark(&check.key, MarkState::Damaged, &check.detail).await?;
     }
-    repository.forget_indexes(unusable.iter().map(|check| check.key.as_str())).await?;
     let open = async || Reader::open(repository, Arc::clone(&request.workers), request.budget.clone()).await;
     let (rebuilt, reader) = if request.dry_run {
-        // What would be known is known as long as the reader holds the local index.
+        // Whoever opens the local index forgets what a mark names; here there may be none. What would be known is known as long as the
+        // reader holds it.
+        repository.forget_indexes(unusable.iter().map(|check| check.key.as_str())).await?;
         let reader = open().await?;
         (repository.rebuild_indexes(false).await?, reader)
     } else {

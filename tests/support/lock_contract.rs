@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use farshore::stores::{GetOptions, Lock, LockMode, PutOptions, SharedStore, StoreError, read_all};
+use farshore::stores::{GetOptions, Lock, LockMode, PutOptions, SharedStore, Store, StoreError, read_all};
 
 use super::store_contract::Fresh;
 
@@ -185,4 +185,25 @@ pub async fn a_store_without_locks_refuses_them(store: &SharedStore) {
     assert_eq!(store.lock_of("k").await.unwrap(), None);
     store.delete_versions("k").await.unwrap();
     assert!(matches!(store.stat("k").await.unwrap_err(), StoreError::NotFound { .. }));
+}
+
+/// A store shows the objects `k0` to `k6`, each with the four bytes that were stored first, however many a listing gives at once.
+pub async fn shows_seven_true(first: &dyn Store) {
+    for limit in [1, 3, 100] {
+        let mut keys: Vec<String> = Vec::new();
+        loop {
+            let page = first.list("", keys.last().map(String::as_str), limit).await.unwrap();
+            assert!(page.objects.len() <= limit && page.objects.iter().all(|object| object.size == 4), "{:?}", page.objects);
+            keys.extend(page.objects.into_iter().map(|object| object.key));
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(keys, (0..7).map(|number| format!("k{number}")).collect::<Vec<_>>());
+    }
+    for number in 0..7 {
+        let key = format!("k{number}");
+        assert_eq!(read_all(first, &key, GetOptions::default(), 100).await.unwrap(), "true");
+        assert_eq!(first.stat(&key).await.unwrap().size, 4);
+    }
 }

@@ -141,10 +141,7 @@ async fn change(
             _ => ExitCode::Success,
         });
     }
-    if !all.reports.is_empty() {
-        context.print(&all.reports, |look| all.reports.iter().map(|report| text(report, look)).collect())?;
-    }
-    Ok(all.exit_code())
+    all.finish(context, text)
 }
 
 /// Refuses to remove who is no recipient: a key that was mistyped would otherwise go on opening everything, and the answer would be

@@ -13,20 +13,20 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     clock::SharedClock,
-    policy::{Encryption, Policy},
+    policy::Policy,
     progress::{Observer, SharedObserver, Tally},
     report::{
         Agent, Check, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, Isolation, RestoredSource, RpoFigures, RtoFigures,
         TrendEntry, Verdict, rto_seconds,
     },
-    repository::{Budget, Expected, Identities, Point, Reader, Repository, Workers},
+    repository::{Budget, Identities, Point, Reader, Repository, Workers},
     sources::postgres::PostgresConfig,
     stores::SharedStore,
 };
 
 use super::{
     OperationError, Phases, RestoreRequest, history,
-    keys::{check_point_keys, open_point},
+    keys::{check_point_keys, expected_of, open_point},
     restore::rebuild_all,
 };
 
@@ -106,10 +106,7 @@ pub async fn drill(request: DrillRequest<'_>) -> Result<Drilled, OperationError>
     };
     let mut scratch = scratch::Scratch::make(&request.policy.drill.directory)?;
     let cache = scratch.path().join("cache");
-    let expected = match request.policy.encryption {
-        Encryption::Recipients(_) => Expected::Encrypted,
-        Encryption::None => Expected::Unencrypted,
-    };
+    let expected = expected_of(&request.policy.encryption);
     let opened = Repository::open(request.store.clone(), Arc::clone(&request.clock), request.identities, expected, &cache);
     let repository = progress.phases.time("obtain keys", opened).await?;
     let outcome = run(&request, &repository, &mut scratch, &mut progress, &observer).await;

@@ -20,7 +20,7 @@ use crate::{
         files::FilesTarget,
         postgres::{
             PostgresConfig, PostgresTarget, ScratchCluster, TargetOptions,
-            physical::{PhysicalScratch, facts::METHOD},
+            physical::{PhysicalScratch, facts::is_physical},
         },
     },
     stores::SharedStore,
@@ -72,7 +72,7 @@ impl Scratch {
             let name = &snapshot.source;
             let failed = |error: SourceError| OperationError::rebuilding(name, error);
             let (target, means): (Arc<dyn Rebuild>, String) = match snapshot.kind.as_str() {
-                "postgres" if is_physical(snapshot) => {
+                "postgres" if is_physical(&snapshot.facts) => {
                     let (target, config) = PhysicalScratch::make(
                         &self.path().join("clusters").join(name),
                         request.bin_directory.clone(),
@@ -204,10 +204,6 @@ impl Drop for Scratch {
         }
         tracing::warn!(directory = %self.directory.display(), "could not be removed after the drill; remove it by hand");
     }
-}
-
-fn is_physical(snapshot: &Snapshot) -> bool {
-    snapshot.facts.get("method").and_then(serde_json::Value::as_str) == Some(METHOD)
 }
 
 /// Major version of the captured server; a scratch cluster must be at least as new.

@@ -107,31 +107,35 @@ impl Look {
         tally.phase("follow points", None);
         let mut reach = Reach::new(reader.cache())?;
         let (doomed, kept): (Vec<_>, Vec<_>) = self.points.values().partition(|name| self.remove.contains(&name.key));
-        // Those first that no record names.
-        let (named, mut kept): (Vec<&PointName>, Vec<_>) = kept.into_iter().partition(|name| self.dooms.point(&name.key).is_some());
-        let unnamed = kept.len();
-        kept.extend(named);
-        let (mut unclear, mut began) = (Vec::new(), Vec::new());
-        let mut for_long = self.named_and_needed(reader, &reach, unnamed == 0)?;
-        for (number, name) in kept.into_iter().enumerate() {
-            tally.items(1);
-            let followed = follow(request, reader, &mut reach, name).await?;
-            began.push((name.key.clone(), began_at(&followed)));
-            if let Err(error) = followed {
-                tally.problem(Problem::new(
-                    format!("point {}", name.id),
-                    format!("what it needs cannot be told, so no pack is pruned (`farshore repair` may help; where the point is lost, shorten its retention): {error}"),
-                ));
-                unclear.push(name.id.clone());
+        let (named, unnamed): (Vec<_>, Vec<_>) = kept.into_iter().partition(|name| self.dooms.point(&name.key).is_some());
+        let (mut is_clear, mut recent_began) = (true, None);
+        let mut note = |name: &PointName, began: DateTime<Utc>| {
+            if self.recent.contains(&name.key) {
+                recent_began = Some(recent_began.map_or(began, |first: DateTime<Utc>| first.min(began)));
             }
-            if number + 1 == unnamed {
-                for_long = self.named_and_needed(reader, &reach, true)?;
+        };
+        let mut needed_for_long = None;
+        for group in [unnamed, named] {
+            for name in group {
+                tally.items(1);
+                let followed = follow(request, reader, &mut reach, name).await?;
+                note(name, began_at(&followed));
+                if let Err(error) = followed {
+                    tally.problem(Problem::new(
+                        format!("point {}", name.id),
+                        format!("what it needs cannot be told, so no pack is pruned (`farshore repair` may help; where the point is lost, shorten its retention): {error}"),
+                    ));
+                    is_clear = false;
+                }
+            }
+            if needed_for_long.is_none() {
+                needed_for_long = Some(self.named_and_needed(reader, &reach)?);
             }
         }
         reach.settle();
         for name in doomed {
             let followed = follow(request, reader, &mut reach, name).await?;
-            began.push((name.key.clone(), began_at(&followed)));
+            note(name, began_at(&followed));
             if let Err(error) = followed {
                 tracing::warn!(point = name.id, %error, "a doomed point cannot be followed: nothing that is doomed is deleted while it is there");
                 self.doomed_unclear = true;
@@ -151,23 +155,18 @@ impl Look {
                 tally.problem(Problem::new(&stored.key, format!("is damaged, and nothing is deleted for its sake: {detail}")));
             }
         }
-        if unclear.is_empty() {
+        if is_clear {
             self.reach = Some(reach);
         }
-        self.needed_for_long = for_long;
-        self.recent_began = began.into_iter().filter(|(key, _)| self.recent.contains(key)).map(|(_, began)| began).min();
+        self.needed_for_long = needed_for_long.unwrap_or_default();
+        self.recent_began = recent_began;
         Ok(())
     }
 
     /// What records name of that which was found to be needed so far.
-    fn named_and_needed(
-        &self,
-        reader: &Reader,
-        reach: &Reach,
-        is_due: bool,
-    ) -> Result<(HashSet<[u8; 32]>, HashSet<Id>), OperationError> {
+    fn named_and_needed(&self, reader: &Reader, reach: &Reach) -> Result<(HashSet<[u8; 32]>, HashSet<Id>), OperationError> {
         let (mut packs, mut keys) = (HashSet::new(), HashSet::new());
-        if is_due && !self.records.is_empty() {
+        if !self.records.is_empty() {
             for (number, record) in reader.cache().packs()? {
                 if self.dooms.names(&record) && reach.needed(number).is_some() {
                     packs.insert(record.sha256);

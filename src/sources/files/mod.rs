@@ -23,6 +23,7 @@ mod owners;
 mod place;
 mod read;
 mod rebuild;
+mod room;
 mod sparse;
 mod tree;
 mod walk;
@@ -33,6 +34,7 @@ use std::path::PathBuf;
 pub use attributes::{FileAttributes, Instant};
 pub use capture::FilesSource;
 pub use rebuild::FilesTarget;
+pub use room::{free_bytes, nearest_existing};
 
 /// Which files are captured.
 #[derive(Debug, Clone, Default)]

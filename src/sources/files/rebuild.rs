@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -15,6 +15,7 @@ use super::{
     DIRECTORY, FILE, FileAttributes, HARDLINK, finish,
     place::Placing,
     read::blocking,
+    room::free_bytes,
     tree::Tree,
     write::{Progress, Writing, is_there, link},
 };
@@ -102,16 +103,7 @@ impl FilesTarget {
     /// Bytes that are free where the target is or will be.
     async fn free_bytes(&self) -> Result<u64, SourceError> {
         let directory = self.directory.clone();
-        blocking(move || {
-            let mut place: &Path = &directory;
-            while !place.exists() {
-                place = place.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            }
-            let found = rustix::fs::statvfs(place)?;
-            Ok(found.f_bavail.saturating_mul(found.f_frsize))
-        })
-        .await
-        .map_err(SourceError::io(self.shown()))
+        blocking(move || free_bytes(&directory)).await.map_err(SourceError::io(self.shown()))
     }
 
     async fn deliver(&self, context: &RebuildContext<'_>, state: &mut State) -> Result<(), SourceError> {

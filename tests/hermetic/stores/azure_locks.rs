@@ -12,6 +12,7 @@ use farshore::{
 
 use crate::support::{
     fake_azure::{FakeAzure, Rules},
+    lock_contract::shows_seven_true,
     recovery::{Recovery, noise, objects, patient},
     store_contract::Fresh,
 };
@@ -192,23 +193,7 @@ async fn first_versions_show_what_deletion_and_overwriting_hide() {
         store.delete(&format!("k{number}")).await.unwrap();
     }
     put(&store, "k6", "after the deletion", None).await;
-    for limit in [1, 3, 100] {
-        let mut keys: Vec<String> = Vec::new();
-        loop {
-            let page = first.list("", keys.last().map(String::as_str), limit).await.unwrap();
-            assert!(page.objects.len() <= limit && page.objects.iter().all(|object| object.size == 4), "{:?}", page.objects);
-            keys.extend(page.objects.into_iter().map(|object| object.key));
-            if !page.more {
-                break;
-            }
-        }
-        assert_eq!(keys, (0..7).map(|number| format!("k{number}")).collect::<Vec<_>>());
-    }
-    for number in 0..7 {
-        let key = format!("k{number}");
-        assert_eq!(read_all(&first, &key, GetOptions::default(), 100).await.unwrap(), "true");
-        assert_eq!(first.stat(&key).await.unwrap().size, 4);
-    }
+    shows_seven_true(&first).await;
     assert!(matches!(first.stat("k").await.unwrap_err(), StoreError::NotFound { .. }));
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
 use farshore::stores::{GetOptions, Lock, LockMode, PutOptions, S3Config, S3Store, Store, StoreError, read_all};
 
-use crate::support::{server, store_contract::Fresh};
+use crate::support::{lock_contract::shows_seven_true, server, store_contract::Fresh};
 
 fn config() -> S3Config {
     S3Config {
@@ -65,23 +65,7 @@ async fn first_versions_show_what_markers_and_overwriting_hide() {
         store.delete(&format!("k{number}")).await.unwrap();
     }
     put("k6", "after the marker").await;
-    for limit in [1, 3, 100] {
-        let mut keys: Vec<String> = Vec::new();
-        loop {
-            let page = first.list("", keys.last().map(String::as_str), limit).await.unwrap();
-            assert!(page.objects.iter().all(|object| object.size == 4), "{:?}", page.objects);
-            keys.extend(page.objects.into_iter().map(|object| object.key));
-            if !page.more {
-                break;
-            }
-        }
-        assert_eq!(keys, (0..7).map(|number| format!("k{number}")).collect::<Vec<_>>());
-    }
-    for number in 0..7 {
-        let key = format!("k{number}");
-        assert_eq!(read_all(&first, &key, GetOptions::default(), 100).await.unwrap(), "true");
-        assert_eq!(first.stat(&key).await.unwrap().size, 4);
-    }
+    shows_seven_true(&first).await;
     assert!(matches!(first.stat("k").await.unwrap_err(), StoreError::NotFound { .. }));
 }
 

@@ -4,8 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sources::SourceError;
+
 /// The word that tells these facts from a logical snapshot's.
 pub const METHOD: &str = "physical";
+
+/// Whether the facts of a snapshot of kind `postgres` are a cluster's.
+pub fn is_physical(facts: &serde_json::Value) -> bool {
+    facts.get("method").and_then(serde_json::Value::as_str) == Some(METHOD)
+}
 
 /// The facts of a physical snapshot. Of bounded size, without secrets.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -62,6 +69,17 @@ pub struct PhysicalFacts {
     pub bytes: u64,
     /// Files that were gone when they were to be read: replay does without them.
     pub vanished: u64,
+}
+
+impl PhysicalFacts {
+    /// Reads the facts of a snapshot.
+    ///
+    /// # Errors
+    /// [`SourceError::Malformed`].
+    pub fn read(facts: &serde_json::Value) -> Result<Self, SourceError> {
+        serde_json::from_value(facts.clone())
+            .map_err(|error| SourceError::Malformed { subject: "the snapshot's facts".to_owned(), detail: error.to_string() })
+    }
 }
 
 /// A tablespace that lies outside of the data directory.

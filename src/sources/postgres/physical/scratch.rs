@@ -55,7 +55,7 @@ impl PhysicalScratch {
         bin_directory: Option<PathBuf>,
         facts: &serde_json::Value,
     ) -> Result<(Self, PostgresConfig), SourceError> {
-        let facts = read(facts)?;
+        let facts = PhysicalFacts::read(facts)?;
         let place = ScratchPlace::make(directory)?;
         let config = PostgresConfig::parse(&place.url(&facts.superuser, &facts.database), None)?;
         let beside = place.directory().join("tablespaces");
@@ -71,11 +71,6 @@ impl PhysicalScratch {
     }
 }
 
-fn read(facts: &serde_json::Value) -> Result<PhysicalFacts, SourceError> {
-    serde_json::from_value(facts.clone())
-        .map_err(|error| SourceError::Malformed { subject: "the snapshot's facts".to_owned(), detail: error.to_string() })
-}
-
 #[async_trait]
 impl Rebuild for PhysicalScratch {
     fn describe(&self) -> String {
@@ -87,7 +82,7 @@ impl Rebuild for PhysicalScratch {
     }
 
     async fn rebuild(&self, context: RebuildContext<'_>) -> Result<Rebuilt, SourceError> {
-        let facts = read(context.facts)?;
+        let facts = PhysicalFacts::read(context.facts)?;
         let major = facts.server_version_num / 10_000;
         let server = exactly("postgres", self.bin_directory.as_deref(), major).await?;
         let (clock, observer) = (context.clock.clone(), context.observer.clone());

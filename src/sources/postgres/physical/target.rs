@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{
     CONFIG, CONTROL, DATA, LABEL, MAP, WAL,
     control::Control,
-    facts::{METHOD, PhysicalFacts, TablespaceFacts},
+    facts::{PhysicalFacts, TablespaceFacts, is_physical},
     label::write_map,
     part::{Made, Part, Selected},
 };
@@ -67,13 +67,12 @@ impl PhysicalTarget {
     }
 
     fn facts(&self, facts: &serde_json::Value) -> Result<PhysicalFacts, SourceError> {
-        if facts.get("method").and_then(serde_json::Value::as_str) != Some(METHOD) {
+        if !is_physical(facts) {
             return Err(self.unfit(
                 "the snapshot is of one database and not of a cluster: restore it into a database, --to postgres://user@host/database",
             ));
         }
-        serde_json::from_value(facts.clone())
-            .map_err(|error| SourceError::Malformed { subject: "the snapshot's facts".to_owned(), detail: error.to_string() })
+        PhysicalFacts::read(facts)
     }
 
     /// Where each tablespace goes.
