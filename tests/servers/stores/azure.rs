@@ -233,7 +233,8 @@ async fn what_breaks_on_the_way_is_unavailable_and_passes() {
 #[tokio::test]
 async fn a_server_that_never_answers_and_a_body_that_stalls_end_by_themselves() {
     let (proxy, store) = through_proxy().await;
-    store.put("k", crate::support::store_contract::noise(1 << 20, 1), PutOptions::default()).await.unwrap();
+    // More than sockets on the way hold: else all of it may have come before the fault does.
+    store.put("k", crate::support::store_contract::noise(32 << 20, 1), PutOptions::default()).await.unwrap();
     let mut body = store.get("k", GetOptions::default()).await.unwrap().body;
     proxy.set(Fault::Stall { direction: Direction::FromTarget, after_bytes: 0 }).await;
     // Both limits are a minute; side by side they cost one.
