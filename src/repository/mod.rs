@@ -82,6 +82,7 @@ pub use writer::{ContentStream, Cutting, EntryStream, WriteSummary, Writer};
 
 use crate::{
     clock::SharedClock,
+    progress::Finding,
     repository::{
         error::Result,
         format::{FORMAT, REPOSITORY_FILE},
@@ -164,8 +165,8 @@ pub struct Initialised {
     pub writes: String,
     /// See [`RepositoryFile::encryption`].
     pub encryption: String,
-    /// What was probed and found, a line each.
-    pub findings: Vec<String>,
+    /// What was probed and found.
+    pub findings: Vec<Finding>,
 }
 
 fn parse_id(place: &str, text: &str) -> Result<Id> {
@@ -230,7 +231,7 @@ impl Repository {
         let mut found = probe::probe(store, term.is_some()).await?;
         if let Some(term) = term {
             site_clock::site_time(store, clock).await?;
-            found.findings.extend(probe::probe_locks(store, term.mode).await?);
+            found.findings.push(probe::probe_locks(store, term.mode).await?);
         }
         let locked: SharedStore;
         let store = match term {
