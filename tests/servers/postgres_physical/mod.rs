@@ -5,6 +5,7 @@ mod differential;
 mod drill;
 mod failures;
 mod load;
+mod point_in_time;
 mod restore;
 mod rights;
 mod standby;

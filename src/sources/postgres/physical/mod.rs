@@ -37,14 +37,19 @@ mod page;
 mod part;
 mod read;
 mod records;
+mod recovery;
 mod scratch;
 mod select;
 mod server;
+mod start;
 mod target;
 mod wal;
 
 pub use capture::{PhysicalOptions, PostgresPhysical};
+pub use label::Lsn;
+pub use recovery::{Action, Recovery, RecoveryTarget, Timeline};
 pub use scratch::PhysicalScratch;
+pub use start::Start;
 pub use target::{PhysicalTarget, PhysicalTargetOptions};
 
 /// Where the entries of each kind lie in a snapshot.

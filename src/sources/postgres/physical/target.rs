@@ -17,6 +17,8 @@ use super::{
     facts::{PhysicalFacts, TablespaceFacts, is_physical},
     label::write_map,
     part::{Made, Part, Selected},
+    recovery::Recovery,
+    start::Start,
 };
 use crate::{
     progress::{Check, PhaseTime},
@@ -30,6 +32,10 @@ pub struct PhysicalTargetOptions {
     pub tablespaces: Vec<(String, PathBuf)>,
     /// For a server that must reach nothing else: settings that were made with `ALTER SYSTEM` stay behind.
     pub is_isolated: bool,
+    /// How far it replays the log.
+    pub recovery: Recovery,
+    /// It is started, too.
+    pub start: Option<Start>,
 }
 
 /// Rebuilds a cluster in a directory that is empty or not there.
@@ -43,12 +49,6 @@ pub struct PhysicalTarget {
 const SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
 /// Where settings of `ALTER SYSTEM` are, the last that a server reads.
 const AUTO_CONF: &str = "postgresql.auto.conf";
-/// What the restored server replays with: all that it needs lies in `pg_wal`. Targets that an earlier recovery of the captured server
-/// left behind must not stop it.
-const RECOVERY: &str = "\n# Written by farshore: the log up to the end of the backup lies in pg_wal, and there is no other.\n\
-                        restore_command = 'false'\n\
-                        recovery_target = ''\nrecovery_target_lsn = ''\nrecovery_target_name = ''\nrecovery_target_time = ''\n\
-                        recovery_target_xid = ''\nrecovery_target_timeline = 'latest'\n";
 /// Copies of configuration that lay outside of the data directory.
 const CAPTURED_CONFIG: &str = "captured-config";
 
@@ -241,9 +241,13 @@ impl Rebuild for PhysicalTarget {
             FilesTarget::new(*directory).inspect(&json!({}), false).await?;
         }
         self.owner()?;
+        if let Some(start) = &self.options.start {
+            start.check(&facts).await?;
+        }
         let found = FilesTarget::new(&self.directory).inspect(&json!({ "bytes": facts.bytes }), false).await?;
         let to = mapping.iter().map(|(one, directory)| format!("; tablespace {} to {}", one.name, directory.display()));
-        Ok(format!("PostgreSQL {}, {found}{}", facts.server_version_num / 10_000, to.collect::<String>()))
+        let until = self.options.recovery.target.words();
+        Ok(format!("PostgreSQL {}, {found}{}; replayed to {until}", facts.server_version_num / 10_000, to.collect::<String>()))
     }
 
     async fn rebuild(&self, context: RebuildContext<'_>) -> Result<Rebuilt, SourceError> {
@@ -305,7 +309,7 @@ impl Rebuild for PhysicalTarget {
                 format!("{} come back empty: nothing of them is in a physical backup", facts.unlogged_relations),
             ));
         }
-        self.write(&self.directory.join(AUTO_CONF), RECOVERY.as_bytes(), made)?;
+        self.write(&self.directory.join(AUTO_CONF), self.options.recovery.settings().as_bytes(), made)?;
         self.write(&self.directory.join("recovery.signal"), b"", made)?;
         self.write(&self.directory.join("backup_label"), label, made)?;
         if !mapping.is_empty() {
@@ -319,9 +323,12 @@ impl Rebuild for PhysicalTarget {
         if facts.checksums {
             all.checks.push(Check::equal("pages with wrong checksums at the source", 0, facts.pages_damaged));
         }
-        all.checks.push(Check::equal("system identifier", facts.system_identifier, found.unwrap_or_default()));
+        all.checks.push(Check::equal("system identifier", &facts.system_identifier, found.unwrap_or_default()));
         let seconds = context.clock.monotonic().saturating_sub(began).as_secs_f64();
         all.phases = vec![PhaseTime { name: "database transfer".to_owned(), seconds }];
+        if let Some(start) = &self.options.start {
+            start.start(&self.directory, made.owner, &facts, &self.options.recovery, &context, &mut all).await?;
+        }
         Ok(all)
     }
 }
