@@ -44,8 +44,9 @@ pub(super) struct Args {
     /// Only what lies below this path.
     #[arg(long, value_name = "PATH")]
     path: Option<String>,
-    /// The target may hold something already: what matches is kept, what differs is replaced.
-    #[arg(long)]
+    /// The target may hold something already: what matches is kept, what differs is replaced. A cluster's files are held against the point
+    /// block by block, and those that it does not have are removed.
+    #[arg(long, visible_alias = "delta")]
     into_existing: bool,
     /// Where PostgreSQL's programs are, if not where they are usually.
     #[arg(long, value_name = "DIR")]

@@ -12,6 +12,7 @@
 
 mod cache;
 mod chunk;
+mod compare;
 pub mod decoding;
 mod entry;
 mod error;
@@ -50,6 +51,7 @@ use tokio::sync::Mutex;
 
 pub use cache::{ChunkCache, PackRecord, Seen};
 pub use chunk::{ChunkId, ChunkList, ChunkRef, Class, REF_BYTES, parse_refs};
+pub use compare::Differing;
 pub use entry::EntryRecord;
 pub use error::RepositoryError;
 pub use evidence::EvidenceName;

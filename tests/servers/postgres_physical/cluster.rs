@@ -28,6 +28,8 @@ pub struct Cluster {
     directory: TempDir,
     process: Option<Child>,
     settings: Vec<String>,
+    /// A data directory that lies elsewhere.
+    elsewhere: Option<PathBuf>,
 }
 
 /// User and group that servers run as, where we are root.
@@ -87,7 +89,7 @@ impl Cluster {
     /// A server on what was restored or copied into [`Self::data`] beforehand.
     pub fn unstarted(server: Server, settings: &[&str]) -> Self {
         let settings = settings.iter().map(ToString::to_string).collect();
-        Self { server, directory: directory(), process: None, settings }
+        Self { server, directory: directory(), process: None, settings, elsewhere: None }
     }
 
     pub fn started(mut self) -> Self {
@@ -160,7 +162,12 @@ impl Cluster {
     }
 
     pub fn data(&self) -> PathBuf {
-        self.path("data")
+        self.elsewhere.clone().unwrap_or_else(|| self.path("data"))
+    }
+
+    /// From its next start on its data directory is this one.
+    pub fn elsewhere(&mut self, data: PathBuf) {
+        self.elsewhere = Some(data);
     }
 
     /// Makes a directory beside the data directory.

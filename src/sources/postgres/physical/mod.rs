@@ -28,6 +28,7 @@ mod checking;
 mod control;
 mod data;
 mod examine;
+mod existing;
 pub mod facts;
 mod label;
 mod listing;
