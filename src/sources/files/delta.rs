@@ -56,7 +56,7 @@ pub(super) async fn bring(target: &Path, context: &RebuildContext<'_>, spared: &
     let tree = blocking(move || {
         let tree = Tree::open(&directory)?;
         let root = openat(tree.root(), ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        sweep(root.into(), &[], &names)?;
+        sweep(root, &[], &names)?;
         Ok(Arc::new(tree))
     })
     .await
