@@ -282,6 +282,7 @@ impl Run<'_> {
         let context = CaptureContext {
             sink: &outlet,
             earlier: together::adoptable(&self.sites, &source.name, kind),
+            earlier_facts: together::facts(&self.sites, &source.name, kind),
             observer: tally.clone(),
             clock: Arc::clone(&request.clock),
             parallelism: at_once(kind, request.parallelism),

@@ -4,11 +4,11 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
-use super::page::{Page, look};
+use super::{
+    changes::SEGMENT_BYTES,
+    page::{Page, look},
+};
 use crate::sources::SourceError;
-
-/// A relation's segments are at most this long; the number of a page goes on from one to the next. Bytes.
-const SEGMENT_BYTES: u32 = 1 << 30;
 
 /// No page is newer.
 const NEVER: RangeInclusive<u64> = RangeInclusive::new(1, 0);
@@ -19,6 +19,8 @@ pub struct PageCheck {
     page_bytes: u32,
     /// The block at the beginning of the file.
     first: u32,
+    /// The block that comes next.
+    next: u32,
     /// Pages that came so far.
     pages: u32,
     /// The beginning of a page whose rest has not come.
@@ -30,7 +32,7 @@ impl PageCheck {
     /// For a segment of a relation's fork.
     pub fn new(segment: u32, page_bytes: u32) -> Self {
         let first = segment.saturating_mul(SEGMENT_BYTES / page_bytes.max(1));
-        Self { page_bytes, first, pages: 0, carry: Vec::new(), suspects: Vec::new() }
+        Self { page_bytes, first, next: first, pages: 0, carry: Vec::new(), suspects: Vec::new() }
     }
 
     /// More bytes.
@@ -43,6 +45,14 @@ impl PageCheck {
             self
         });
         looked.await.map_err(|error| SourceError::io("looking at pages")(std::io::Error::other(error)))
+    }
+
+    /// So many bytes do not come, from the beginning of a page to the end of one, or of the file.
+    pub fn pass_over(&mut self, bytes: u64) {
+        let pages = bytes.div_ceil(u64::from(self.page_bytes.max(1)));
+        self.next = self.next.saturating_add(u32::try_from(pages).unwrap_or(u32::MAX));
+        // Half a page before them was being written.
+        self.carry.clear();
     }
 
     fn take(&mut self, mut bytes: &[u8]) {
@@ -63,7 +73,8 @@ impl PageCheck {
     }
 
     fn page(&mut self, page: &[u8]) {
-        let block = self.first + self.pages;
+        let block = self.next;
+        self.next = self.next.saturating_add(1);
         self.pages += 1;
         if self.is_damaged(page, block, &NEVER) {
             self.suspects.push(block);

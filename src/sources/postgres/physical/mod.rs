@@ -24,11 +24,14 @@
 //! | `wal/<name>` | `wal` | segments and timeline histories |
 
 mod capture;
+mod changes;
 mod checking;
 mod control;
 mod data;
 mod examine;
 pub mod facts;
+mod history;
+mod incremental;
 mod label;
 mod listing;
 mod log;
@@ -40,6 +43,7 @@ mod records;
 mod scratch;
 mod select;
 mod server;
+pub mod summary;
 mod target;
 mod wal;
 
