@@ -161,7 +161,10 @@ mod tests {
         assert_eq!(parts(&[], size, size), Plan::Kept(content(size)));
         assert_eq!(parts(&[Change::Block(16), Change::Block(17)], size, size), Plan::Parts(content(size), vec![PIECE..2 * PIECE]));
         let scattered = [Change::Block(319), Change::Block(0), Change::Block(31), Change::Block(48)];
-        assert_eq!(parts(&scattered, size, size), Plan::Parts(content(size), vec![0..2 * PIECE, 3 * PIECE..4 * PIECE, 19 * PIECE..size]));
+        assert_eq!(
+            parts(&scattered, size, size),
+            Plan::Parts(content(size), vec![0..2 * PIECE, 3 * PIECE..4 * PIECE, 19 * PIECE..size])
+        );
         // The last piece was half as long; then three came.
         let (then, now) = (10 * PIECE + 8192, 13 * PIECE);
         assert_eq!(parts(&[], now, then), Plan::Parts(content(then), vec![10 * PIECE..now]));

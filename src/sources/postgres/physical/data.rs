@@ -101,9 +101,8 @@ async fn plan(items: &[Item], changes: Option<&Changes>, mut earlier: Earlier<'_
 
 /// Large files alone, the largest first; small ones together. Without what is not read at all.
 fn batches(items: &[Item], plans: &[Plan]) -> Vec<Vec<usize>> {
-    let is_read = |position: usize, item: &Item| {
-        !item.is_directory && item.path != CONTROL_FILE && !matches!(plans[position], Plan::Kept(_))
-    };
+    let is_read =
+        |position: usize, item: &Item| !item.is_directory && item.path != CONTROL_FILE && !matches!(plans[position], Plan::Kept(_));
     let files = items.iter().enumerate().filter(|(position, item)| is_read(*position, item));
     let (small, mut large): (Vec<_>, Vec<_>) = files.partition(|(_, item)| item.bytes <= SMALL_FILE_BYTES);
     large.sort_by_key(|(_, item)| std::cmp::Reverse(item.bytes));
@@ -181,7 +180,18 @@ impl<'a> Data<'a> {
         let Task { server, start, items, changes, earlier, sink, observer } = task;
         let plans = plan(items, changes, earlier).await?;
         let (batches, order) = (batches(items, &plans), InOrder::into(sink));
-        Ok(Self { server, start, items, plans, batches, next: AtomicUsize::new(0), order, sink, observer, counts: Counts::default() })
+        Ok(Self {
+            server,
+            start,
+            items,
+            plans,
+            batches,
+            next: AtomicUsize::new(0),
+            order,
+            sink,
+            observer,
+            counts: Counts::default(),
+        })
     }
 
     /// Reads all of it into the sink, but for `global/pg_control`, which comes last and elsewhere. `sessions` is not empty.
@@ -252,11 +262,8 @@ impl<'a> Data<'a> {
         }
         let wanted = match open.as_ref().and_then(|file| Some((file, file.parts.as_ref()?))) {
             Some((file, parts)) => {
-                let part = |part: &Range<u64>| Wanted {
-                    path: file.item.path.clone(),
-                    offset: part.start,
-                    bytes: part.end - part.start,
-                };
+                let part =
+                    |part: &Range<u64>| Wanted { path: file.item.path.clone(), offset: part.start, bytes: part.end - part.start };
                 parts.iter().map(|range| (file.position, part(range))).collect()
             }
             None => batch.iter().map(|position| (*position, self.whole(*position))).collect::<Vec<_>>(),

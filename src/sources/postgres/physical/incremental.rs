@@ -150,7 +150,9 @@ impl Basis {
             tokio::time::sleep(PAUSE).await;
         }
         let seconds = (PAUSE * LOOKS).as_secs();
-        Err(format!("the server's summaries of its log did not reach {start} within {seconds} s; see its log for the WAL summarizer"))
+        Err(format!(
+            "the server's summaries of its log did not reach {start} within {seconds} s; see its log for the WAL summarizer"
+        ))
     }
 }
 

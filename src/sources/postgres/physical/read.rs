@@ -90,8 +90,7 @@ impl<'a> Reading<'a> {
         })?;
         let answer = Box::pin(answer);
         let offsets = wanted.iter().map(|one| one.offset).collect();
-        let mut reading =
-            Self { session, doing, offsets, pieces, piece: Bytes::new(), answer, last: None, remaining: 0 };
+        let mut reading = Self { session, doing, offsets, pieces, piece: Bytes::new(), answer, last: None, remaining: 0 };
         let beginning = reading.take(BEGINNING.len()).await?;
         if beginning.as_ref() != BEGINNING {
             return Err(reading.malformed("it does not begin as COPY's binary form does"));
