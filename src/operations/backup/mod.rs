@@ -323,6 +323,7 @@ impl Run<'_> {
                 bytes_read: figure(&snapshot.facts, &["read_bytes"]).unwrap_or_else(|| tally.total_bytes()),
                 seconds,
                 summary: snapshot.description.clone(),
+                note: snapshot.facts.get("reading").and_then(|note| note.as_str()).unwrap_or_default().to_owned(),
                 problems: snapshot.problems.clone(),
             };
             of_sites.push(Some((snapshot, report)));

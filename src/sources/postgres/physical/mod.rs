@@ -7,6 +7,8 @@
 //!   `pg_backup_stop` handed over byte for byte. It is complete or there is none.
 //! * Checksums of pages are looked at in passing; a wrong one is read once more, and then named.
 //! * The log is followed record by record, from the first that is replayed to the last ([`records`]).
+//! * Where the server keeps summaries of its log (17 and newer), only what changed since an earlier snapshot is read ([`incremental`]).
+//!   A snapshot has all of its contents all the same, and depends on no other.
 //! * A restore writes `global/pg_control` last: a data directory that is half there cannot be started.
 //!
 //! Assumes: PostgreSQL 14 or newer, on a little-endian machine.
@@ -48,6 +50,7 @@ mod target;
 mod wal;
 
 pub use capture::{PhysicalOptions, PostgresPhysical};
+pub use changes::{Changes, PIECE_BYTES};
 pub use scratch::PhysicalScratch;
 pub use target::{PhysicalTarget, PhysicalTargetOptions};
 
