@@ -1,6 +1,13 @@
 //! Many incrementals in a row, each built on the one before, and each held against a full read of the same instant.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use farshore::sources::{
     Captured,
@@ -16,7 +23,7 @@ use crate::{
 /// A database, and statements for it.
 type Work = (&'static str, &'static str);
 
-/// In turn: what happens while a capture runs, and what happens between it and the next.
+/// In turn: what happens while a capture runs, again and again until it is done, and what happens between it and the next.
 const ROUNDS: [(&[Work], &[Work]); 6] = [
     (
         &[
@@ -45,7 +52,10 @@ const ROUNDS: [(&[Work], &[Work]); 6] = [
             ),
         ],
         // Cut off, and grown again by pages of which some are empty and in no record of the log.
-        &[("app", "DELETE FROM tail WHERE id > 4000; VACUUM tail; COPY tail (id) FROM PROGRAM 'seq 50001 51201'; CHECKPOINT")],
+        &[(
+            "app",
+            "DELETE FROM tail WHERE id > 4000; VACUUM tail; DELETE FROM hollow WHERE id > 4000; VACUUM hollow; COPY hollow (id) FROM PROGRAM 'seq 50001 51201'; CHECKPOINT",
+        )],
     ),
     (
         &[
@@ -74,7 +84,7 @@ const ROUNDS: [(&[Work], &[Work]); 6] = [
             ("postgres", "ALTER DATABASE twin_of SET TABLESPACE pg_default"),
             (
                 "app",
-                "TRUNCATE made; INSERT INTO made SELECT n, 'again' FROM generate_series(1, 60000) n; VACUUM big; UPDATE big SET words = 'x' WHERE id = 11",
+                "TRUNCATE made; INSERT INTO made SELECT n, 'again' FROM generate_series(1, 60000) n; VACUUM big; UPDATE big SET words = 'x' WHERE id = 11; TRUNCATE hollow; INSERT INTO hollow SELECT generate_series(1, 20000); VACUUM hollow",
             ),
         ],
     ),
@@ -110,6 +120,7 @@ const ROUNDS: [(&[Work], &[Work]); 6] = [
 const SETUP: &str = "CREATE TABLE big (id int PRIMARY KEY, words text) WITH (fillfactor = 90); \
     INSERT INTO big SELECT n, repeat(md5(n::text), 9) FROM generate_series(1, 30000) n; \
     CREATE TABLE tail (id int, words text DEFAULT repeat('t', 400)); INSERT INTO tail SELECT generate_series(1, 20000); \
+    CREATE TABLE hollow (id int, words text DEFAULT repeat('h', 400)); INSERT INTO hollow SELECT generate_series(1, 20000); \
     CREATE TABLE moved (id int PRIMARY KEY, words text) TABLESPACE fast; \
     INSERT INTO moved SELECT n, repeat(md5(n::text), 9) FROM generate_series(1, 6000) n; \
     CREATE TABLE flip (id int, words text); INSERT INTO flip SELECT n, repeat('f', 300) FROM generate_series(1, 9000) n; \
@@ -174,7 +185,8 @@ pub async fn restore(server: Server, exchange: &Arc<Exchange>, captured: &Captur
 }
 
 async fn in_a_row(server: Server) {
-    let cluster = summarised(server, &[]);
+    // With room enough, files grow by many pages at once.
+    let cluster = summarised(server, &["shared_buffers=256MB"]);
     cluster.psql("app", SETUP);
     cluster.psql("postgres", "CREATE DATABASE twin_of");
     let content = "CREATE TABLE content (id int, words text); INSERT INTO content SELECT n, repeat(md5(n::text), 5) FROM generate_series(1, 9000) n";
@@ -188,16 +200,27 @@ async fn in_a_row(server: Server) {
         // One that runs while things change, and is never looked at but by the next.
         let exchange = last.following(&captured.facts).slower(Duration::from_millis(1));
         let source = cluster.source("app");
+        let is_done = AtomicBool::new(false);
         let busy = std::thread::scope(|scope| {
-            scope.spawn(|| meanwhile.iter().for_each(|(database, sql)| drop(cluster.psql(database, sql))));
-            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(exchange.capture(&source, 2))).unwrap()
+            scope.spawn(|| {
+                // Nothing that happens before the capture began.
+                while exchange.all_entries().is_empty() && !is_done.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                while !is_done.load(Ordering::SeqCst) {
+                    meanwhile.iter().for_each(|(database, sql)| drop(cluster.psql(database, sql)));
+                }
+            });
+            let busy = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(exchange.capture(&source, 2)));
+            is_done.store(true, Ordering::SeqCst);
+            busy.unwrap()
         });
         assert_eq!(busy.facts["built_on"], captured.facts["start_lsn"], "{}", busy.facts);
         for (database, sql) in between {
             cluster.psql(database, sql);
         }
-        if round == 1 {
-            let path = cluster.psql("app", "SELECT pg_relation_filepath('tail')");
+        if round % ROUNDS.len() as u64 == 1 {
+            let path = cluster.psql("app", "SELECT pg_relation_filepath('hollow')");
             let pages = std::fs::read(cluster.data().join(path)).unwrap();
             let empty = pages.chunks(8192).filter(|page| page.iter().all(|byte| *byte == 0)).count();
             assert!(empty > 2 * 16, "more than a piece is empty that was not before, and no record of the log says so: {empty}");

@@ -117,6 +117,7 @@ impl Changes {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "one range is meant")]
 mod tests {
     use super::{Change, Changes, Content, Entry, Item, Locator, PIECE_BYTES, Plan, SEGMENT_BYTES};
 

@@ -11,7 +11,7 @@ use super::{
 use crate::sources::SourceError;
 
 /// No page is newer.
-const NEVER: RangeInclusive<u64> = RangeInclusive::new(1, 0);
+pub const NEVER: RangeInclusive<u64> = RangeInclusive::new(1, 0);
 
 /// Looks at the pages of one file.
 #[derive(Debug)]
@@ -55,7 +55,8 @@ impl PageCheck {
         self.carry.clear();
     }
 
-    fn take(&mut self, mut bytes: &[u8]) {
+    /// More bytes, looked at right here.
+    pub fn take(&mut self, mut bytes: &[u8]) {
         let page_bytes = self.page_bytes as usize;
         if !self.carry.is_empty() {
             let part = (page_bytes - self.carry.len()).min(bytes.len());

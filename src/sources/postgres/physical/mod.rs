@@ -42,6 +42,7 @@ mod page;
 mod part;
 mod read;
 mod records;
+mod restored;
 mod scratch;
 mod select;
 mod server;
