@@ -28,6 +28,7 @@ use farshore::{
             PostgresConfig,
             facts::PostgresFacts,
             large_objects::{BatchAttributes, Frames},
+            physical::{Changes, summary::SummaryReader},
             tables::SegmentAttributes,
         },
     },
@@ -60,6 +61,7 @@ pub const ALL: &[Body] = &[
     ("names", names),
     ("identity", identity),
     ("objects", objects),
+    ("summary", summary),
 ];
 
 /// Most plain bytes of a frame here.
@@ -326,4 +328,24 @@ fn json<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 
 fn reread<T: Serialize + DeserializeOwned>(value: &T) -> T {
     rmp_serde::from_slice(&rmp_serde::to_vec_named(value).expect("what was read can be written")).expect("and read again")
+}
+
+fn summary(bytes: &[u8]) {
+    read_summary(bytes);
+}
+
+/// A summary of the log whose bytes come in pieces of 1 to 256 bytes, as the first byte says, and what it comes to: how many changes
+/// there are in it, if it is whole.
+pub fn read_summary(bytes: &[u8]) -> Option<usize> {
+    let (length, bytes) = bytes.split_first()?;
+    let (mut reader, mut changes, mut told) = (SummaryReader::default(), Changes::new(8192), 0);
+    for piece in bytes.chunks(usize::from(*length) + 1) {
+        let note = &mut |locator, fork, change| {
+            told += 1;
+            changes.note(locator, fork, change);
+        };
+        reader.feed(piece, note).ok()?;
+    }
+    reader.finish().ok()?;
+    Some(told)
 }

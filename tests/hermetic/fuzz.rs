@@ -106,6 +106,9 @@ fn the_valid_ones_of_the_corpus_are_taken() {
     assert_eq!(bodies::read_objects(&text("objects", "two")), Some((2, 23)));
     assert_eq!(bodies::read_objects(&text("objects", "two-bytewise")), Some((2, 23)));
     assert_eq!(bodies::read_objects(&text("objects", "no-end")), None);
+    for (file, told) in [("two-forks-bytewise", Some(2)), ("bitmap", Some(3)), ("of-a-server", Some(103)), ("no-end", None)] {
+        assert_eq!(bodies::read_summary(&text("summary", file)), told, "{file}");
+    }
 }
 
 #[test]

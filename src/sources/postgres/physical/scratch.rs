@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use super::{
     facts::PhysicalFacts,
     label::Lsn,
+    restored::{checksums, visibility},
     target::{PhysicalTarget, PhysicalTargetOptions},
 };
 use crate::{
@@ -98,12 +99,16 @@ impl Rebuild for PhysicalScratch {
         let settings = apart(&place, &facts)?;
         let database = if facts.databases.iter().any(|name| name == "postgres") { "postgres" } else { &facts.database };
         let config = PostgresConfig::parse(&place.url(&facts.superuser, database), None)?;
+        let data = place.data().to_owned();
         let cluster = ScratchCluster::serve(place, &server.path, major, settings, &config).await?;
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Serving { _cluster: cluster };
         let recovered = clock.monotonic();
         observer.phase("verification", None);
         rebuilt.checks.push(reached(&config, &facts).await?);
+        // Before anything else reads the tables, and sets hint bits in them.
+        rebuilt.checks.push(checksums(&config, &data, &facts).await?);
         rebuilt.checks.push(amcheck(&config, server.path.parent(), major).await);
+        rebuilt.checks.push(visibility(&config, &facts.databases).await);
         let phase = |name: &str, seconds: std::time::Duration| PhaseTime { name: name.to_owned(), seconds: seconds.as_secs_f64() };
         rebuilt.phases.push(phase("database recovery", recovered.saturating_sub(began)));
         rebuilt.phases.push(phase("verification", clock.monotonic().saturating_sub(recovered)));
