@@ -9,7 +9,7 @@ use super::{LogName, StoredLog, format::key_of};
 use crate::{
     clock::Moment,
     repository::{
-        Repository, RepositoryError,
+        Repository,
         error::{Result, reading},
         format::{HEADER_BYTES, Id, KEYS},
         keys::log_key_id,
