@@ -58,10 +58,9 @@ pub async fn deliver(request: GetRequest<'_>) -> Result<Delivered, OperationErro
         let bytes = match archives.fetch(name).await? {
             Answer::File(bytes) => bytes,
             Answer::Absent => {
-                // The end of the log: what was fetched ahead is of no use any more.
-                if name.kind() == LogKind::Segment {
-                    ahead.discard();
-                }
+                // The end of the log, after which the server asks for its last segment again, and then for the next timeline's history:
+                // what was fetched ahead is of no use any more.
+                ahead.discard();
                 return Ok(Delivered::Absent);
             }
             Answer::Gap { .. } if has_itself(directory, name) => return Ok(Delivered::AtHand),
