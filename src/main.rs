@@ -1,6 +1,11 @@
 //! Farshore: parse, assemble, run, exit code.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    process::ExitCode,
+    time::Duration,
+};
 
 use farshore::{cli, report};
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,30 +15,40 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     bound_arenas();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // Whatever happens to a `restore_command`, the server must not take it for the end of the log.
+    let failed: report::ExitCode =
+        if cli::serves_recovery(&arguments) { report::GetCode::Undelivered.into() } else { report::ExitCode::Other };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("farshore: the operating system gives no threads: {error}");
-            return report::ExitCode::Other.into();
+            return failed.into();
         }
     };
-    let code = runtime.block_on(async {
+    let work = async {
         let (mut interrupt, mut terminate) = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
             (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
             (Err(error), _) | (_, Err(error)) => {
                 eprintln!("farshore: signals cannot be received: {error}");
-                return report::ExitCode::Other;
+                return failed;
             }
         };
         // A signal drops the work where it waits: every guard on the way cleans up behind it.
         tokio::select! {
-            code = cli::run(std::env::args_os()) => code,
+            code = cli::run(arguments) => code,
             _ = interrupt.recv() => stopped("SIGINT", report::ExitCode::Interrupted),
             _ = terminate.recv() => stopped("SIGTERM", report::ExitCode::Terminated),
         }
-    });
+    };
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(work)));
     runtime.shutdown_timeout(PATIENCE);
-    code.into()
+    match ended {
+        Ok(code) => code.into(),
+        // The message has been printed, unless printing was what failed.
+        Err(_) if failed != report::ExitCode::Other => failed.into(),
+        Err(panic) => resume_unwind(panic),
+    }
 }
 
 /// The C library gives threads arenas of memory of their own, eight for each processor, and what one thread has freed no other gets:

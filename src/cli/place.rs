@@ -167,10 +167,26 @@ pub(super) fn choose_site<'a>(policy: &'a Policy, name: Option<&str>) -> Result<
     }
 }
 
+/// The file that a word means: itself, or one of that name under [`POLICIES`].
+pub(super) fn policy_path(word: &str) -> PathBuf {
+    let looked_up = Path::new(POLICIES).join(format!("{word}.toml"));
+    if !word.contains('/') && !Path::new(word).exists() && looked_up.exists() { looked_up } else { PathBuf::from(word) }
+}
+
+/// The only policy under [`POLICIES`].
+pub(super) fn only_policy() -> Result<PathBuf, CliError> {
+    let listed = std::fs::read_dir(POLICIES).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = listed.filter(|path| path.extension().is_some_and(|ending| ending == "toml")).collect();
+    match (found.pop(), found.len()) {
+        (Some(only), 0) => Ok(only),
+        (None, _) => Err(CliError::Usage(format!("a POLICY is needed: there is none in {POLICIES}"))),
+        (Some(_), more) => Err(CliError::Usage(format!("a POLICY is needed: there are {} in {POLICIES}", more + 1))),
+    }
+}
+
 /// Reads a policy: a file, or a name under [`POLICIES`].
 pub(super) fn load_policy(word: &str) -> Result<Policy, CliError> {
-    let looked_up = Path::new(POLICIES).join(format!("{word}.toml"));
-    let path = if !word.contains('/') && !Path::new(word).exists() && looked_up.exists() { looked_up } else { PathBuf::from(word) };
+    let path = policy_path(word);
     let text = std::fs::read_to_string(&path).map_err(|error| {
         CliError::setting(
             path.display().to_string(),

@@ -16,6 +16,7 @@ mod error;
 mod exchange;
 mod history;
 mod keys;
+mod log;
 mod phases;
 mod pins;
 mod prune;
@@ -32,6 +33,11 @@ pub use drill::{DrillRequest, Drilled, drill};
 pub use error::OperationError;
 pub use history::{Reading, Record, records, select_point, verified_points};
 pub use keys::{PointKeys, check_point_keys, expected_of, open_point};
+pub use log::{
+    Archives, Delivered, GetRequest, LogPruneRequest, LogStatusRequest, OpenArchive, OpenLogSite, PrefetchRequest, PushRequest,
+    Pushed, SiteState, Spool, UploadEnd, UploadError, UploadRequest, UploadState, deliver, log_status, prefetch, prune_log, push,
+    system_below, upload,
+};
 pub use phases::Phases;
 pub use pins::{PinRequest, PinSummary, pin, pinned};
 pub use prune::{PruneRequest, UndeleteRequest, prune, undelete};

@@ -304,6 +304,18 @@ fn grace(text: Option<String>, path: &Path, findings: &mut Findings<'_>) -> Opti
 /// The least that the pipeline runs in: a pack being filled, one being sent, and a few chunks in each stage. Bytes.
 const LEAST_MEMORY_BYTES: u64 = 64 << 20;
 
+/// A size with a unit.
+pub fn size(text: Option<String>, example: &str, least: u64, path: &Path, findings: &mut Findings<'_>) -> Option<u64> {
+    match ByteSize::from_str(&text?) {
+        Ok(size) if size.as_u64() >= least => return Some(size.as_u64()),
+        Ok(_) => findings.add(path, format!("is less than \"{}MiB\", the least that makes sense", least >> 20)),
+        Err(_) => {
+            findings.add(path, format!("is no size; should be a number with a unit (MiB, GiB, MB, GB) such as \"{example}\""))
+        }
+    }
+    None
+}
+
 /// More than any machine gives to its backup agent. Bytes.
 const MOST_MEMORY_BYTES: u64 = 1 << 40;
 

@@ -59,6 +59,32 @@ pub struct PostgresPolicy {
     pub password: Option<SecretReference>,
     /// Where `pg_dump` and its kin are; absolute. Without it they are looked for on the machine.
     pub bin_directory: Option<PathBuf>,
+    /// How its write-ahead log is archived; for a physical source.
+    pub wal: WalPolicy,
+}
+
+/// How a cluster's write-ahead log is archived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalPolicy {
+    /// Where files wait until all sites have them; without it a directory of the policy's name.
+    pub spool: Option<PathBuf>,
+    /// So many bytes may wait there.
+    pub limit_bytes: u64,
+    /// Whether the server is told only when all sites have a file.
+    pub synchronous: bool,
+}
+
+impl Default for WalPolicy {
+    fn default() -> Self {
+        Self { spool: None, limit_bytes: Self::DEFAULT_LIMIT_BYTES, synchronous: false }
+    }
+}
+
+impl WalPolicy {
+    /// What may wait where the policy gives no limit: some sixty segments, minutes of a busy server.
+    pub const DEFAULT_LIMIT_BYTES: u64 = 1 << 30;
+    /// A limit below this would not hold the segments that are on their way at once.
+    pub const LEAST_LIMIT_BYTES: u64 = 64 << 20;
 }
 
 /// The objects of a bucket.

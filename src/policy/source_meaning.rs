@@ -5,16 +5,16 @@ use std::{collections::BTreeMap, path::PathBuf};
 use ignore::gitignore::GitignoreBuilder;
 
 use super::{
-    BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, SourceKind, SourcePolicy,
+    BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, SourceKind, SourcePolicy, WalPolicy,
     document::{Findings, Path},
-    meaning::{absolute, duration, name, plain_or_secret, secret, store, url},
-    typed::{TypedMethod, TypedPlainOrSecret, TypedSource},
+    meaning::{absolute, duration, name, plain_or_secret, secret, size, store, url},
+    typed::{TypedMethod, TypedPlainOrSecret, TypedSource, TypedWal},
 };
 
 /// One `[[source]]`; nothing if it lacks what its kind cannot be without (which was reported).
 pub fn source(typed: TypedSource, path: &Path, findings: &mut Findings<'_>) -> Option<SourcePolicy> {
     let (own, kind) = match typed {
-        TypedSource::Postgres { name, method, url: text, password, bin_directory } => {
+        TypedSource::Postgres { name, method, url: text, password, bin_directory, wal: typed } => {
             let method = match method {
                 None | Some(TypedMethod::Logical) => PostgresMethod::Logical,
                 Some(TypedMethod::Physical) => PostgresMethod::Physical,
@@ -24,6 +24,7 @@ pub fn source(typed: TypedSource, path: &Path, findings: &mut Findings<'_>) -> O
                 url: url(text, "password", &path.key("url"), findings).unwrap_or_default(),
                 password: secret(password, &path.key("password"), findings),
                 bin_directory: bin_directory.map(|directory| absolute(&directory, &path.key("bin_directory"), findings)),
+                wal: wal(typed, method, &path.key("wal"), findings),
             };
             (name, Some(SourceKind::Postgres(postgres)))
         }
@@ -52,6 +53,20 @@ pub fn source(typed: TypedSource, path: &Path, findings: &mut Findings<'_>) -> O
     };
     let name = name_of(own, path, findings);
     kind.map(|kind| SourcePolicy { name, kind })
+}
+
+/// How a cluster's log is archived.
+fn wal(typed: Option<TypedWal>, method: PostgresMethod, path: &Path, findings: &mut Findings<'_>) -> WalPolicy {
+    let Some(typed) = typed else { return WalPolicy::default() };
+    if method != PostgresMethod::Physical {
+        findings.add(path, "goes with method = \"physical\" only: a logical capture has no use for the log");
+    }
+    let limit = size(typed.limit, "1GiB", WalPolicy::LEAST_LIMIT_BYTES, &path.key("limit"), findings);
+    WalPolicy {
+        spool: typed.spool.map(|spool| absolute(&spool, &path.key("spool"), findings)),
+        limit_bytes: limit.unwrap_or(WalPolicy::DEFAULT_LIMIT_BYTES),
+        synchronous: typed.synchronous.unwrap_or(false),
+    }
 }
 
 fn name_of(own: Option<String>, path: &Path, findings: &mut Findings<'_>) -> String {

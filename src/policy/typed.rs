@@ -74,6 +74,8 @@ pub enum TypedSource {
         /// Where pg_dump and its kin are: an absolute directory.
         #[schemars(example = &"/usr/lib/postgresql/17/bin")]
         bin_directory: Option<String>,
+        /// How the write-ahead log is archived by `farshore wal push`. Only with method "physical".
+        wal: Option<TypedWal>,
     },
     /// The objects of a bucket.
     Bucket {
@@ -128,6 +130,21 @@ pub enum TypedMethod {
     Logical,
     /// The whole cluster, file by file, with the log that makes it consistent.
     Physical,
+}
+
+/// How a cluster's write-ahead log is archived.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Wal")]
+pub struct TypedWal {
+    /// Where files wait until all sites have them: an absolute directory. Default: /var/spool/farshore/ and the policy's name.
+    #[schemars(length(min = 1), example = &"/var/spool/farshore/mattermost-eu")]
+    pub spool: Option<String>,
+    /// So much may wait there: a size with a unit. Beyond that the server keeps its log. Default: "1GiB".
+    #[schemars(length(min = 1), example = &"1GiB")]
+    pub limit: Option<String>,
+    /// Tell the server only when all sites have a file, not when it waits in the spool. Default: false.
+    pub synchronous: Option<bool>,
 }
 
 /// Where recovery points go.

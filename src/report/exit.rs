@@ -25,6 +25,8 @@ pub enum ExitCode {
     Target,
     /// A check or objective.
     Failed,
+    /// A file of the log was not delivered, and it is not proven that there is none.
+    Undelivered,
     /// SIGINT.
     Interrupted,
     /// SIGTERM.
@@ -33,7 +35,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Success,
         Self::Other,
         Self::Usage,
@@ -45,6 +47,7 @@ impl ExitCode {
         Self::Damaged,
         Self::Target,
         Self::Failed,
+        Self::Undelivered,
         Self::Interrupted,
         Self::Terminated,
     ];
@@ -64,6 +67,8 @@ impl ExitCode {
             Self::Damaged => 8,
             Self::Target => 9,
             Self::Failed => 10,
+            // PostgreSQL takes 1 to 125 of a `restore_command` for "there is no such file", and ends its recovery.
+            Self::Undelivered => 126,
             // 128 and the number of the signal, as shells say it.
             Self::Interrupted => 130,
             Self::Terminated => 143,
@@ -91,8 +96,48 @@ impl ExitCode {
             Self::Damaged => "something in the repository is damaged or missing; each object is named",
             Self::Target => "the restore target is not fit: not empty, too old, no room, or not reachable",
             Self::Failed => "the work was done, but a check failed or an objective was missed",
+            Self::Undelivered => "`wal get` alone, whatever went wrong: the file was not delivered, and recovery must stop",
             Self::Interrupted => "interrupted (SIGINT); nothing half-done counts as done",
             Self::Terminated => "terminated (SIGTERM); nothing half-done counts as done",
+        }
+    }
+}
+
+/// How `wal get` ends: what PostgreSQL's `restore_command` goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GetCode {
+    /// The file is there.
+    Delivered,
+    /// There is no such file.
+    Absent,
+    /// Everything else.
+    Undelivered,
+}
+
+impl GetCode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Delivered, Self::Absent, Self::Undelivered];
+
+    /// What it means, and what PostgreSQL makes of it.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Delivered => "the file was delivered, whole and authenticated",
+            Self::Absent => {
+                "every site answered: the file is not in the archive, and nothing of its timeline that comes later; PostgreSQL looks into its own `pg_wal`, and then ends recovery"
+            }
+            Self::Undelivered => {
+                "everything else (network, keys, damage, a gap, a wrong command line or policy, a full disk, a defect); PostgreSQL stops and does not promote"
+            }
+        }
+    }
+}
+
+impl From<GetCode> for ExitCode {
+    fn from(code: GetCode) -> Self {
+        match code {
+            GetCode::Delivered => Self::Success,
+            GetCode::Absent => Self::Other,
+            GetCode::Undelivered => Self::Undelivered,
         }
     }
 }
@@ -112,9 +157,25 @@ pub fn markdown_table() -> String {
     table
 }
 
+/// The table of the exit codes of `wal get`, likewise.
+pub fn get_markdown_table() -> String {
+    let mut table = "| code of `wal get` | meaning |\n|---|---|\n".to_owned();
+    for code in GetCode::ALL {
+        table.push_str(&format!("| {} | {} |\n", ExitCode::from(code).code(), code.describe()));
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{ExitCode, markdown_table};
+    use super::{ExitCode, GetCode, markdown_table};
+
+    #[test]
+    fn a_server_takes_only_proven_absence_for_the_end_of_the_log() {
+        let codes = GetCode::ALL.map(|code| ExitCode::from(code).code());
+        assert_eq!(codes[..2], [0, 1]);
+        assert!(codes[2] > 125, "PostgreSQL takes anything else for absence");
+    }
 
     #[test]
     fn numbers_are_unique_and_in_order() {

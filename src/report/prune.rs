@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Align, ExitCode, Look, Problem, Table, bytes, count, counted, printable, problem::problem_lines, seconds, timestamp};
+use super::{
+    Align, ExitCode, LogPruneReport, Look, Problem, Table, bytes, count, counted, printable, problem::problem_lines, seconds,
+    timestamp,
+};
 
 /// What becomes of a recovery point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +94,9 @@ pub struct PruneReport {
     /// When the next of what is doomed may be deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_at: Option<DateTime<Utc>>,
+    /// What became of clusters' logs; nothing where none is archived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogPruneReport>,
     /// What kept it from pruning all it could, and other oddities.
     pub problems: Vec<Problem>,
 }
@@ -171,6 +177,9 @@ impl PruneReport {
         let (packs, size) = (counted(self.packs.objects, "pack"), bytes(self.packs.bytes));
         if !self.unchanged {
             let _ = writeln!(text, "  {packs} ({size}) at the site, {} of them needed", bytes(self.bytes_needed));
+        }
+        if let Some(log) = &self.log {
+            text.push_str(&log.lines());
         }
         text.push_str(&problem_lines(&self.problems));
         text

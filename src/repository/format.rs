@@ -28,6 +28,8 @@ pub const PINS: &str = "pins/";
 pub const DAMAGED: &str = "damaged/";
 /// Prefix of doom records: what prune is going to delete.
 pub const DOOMED: &str = "doomed/";
+/// Prefix of files of databases' logs.
+pub const LOG: &str = "wal/";
 /// Largest doom record, bytes; a prune that dooms more writes several.
 pub const MAX_DOOM_BYTES: u64 = 16 << 20;
 /// Largest pin or mark, bytes: a few fields and a reason.
@@ -70,6 +72,8 @@ pub enum Kind {
     RecipientSet = 8,
     /// That an object is known to be damaged, or no longer.
     Mark = 9,
+    /// A file of a database's log.
+    LogFile = 10,
 }
 
 impl Kind {
@@ -85,6 +89,7 @@ impl Kind {
             7 => Self::Doom,
             8 => Self::RecipientSet,
             9 => Self::Mark,
+            10 => Self::LogFile,
             _ => return None,
         })
     }

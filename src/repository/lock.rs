@@ -29,7 +29,7 @@ use super::{
     ChunkCache, Class, Repository, RepositoryError,
     error::Result,
     format::{DOOMED, Id, KEYS, RECIPIENTS, REPOSITORY_FILE, index_key, pack_key},
-    keys::{SetName, data_key_id, data_key_object},
+    keys::{SetName, data_key_id, data_key_object, log_key_id},
     point::list_all,
     workers::off_thread,
 };
@@ -306,6 +306,10 @@ impl Repository {
         let plain = self.is_unencrypted();
         let mut wraps: HashMap<String, Vec<String>> = HashMap::new();
         for object in list_all(self, KEYS).await? {
+            // No point needs the log: its files are locked when they are stored, and their keys with them.
+            if log_key_id(&object.key, plain).is_some() {
+                continue;
+            }
             if data_key_id(&object.key, plain).is_none_or(|id| data_keys.contains(&id)) {
                 let name = object.key.split('.').next().unwrap_or_default().to_owned();
                 wraps.entry(name).or_default().push(object.key);

@@ -22,6 +22,7 @@ mod index;
 mod keys;
 mod local_state;
 mod lock;
+mod log;
 mod marks;
 mod memory;
 mod pack;
@@ -62,6 +63,9 @@ pub use keys::{
     wrap_identity,
 };
 pub use lock::LockTerm;
+pub use log::{
+    LogAnswer, LogHead, LogKey, LogKeys, LogKind, LogName, LogPut, LogReader, LogRemoved, LogWriter, MAX_LOG_FILE_BYTES, StoredLog,
+};
 pub use marks::{Mark, MarkState, Marks};
 pub use memory::Budget;
 pub use pins::{PinAction, PinRecord, StoredPin};

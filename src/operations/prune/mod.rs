@@ -2,7 +2,7 @@
 //!
 //! Order: the site's time → doom records → points, pins, evidence → points that have matured are deleted → what the rest needs →
 //! packs and keys that have matured are deleted → what is needed of mostly empty packs is moved → everything else that is not
-//! needed is doomed → doom records that are done with are deleted. If we stop here, anywhere, the next prune goes on; the rules that
+//! needed is doomed → doom records that are done with are deleted → the log before all points is deleted ([`super::prune_log`]). If we stop here, anywhere, the next prune goes on; the rules that
 //! keep running backups safe stand in `repository::trash`.
 //!
 //! Where it cannot be told what a point needs, no pack is doomed and none deleted.
@@ -22,7 +22,7 @@ use judge::Judgement;
 use look::Look;
 pub use undelete::{UndeleteRequest, undelete};
 
-use super::OperationError;
+use super::{LogPruneRequest, OperationError, prune_log};
 use crate::{
     clock::{Moment, SharedClock},
     policy::{Decision, Policy, Retention, RetentionPlan},
@@ -62,6 +62,20 @@ const NAMES_PER_RECORD: usize = 100_000;
 /// # Errors
 /// Those of the site; [`OperationError::Refused`] where the clocks differ.
 pub async fn prune(request: PruneRequest<'_>) -> Result<PruneReport, OperationError> {
+    let clock = request.clock.clone();
+    let log = LogPruneRequest { repository: request.repository, dry_run: request.dry_run, clock };
+    let mut report = prune_points(request).await?;
+    // After the points: what only those needed that have just gone can go as well.
+    let pruned = prune_log(log).await?;
+    if pruned.files.objects > 0 {
+        report.problems.extend(pruned.problems.iter().cloned());
+        report.log = Some(pruned);
+    }
+    Ok(report)
+}
+
+/// Prunes everything but the log.
+async fn prune_points(request: PruneRequest<'_>) -> Result<PruneReport, OperationError> {
     let (repository, start) = (request.repository, request.clock.monotonic());
     let looked = Moment::now(&request.clock);
     let tally = Tally::over(Arc::clone(&request.observer));
@@ -139,6 +153,7 @@ fn empty_report(request: &PruneRequest<'_>, site_time: DateTime<Utc>) -> PruneRe
         locked: 0,
         locked_until: None,
         next_at: None,
+        log: None,
         problems: Vec::new(),
     }
 }

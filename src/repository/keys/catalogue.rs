@@ -29,6 +29,7 @@ pub struct Catalogue {
     data_chunk_ids: Secret,
     catalogue_chunk_ids: Secret,
     repository_file: Secret,
+    log_ids: Secret,
     /// Seeds the content-defined cutter, so that cut positions say nothing about known files.
     pub cut_seed: u64,
     openers: Mutex<HashMap<Id, Arc<OpeningKey>>>,
@@ -44,12 +45,13 @@ const RUN_PURPOSE: &str = "farshore 1 catalogue run";
 
 impl Catalogue {
     /// What is derived from this key in this repository.
-    pub(in crate::repository) fn new(id: Id, secret: Secret, repository: &Id) -> Self {
+    pub fn new(id: Id, secret: Secret, repository: &Id) -> Self {
         let data_chunk_ids = Zeroizing::new(derive(&secret, repository, "farshore 1 data chunk id"));
         let catalogue_chunk_ids = Zeroizing::new(derive(&secret, repository, "farshore 1 catalogue chunk id"));
         let repository_file = Zeroizing::new(derive(&secret, repository, "farshore 1 repository file"));
+        let log_ids = Zeroizing::new(derive(&secret, repository, "farshore 1 log id"));
         let cut_seed = u64::from_le_bytes(derive(&secret, repository, "farshore 1 cut seed"));
-        Self { id, secret, data_chunk_ids, catalogue_chunk_ids, repository_file, cut_seed, openers: Mutex::default() }
+        Self { id, secret, data_chunk_ids, catalogue_chunk_ids, repository_file, log_ids, cut_seed, openers: Mutex::default() }
     }
 
     /// Makes a new catalogue key and stores it wrapped.
@@ -94,6 +96,11 @@ impl Catalogue {
     /// What binds `repository.json` to this key: keyed BLAKE3.
     pub fn repository_seal(&self, fields: &[u8]) -> [u8; 32] {
         *blake3::keyed_hash(&self.repository_file, fields).as_bytes()
+    }
+
+    /// What tells whether two files of a log hold the same bytes: keyed BLAKE3 of them.
+    pub fn log_id(&self, plain: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.log_ids, plain).as_bytes()
     }
 
     /// The key under which a new run seals its catalogue objects. `run` must be fresh.

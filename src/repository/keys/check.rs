@@ -27,7 +27,7 @@ pub struct Holder {
     pub current: bool,
     /// Whether a wrap of the catalogue key is for it.
     pub catalogue: bool,
-    /// Data keys of which a wrap is for it.
+    /// Data keys, and keys of the log, of which a wrap is for it.
     pub data_keys: u64,
 }
 
@@ -40,9 +40,9 @@ pub struct KeyHolders {
     pub since: DateTime<Utc>,
     /// Those of the newest set, and those who are none any more and still open something.
     pub holders: Vec<Holder>,
-    /// Data keys at the site.
+    /// Data keys, and keys of the log, at the site.
     pub data_keys: u64,
-    /// Data keys that are not wrapped for the newest set: a rotation was stopped, or a backup ran meanwhile.
+    /// Those of them that are not wrapped for the newest set: a rotation was stopped, or a backup ran meanwhile.
     pub not_rewrapped: u64,
     /// Wraps of which nobody recorded whom they are for (repositories that were made before it was).
     pub unknown: u64,
@@ -101,10 +101,10 @@ impl Repository {
             for (name, holder) in &mut holders {
                 match kind {
                     KeyKind::Catalogue => holder.catalogue |= open.contains(name),
-                    KeyKind::Data => holder.data_keys += u64::from(open.contains(name)),
+                    KeyKind::Data | KeyKind::Log => holder.data_keys += u64::from(open.contains(name)),
                 }
             }
-            if *kind == KeyKind::Data {
+            if *kind != KeyKind::Catalogue {
                 data_keys += 1;
                 not_rewrapped += u64::from(!wraps.iter().any(|wrap| wrap.set == newest.name));
             }
@@ -152,8 +152,7 @@ impl Repository {
             let opened = outcomes.iter().any(|(outcome, _)| outcome.is_ok());
             let is_locked = outcomes.iter().any(|(outcome, _)| matches!(outcome, Err(RepositoryError::Key { .. })));
             for (outcome, wrap) in outcomes {
-                let is_data = wrap.kind == KeyKind::Data;
-                any_opened |= is_data && outcome.is_ok();
+                any_opened |= wrap.kind != KeyKind::Catalogue && outcome.is_ok();
                 let error = match outcome {
                     Ok(()) => continue,
                     Err(RepositoryError::Key { .. }) if opened && for_us(&wrap) != Some(true) => continue,
@@ -161,12 +160,17 @@ impl Repository {
                     Err(error) => return Err(error),
                 };
                 let check = PackCheck { key: wrap.to_string(), detail: error.to_string() };
-                if opened || !is_data {
+                if opened || wrap.kind == KeyKind::Catalogue {
                     found.push(check);
                     continue;
                 }
                 if matches!(error, RepositoryError::Key { .. }) {
                     refused.get_or_insert(error);
+                }
+                // No pack is under it.
+                if wrap.kind == KeyKind::Log {
+                    found.push(check);
+                    continue;
                 }
                 // Of several wraps that do not open, the first one stands for the key, the others are listed.
                 match closed.entry(wrap.id) {

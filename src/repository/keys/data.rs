@@ -1,4 +1,4 @@
-//! Data keys: one made for each run, and those of earlier runs opened when they are needed.
+//! Data keys: one made for each run, and those of earlier runs opened when they are needed; keys of the log are opened alike.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -47,6 +47,7 @@ pub fn data_key_object(id: &Id, plain: bool) -> String {
 #[derive(Debug)]
 pub struct DataKeys {
     store: SharedStore,
+    kind: KeyKind,
     plain: bool,
     identities: Identities,
     state: tokio::sync::Mutex<State>,
@@ -62,12 +63,17 @@ struct State {
 impl DataKeys {
     /// None opened yet.
     pub fn new(store: SharedStore, plain: bool, identities: Identities) -> Self {
-        Self { store, plain, identities, state: tokio::sync::Mutex::default() }
+        Self { store, kind: KeyKind::Data, plain, identities, state: tokio::sync::Mutex::default() }
+    }
+
+    /// The same for keys of the log.
+    pub fn of_log(store: SharedStore, plain: bool, identities: Identities) -> Self {
+        Self { kind: KeyKind::Log, ..Self::new(store, plain, identities) }
     }
 
     async fn list(&self) -> Result<HashMap<Id, Vec<WrapName>>> {
         let mut by_id: HashMap<Id, Vec<WrapName>> = HashMap::new();
-        for wrap in list_wraps(&self.store, &format!("{KEYS}data-"), self.plain).await? {
+        for wrap in list_wraps(&self.store, &format!("{KEYS}{}-", self.kind.word()), self.plain).await? {
             by_id.entry(wrap.id).or_default().push(wrap);
         }
         Ok(by_id)
@@ -75,7 +81,7 @@ impl DataKeys {
 
     /// The wraps of a key; where there is none, the name that says what is missing.
     fn wraps_of(&self, listed: &HashMap<Id, Vec<WrapName>>, id: &Id) -> Vec<WrapName> {
-        let missing = || vec![WrapName { kind: KeyKind::Data, id: *id, set: SetName::FIRST, plain: self.plain }];
+        let missing = || vec![WrapName { kind: self.kind, id: *id, set: SetName::FIRST, plain: self.plain }];
         listed.get(id).cloned().unwrap_or_else(missing)
     }
 

@@ -1,9 +1,10 @@
 //! Wrapped keys: who can read, who can only write.
 //!
-//! Two kinds of key lie under `keys/`, each in an age file (or, in a repository with `encryption = "none"`, in plain JSON, so
+//! Three kinds of key lie under `keys/`, each in an age file (or, in a repository with `encryption = "none"`, in plain JSON, so
 //! that the rest of the format is the same and its tags still detect damage):
 //! * the *catalogue key*, wrapped to every recipient **and** to the agent: chunk ids, indexes, entry lists, points;
-//! * one *data key* per backup run, wrapped to the recipients only and forgotten when the run ends.
+//! * one *data key* per backup run, wrapped to the recipients only and forgotten when the run ends;
+//! * one *log key* for a day at most of a database's log, wrapped and forgotten likewise.
 //!
 //! So an agent's own files open the catalogue, and no earlier data.
 //!
@@ -19,6 +20,7 @@ mod catalogue;
 mod check;
 mod data;
 mod identity;
+mod log;
 mod passphrase;
 mod rotation;
 mod sets;
@@ -30,6 +32,7 @@ pub use catalogue::Catalogue;
 pub use check::{Holder, KeyHolders};
 pub use data::{DataKeys, create_data_key, data_key_id, data_key_object};
 pub use identity::{Identities, Recipients, generate_identity, parse_public_key};
+pub use log::{create_log_key, log_key_id};
 pub use passphrase::{is_passphrase_wrapped, open_identities, open_within, wrap_identity};
 pub use rotation::{RotationPlan, RotationRequest, RotationSummary};
 pub use sets::{RecipientSet, SetMember, SetName, parse_set_key};

@@ -63,9 +63,9 @@ pub struct RotationPlan {
     pub removed: Vec<String>,
     /// The agents from then on.
     pub agents: Vec<String>,
-    /// Data keys at the site.
+    /// Data keys, and keys of the log, at the site.
     pub data_keys: u64,
-    /// Data keys still to be wrapped.
+    /// Those of them still to be wrapped.
     pub data_keys_to_wrap: u64,
     /// Whether the catalogue key is still to be wrapped.
     pub wraps_catalogue: bool,
@@ -189,7 +189,7 @@ impl Repository {
         let mut work = Work { plan, members, recipients, set: set.cloned(), sets, anew };
         let wraps = self.wraps_by_key().await?;
         let has = |wraps: &[WrapName]| work.set.as_ref().is_some_and(|set| wraps.iter().any(|wrap| wrap.set == set.name));
-        let data: Vec<_> = wraps.iter().filter(|((kind, _), _)| *kind == KeyKind::Data).collect();
+        let data: Vec<_> = wraps.iter().filter(|((kind, _), _)| *kind != KeyKind::Catalogue).collect();
         let to_wrap = data.iter().filter(|(_, wraps)| !has(wraps)).count() as u64;
         let wraps_catalogue = !wraps.get(&(KeyKind::Catalogue, self.catalogue.id)).is_some_and(|wraps| has(wraps));
         let superseded = wraps.values().flatten().filter(|wrap| work.superseded(wrap)).map(ToString::to_string).collect();
@@ -257,7 +257,7 @@ impl Repository {
     /// Whether the identities at hand open any data key; true if there is none, or none that is sound.
     async fn open_one_data_key(&self) -> Result<()> {
         let wraps = self.wraps_by_key().await?;
-        let data = wraps.into_iter().filter(|((kind, _), _)| *kind == KeyKind::Data).map(|(_, wraps)| wraps);
+        let data = wraps.into_iter().filter(|((kind, _), _)| *kind != KeyKind::Catalogue).map(|(_, wraps)| wraps);
         let mut opened = stream::iter(data)
             .map(|wraps| async move { fetch_any(&self.store, &wraps, &self.identities).await.map(|_| ()) })
             .buffer_unordered(AT_ONCE);
@@ -360,7 +360,7 @@ impl Repository {
         let secret = match name.kind {
             KeyKind::Catalogue if name.id == self.catalogue.id => self.catalogue.secret().clone(),
             KeyKind::Catalogue => return Ok(false),
-            KeyKind::Data => fetch_any(&self.store, wraps, &self.identities).await?,
+            KeyKind::Data | KeyKind::Log => fetch_any(&self.store, wraps, &self.identities).await?,
         };
         match store_wrap(&self.store, name, &secret, to).await {
             Ok(_) => Ok(true),

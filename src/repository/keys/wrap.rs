@@ -26,20 +26,23 @@ use crate::{
     stores::{GetOptions, PutOptions, SharedStore, StoreError, read_all},
 };
 
-/// What a wrapped key is for: a key of one kind is never taken for the other.
+/// What a wrapped key is for: a key of one kind is never taken for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyKind {
     /// Seals what a writer must read again.
     Catalogue,
     /// Seals the bytes of sources.
     Data,
+    /// Seals files of a database's log, for a day at most.
+    Log,
 }
 
 impl KeyKind {
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Catalogue => "catalogue",
             Self::Data => "data",
+            Self::Log => "log",
         }
     }
 }
@@ -70,7 +73,7 @@ impl WrapName {
     pub fn parse(object: &str) -> Option<Self> {
         let (name, ending) = object.strip_prefix(KEYS)?.rsplit_once('.')?;
         let (kind, rest) = name.split_once('-')?;
-        let kind = [KeyKind::Catalogue, KeyKind::Data].into_iter().find(|known| known.word() == kind)?;
+        let kind = [KeyKind::Catalogue, KeyKind::Data, KeyKind::Log].into_iter().find(|known| known.word() == kind)?;
         let (id_text, set) = match rest.split_once('.') {
             None => (rest, SetName::FIRST),
             Some((id, set)) => (id, SetName::parse(set)?),

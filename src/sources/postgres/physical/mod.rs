@@ -55,11 +55,13 @@ mod wal;
 
 pub use capture::{PhysicalOptions, PostgresPhysical};
 pub use changes::{Changes, PIECE_BYTES};
+pub use control::Control;
 pub use label::Lsn;
 pub use recovery::{Action, Recovery, RecoveryTarget, Timeline};
 pub use scratch::PhysicalScratch;
 pub use start::Start;
 pub use target::{PhysicalTarget, PhysicalTargetOptions};
+pub use wal::{FirstPage, Layout, Segment};
 
 /// Where the entries of each kind lie in a snapshot.
 const CONFIG: &str = "config/";
@@ -68,5 +70,5 @@ const LABEL: &str = "label/backup_label";
 const MAP: &str = "label/tablespace_map";
 const CONTROL: &str = "pg_control";
 /// Where the server keeps it, below the data directory.
-const CONTROL_FILE: &str = "global/pg_control";
+pub const CONTROL_FILE: &str = "global/pg_control";
 const WAL: &str = "wal/";

@@ -62,6 +62,63 @@ impl Layout {
     }
 }
 
+/// What the header of a segment's first page says. Of the others [`SegmentCheck`] reads less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FirstPage {
+    /// The cluster, and bytes of its segments.
+    pub layout: Layout,
+    /// The timeline that the page was written on: in the first segment of a new timeline an earlier one, which it begins as a copy of.
+    pub timeline: u32,
+    /// Where in the log it begins.
+    pub address: Lsn,
+    magic: u8,
+    page_bytes: u32,
+}
+
+impl FirstPage {
+    /// Reads the first [`LONG_HEADER_BYTES`] of a segment; nothing if they are no such header.
+    pub fn read(header: &[u8]) -> Option<Self> {
+        let word = |at: usize| Some(u32::from_le_bytes(header.get(at..at + 4)?.try_into().ok()?));
+        let long = |at: usize| Some(u64::from(word(at)?) | u64::from(word(at + 4)?) << 32);
+        let (first, segment_bytes, page_bytes) = (word(0)?, word(32)?, word(36)?);
+        let [_, magic, flags @ ..] = first.to_le_bytes();
+        let possible = u16::from_le_bytes(flags) & LONG_HEADER != 0
+            && page_bytes.is_power_of_two()
+            && (1024..=65_536).contains(&page_bytes)
+            && segment_bytes.is_power_of_two()
+            && (1 << 20..=1 << 30).contains(&segment_bytes);
+        possible.then(|| {
+            let layout = Layout { segment_bytes: segment_bytes.into(), system: long(24)? };
+            Some(Self { layout, timeline: word(4)?, address: Lsn(long(8)?), magic, page_bytes })
+        })?
+    }
+
+    /// What tells that it is not the beginning of this segment of the cluster `system`, in a file of so many bytes.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn check(&self, name: &str, system: u64, file_bytes: u64) -> Result<Segment, String> {
+        if self.magic != MAGIC {
+            return Err("is no page of the log".to_owned());
+        }
+        if self.layout.system != system {
+            return Err(format!("belongs to the cluster with the system identifier {}, not to {system}", self.layout.system));
+        }
+        if self.layout.segment_bytes != file_bytes {
+            return Err(format!("has {file_bytes} bytes, and its header says {}", self.layout.segment_bytes));
+        }
+        let segment = self.layout.parse(name).ok_or_else(|| "has a name that no segment of this size has".to_owned())?;
+        let wanted = Lsn(segment.number * self.layout.segment_bytes);
+        if self.address != wanted {
+            return Err(format!("holds the log at {} where {wanted} should be: the file was used again", self.address));
+        }
+        if self.timeline == 0 || self.timeline > segment.timeline {
+            return Err(format!("holds timeline {}", self.timeline));
+        }
+        Ok(segment)
+    }
+}
+
 /// Looks at the pages of a segment as they come.
 #[derive(Debug)]
 pub struct SegmentCheck {
@@ -168,7 +225,7 @@ impl SegmentCheck {
 
 #[cfg(test)]
 mod tests {
-    use super::{Layout, Lsn, Segment};
+    use super::{FirstPage, LONG_HEADER_BYTES, Layout, Lsn, Segment};
 
     const LAYOUT: Layout = Layout { segment_bytes: 1 << 20, system: 0x6A5B_4C3D_2E1F_0A0B };
 
@@ -203,6 +260,33 @@ mod tests {
         {
             assert_eq!(most.parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_first_page_tells_whose_segment_it_is_and_which() {
+        let own = Segment { number: 5, timeline: 3 };
+        let name = LAYOUT.name(own);
+        let header = segment(own)[..LONG_HEADER_BYTES].to_vec();
+        let page = FirstPage::read(&header).unwrap();
+        assert_eq!((page.layout, page.timeline, page.address), (LAYOUT, 3, Lsn(5 << 20)));
+        assert_eq!(page.check(&name, LAYOUT.system, 1 << 20), Ok(own));
+        let later = Segment { timeline: 4, ..own };
+        assert_eq!(page.check(&LAYOUT.name(later), LAYOUT.system, 1 << 20), Ok(later), "a copy of an earlier timeline");
+        let refused = |name: &str, system: u64, bytes: u64| page.check(name, system, bytes).unwrap_err();
+        assert!(refused(&name, 1, 1 << 20).contains("system identifier"));
+        assert!(refused(&name, LAYOUT.system, (1 << 20) - 1).contains("its header says"));
+        assert!(refused(&LAYOUT.name(Segment { number: 6, ..own }), LAYOUT.system, 1 << 20).contains("used again"));
+        assert!(refused(&LAYOUT.name(Segment { timeline: 2, ..own }), LAYOUT.system, 1 << 20).contains("timeline 3"));
+        assert!(refused("000000030000000000001000", LAYOUT.system, 1 << 20).contains("name"));
+        for at in [1, 2, 7, 14, 28, 34, 38] {
+            let mut broken = header.clone();
+            broken[at] ^= 0xFF;
+            assert!(FirstPage::read(&broken).is_none_or(|page| page.check(&name, LAYOUT.system, 1 << 20).is_err()), "byte {at}");
+        }
+        for short in 0..LONG_HEADER_BYTES {
+            assert_eq!(FirstPage::read(&header[..short]), None);
+        }
+        assert_eq!(FirstPage::read(&[0; LONG_HEADER_BYTES]), None);
     }
 
     #[test]

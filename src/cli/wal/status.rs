@@ -1,0 +1,66 @@
+//! `farshore wal status`.
+
+use super::spool::{spool_of, wal_of};
+use crate::{
+    cli::{
+        CliError, Context, identity,
+        place::{self, EACH_SITE, PlaceArgs},
+        sites,
+    },
+    clock::SystemClock,
+    operations::{LogStatusRequest, log_status},
+    report::{ExitCode, LogSiteReport, LogStatusReport},
+    repository::Identities,
+};
+
+#[derive(Debug, clap::Args)]
+#[command(mut_arg("site", |site| site.help(EACH_SITE)))]
+pub(super) struct Args {
+    /// A policy file, or the name of one in /etc/farshore/policies; not needed with an address in --site.
+    policy: Option<String>,
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Whose spool, if the policy has several clusters.
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+}
+
+pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
+    let usage = "farshore wal status POLICY, or farshore wal status --site ADDRESS";
+    let words = args.place.words(args.policy.clone().into_iter().collect(), 0, usage)?;
+    let identities = identity::read(args.place.identity.clone()).await?;
+    let (mut report, mut names) = (LogStatusReport { spool: None, sites: Vec::new() }, vec![args.place.site.clone()]);
+    if let Some(policy) = &words.policy {
+        let policy = place::load_policy(policy)?;
+        names = sites::meant(&policy, args.place.site.as_deref())?.iter().map(|site| Some(site.name.clone())).collect();
+        // Without a cluster that could be archived there is no spool, and perhaps a log from before.
+        if let Ok(wal) = wal_of(&policy, args.source.as_deref()) {
+            report.spool = spool_of(&policy, wal).report(&SystemClock::shared())?;
+        }
+    }
+    let mut code = ExitCode::Success;
+    for site in names {
+        let place_args = PlaceArgs { site, ..args.place.clone() };
+        match one(context, words.policy.as_deref(), &place_args, identities.clone()).await {
+            Ok(found) => report.sites.push(found),
+            Err(error) => {
+                error.print(context.json);
+                code = code.worse(error.exit_code());
+            }
+        }
+    }
+    context.print(&report, |look| report.text(look))?;
+    Ok(code.worse(report.exit_code()))
+}
+
+async fn one(
+    context: &Context,
+    policy: Option<&str>,
+    place_args: &PlaceArgs,
+    identities: Identities,
+) -> Result<LogSiteReport, CliError> {
+    let place = place::find_with(policy, place_args, identities).await?;
+    let repository = place.open(&context.cache_dir).await?;
+    let request = LogStatusRequest { repository: &repository, policy: place.policy_name(), clock: place.clock.clone() };
+    Ok(log_status(request).await?)
+}

@@ -1,0 +1,96 @@
+//! The sites that files of the log are fetched from, one after another.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+
+use super::{local::check, refused};
+use crate::{
+    operations::OperationError,
+    repository::{LogAnswer, LogKind, LogName, LogReader},
+};
+
+/// A site that can be opened.
+#[async_trait]
+pub trait OpenArchive: Send + Sync {
+    /// Its name, as an operator would write it down.
+    fn name(&self) -> String;
+    /// Opens it.
+    async fn open(&self) -> Result<LogReader, OperationError>;
+}
+
+/// Sites in the order in which they are asked. Each is opened when it is needed.
+pub struct Archives {
+    sites: Vec<(Arc<dyn OpenArchive>, OnceCell<LogReader>)>,
+}
+
+/// What all sites together answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The file, whole, and whose it is.
+    File(Vec<u8>),
+    /// Every site answered, and none has it or a later one.
+    Absent,
+    /// Every site answered, and none has it; one has this later one.
+    Gap { next: LogName, site: String },
+}
+
+impl Archives {
+    /// Of these sites; at least one.
+    pub fn new(sites: Vec<Arc<dyn OpenArchive>>) -> Self {
+        Self { sites: sites.into_iter().map(|site| (site, OnceCell::new())).collect() }
+    }
+
+    /// Fetches a file from the first site that has it.
+    ///
+    /// # Errors
+    /// Of the first site that failed, if no other has the file: it may be the one that has it.
+    pub(super) async fn fetch(&self, name: &LogName) -> Result<Answer, OperationError> {
+        let (mut failed, mut gap) = (None, None);
+        for (site, reader) in &self.sites {
+            match fetch_from(site.as_ref(), reader, name).await {
+                Ok(LogAnswer::File(bytes)) => match check(name, &bytes) {
+                    Ok(()) => return Ok(Answer::File(bytes)),
+                    Err(detail) => drop(failed.get_or_insert(refused(format!("{}: {name}", site.name()), detail))),
+                },
+                Ok(LogAnswer::Absent) => {}
+                Ok(LogAnswer::Gap { next }) => drop(gap.get_or_insert((next, site.name()))),
+                Err(error) => {
+                    if self.sites.len() > 1 {
+                        tracing::warn!(site = site.name(), %error, "cannot say whether it has the file");
+                    }
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        match (failed, gap) {
+            (Some(error), _) => Err(error),
+            (None, _) if self.sites.is_empty() => Err(refused(name.file(), "there is no site to fetch it from")),
+            (None, Some((next, site))) => Ok(Answer::Gap { next, site }),
+            (None, None) => Ok(Answer::Absent),
+        }
+    }
+
+    /// Segments that come after a file, by the first site that has any.
+    pub(super) async fn after(&self, name: &LogName, most: usize) -> Result<Vec<LogName>, OperationError> {
+        let mut failed = None;
+        for (site, reader) in &self.sites {
+            let found = async { Ok(opened(site.as_ref(), reader).await?.repository().segments_after(name, most).await?) };
+            match found.await {
+                Ok(found) if found.is_empty() => {}
+                Ok(found) => return Ok(found.into_iter().filter(|next| next.kind() == LogKind::Segment).collect()),
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(Vec::new()), Err)
+    }
+}
+
+async fn opened<'a>(site: &dyn OpenArchive, reader: &'a OnceCell<LogReader>) -> Result<&'a LogReader, OperationError> {
+    reader.get_or_try_init(|| site.open()).await
+}
+
+async fn fetch_from(site: &dyn OpenArchive, reader: &OnceCell<LogReader>, name: &LogName) -> Result<LogAnswer, OperationError> {
+    Ok(opened(site, reader).await?.fetch(name).await?)
+}

@@ -1,0 +1,129 @@
+//! Handing a file of the log to a server that recovers.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    archives::{Answer, Archives},
+    io,
+    local::has_itself,
+    off_thread,
+    prefetch::Ahead,
+    refused,
+};
+use crate::{
+    clock::SharedClock,
+    operations::OperationError,
+    repository::{LogKind, LogName, random},
+};
+
+/// What a delivery needs.
+pub struct GetRequest<'a> {
+    /// Which file.
+    pub name: &'a LogName,
+    /// Where the server wants it.
+    pub to: &'a Path,
+    /// Where it may come from.
+    pub archives: &'a Archives,
+    /// Starts the process that fetches what comes next; nothing if none is to run.
+    pub start: Option<&'a (dyn Fn(&Path) -> std::io::Result<()> + Sync)>,
+    /// The time.
+    pub clock: SharedClock,
+}
+
+/// How a delivery ended that did not fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivered {
+    /// The file is there, whole.
+    File,
+    /// It is proven that there is no such file, and nothing of its timeline that comes later.
+    Absent,
+    /// The archive has later ones, and the server has this one and what follows it itself.
+    AtHand,
+}
+
+/// Delivers a file: under a name of its own first, and whole under the one that the server wants.
+///
+/// # Errors
+/// Everything but a proof that there is no such file. A server must not take it for the end of the log.
+pub async fn deliver(request: GetRequest<'_>) -> Result<Delivered, OperationError> {
+    let GetRequest { name, to, archives, start, clock } = request;
+    let directory = directory_of(to)?;
+    let ahead = Ahead::beside(directory);
+    if !ahead.take(name, to, &clock).await? {
+        let bytes = match archives.fetch(name).await? {
+            Answer::File(bytes) => bytes,
+            Answer::Absent => {
+                // The end of the log, after which the server asks for its last segment again, and then for the next timeline's history:
+                // what was fetched ahead is of no use any more.
+                ahead.discard();
+                return Ok(Delivered::Absent);
+            }
+            Answer::Gap { .. } if has_itself(directory, name) => return Ok(Delivered::AtHand),
+            Answer::Gap { next, site } => {
+                return Err(refused(
+                    name.file(),
+                    format!(
+                        "is missing in the archive, and {} at {site} comes after it: the log has a gap, and replay must not end here as if it were complete. Look at `farshore wal status`; if that part of the log is lost, restore to a time before the gap, or from a later point",
+                        next.file()
+                    ),
+                ));
+            }
+        };
+        let to = to.to_owned();
+        off_thread(move || write(&to, &bytes)).await?;
+    }
+    if let Some(start) = start.filter(|_| name.kind() == LogKind::Segment) {
+        // What comes next is a matter of speed alone.
+        if let Err(error) = ahead.follow(name, start) {
+            tracing::warn!(%error, "what comes next is not fetched ahead");
+        }
+    }
+    Ok(Delivered::File)
+}
+
+fn directory_of(to: &Path) -> Result<&Path, OperationError> {
+    match (to.parent(), to.file_name()) {
+        (Some(parent), Some(_)) if parent.as_os_str().is_empty() => Ok(Path::new(".")),
+        (Some(parent), Some(_)) => Ok(parent),
+        _ => Err(refused(to.display().to_string(), "is no path of a file; write %p in restore_command")),
+    }
+}
+
+/// Names of files that are being written begin so.
+const TEMPORARY: &str = ".farshore-";
+
+/// Whether this is the name of a file that is being written.
+pub(super) fn is_temporary(name: &str) -> bool {
+    name.starts_with(TEMPORARY)
+}
+
+/// A file that is taken away again, unless it got its name.
+struct Temporary(Option<PathBuf>);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Writes a file that is whole, and on the disk, when it gets its name.
+pub(super) fn write(to: &Path, bytes: &[u8]) -> Result<(), OperationError> {
+    let place = to.display().to_string();
+    let directory = directory_of(to)?;
+    let path = directory.join(format!("{TEMPORARY}{}", hex::encode(random::<8>())));
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(&path).map_err(io(&place))?;
+    let mut temporary = Temporary(Some(path.clone()));
+    file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&path, to)).map_err(io(&place))?;
+    temporary.0 = None;
+    // Whoever cannot sync a directory has the file all the same, and asks again after a crash.
+    let _ = File::open(directory).and_then(|directory| directory.sync_all());
+    Ok(())
+}

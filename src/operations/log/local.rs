@@ -1,0 +1,132 @@
+//! What a cluster's own files say: whose log it is, and whether a file of it is what its name says.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{io, refused};
+use crate::{
+    operations::OperationError,
+    repository::{LogKind, LogName, MAX_LOG_FILE_BYTES},
+    sources::postgres::physical::{CONTROL_FILE, Control, FirstPage, Segment},
+};
+
+/// A server writes the file in one piece; whoever reads it in between looks again.
+const LOOKS: usize = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+/// Bytes of `pg_control` that matter.
+const CONTROL_BYTES: u64 = 8192;
+
+/// The system identifier of the data directory `below`.
+///
+/// # Errors
+/// [`OperationError::Refused`] if there is none, or its control file is damaged.
+pub fn system_below(below: &Path) -> Result<u64, OperationError> {
+    let path = control_below(below);
+    let place = path.display().to_string();
+    for look in 0..LOOKS {
+        if look > 0 {
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(CONTROL_BYTES).read_to_end(&mut bytes));
+        read.map_err(|error| {
+            refused(&place, format!("the cluster's control file cannot be read: {error}; run this in the data directory, as the server's user (PostgreSQL does)"))
+        })?;
+        if let Some(control) = Control::parse(&bytes) {
+            return Ok(control.system);
+        }
+    }
+    Err(refused(place, "is no sound control file of a cluster: its checksum is wrong"))
+}
+
+/// Where the control file of a data directory lies.
+pub fn control_below(below: &Path) -> PathBuf {
+    below.join(CONTROL_FILE)
+}
+
+/// The system identifier of the cluster that a file in its `pg_wal` belongs to: of the data directory around it, else of the directory
+/// that we are in, which is where the server runs its commands.
+pub(super) fn system_around(path: &Path) -> Result<u64, OperationError> {
+    let around = path.parent().and_then(Path::parent).filter(|around| control_below(around).exists());
+    system_below(around.unwrap_or(Path::new("")))
+}
+
+/// A file of a log, read and found to be what its name says.
+pub(super) struct Examined {
+    pub(super) name: LogName,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Reads a file of the log of the cluster `system`.
+///
+/// # Errors
+/// [`OperationError::Refused`] for one that belongs to another cluster or is not what its name says.
+pub(super) fn examine(path: &Path, system: u64) -> Result<Examined, OperationError> {
+    let place = path.display().to_string();
+    let file_name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some(name) = LogName::new(system, file_name) else {
+        return Err(refused(
+            place,
+            "is no file that PostgreSQL archives: expected a segment (24 digits), or what ends in .history, .backup or .partial; write %p in archive_command",
+        ));
+    };
+    let file = File::open(path).map_err(io(&place))?;
+    let length = file.metadata().map_err(io(&place))?.len();
+    if length > MAX_LOG_FILE_BYTES {
+        return Err(refused(
+            place,
+            format!(
+                "has {length} bytes, and no more than {} MiB are taken: clusters with larger segments (initdb --wal-segsize) cannot be archived",
+                MAX_LOG_FILE_BYTES >> 20
+            ),
+        ));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    file.take(MAX_LOG_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io(&place))?;
+    check(&name, &bytes).map_err(|detail| {
+        refused(
+            place,
+            format!("{detail}; it is not archived. See whether this is the right data directory, and whether its disk is sound"),
+        )
+    })?;
+    Ok(Examined { name, bytes })
+}
+
+/// Whether a file is what its name says, as far as its bytes tell.
+///
+/// # Errors
+/// What is wrong, in words.
+pub(super) fn check(name: &LogName, bytes: &[u8]) -> Result<(), String> {
+    match (name.kind(), name.segment()) {
+        (LogKind::Segment | LogKind::Partial, Some(segment)) => check_segment(name.system(), segment, bytes).map(|_| ()),
+        _ if bytes.is_empty() => Err("is empty".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn check_segment(system: u64, segment: &str, bytes: &[u8]) -> Result<Segment, String> {
+    let page = FirstPage::read(bytes).ok_or_else(|| "does not begin with the header of a segment".to_owned())?;
+    page.check(segment, system, bytes.len() as u64)
+}
+
+/// Whether a server has this segment itself, and a later one of its timeline as well, so that it is whole.
+pub(super) fn has_itself(directory: &Path, name: &LogName) -> bool {
+    let Some(own) = name.segment().filter(|_| name.kind() == LogKind::Segment) else { return false };
+    let holds = |segment: &str| {
+        let mut header = Vec::new();
+        let read = File::open(directory.join(segment)).and_then(|file| {
+            let length = file.metadata()?.len();
+            file.take(64).read_to_end(&mut header)?;
+            Ok(length)
+        });
+        read.is_ok_and(|length| FirstPage::read(&header).is_some_and(|page| page.check(segment, name.system(), length).is_ok()))
+    };
+    let Ok(there) = std::fs::read_dir(directory) else { return false };
+    let names = there.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut later = names.filter(|other| other.len() == 24 && other[..8] == own[..8] && other.as_str() > own);
+    holds(own) && later.any(|other| holds(&other))
+}

@@ -1,0 +1,52 @@
+//! The archive of a cluster's log: pushed by `archive_command`, fetched by `restore_command`.
+//!
+//! Promises:
+//! * A file that was pushed with success is on the disk of the spool, or confirmed by every site. It leaves the spool only when every
+//!   site has confirmed it. A crash anywhere loses nothing that was acknowledged.
+//! * The same file again is a success, another one of the same name is an error, in the spool and at the sites.
+//! * What belongs to another cluster, or is not what its name says, is refused.
+//! * *Absent* is said only where every site has answered, has no such file, and none of the timeline that comes later. Everything else
+//!   that is not the file is an error: the server would end its recovery, and become a primary that lacks what was committed.
+//! * Pruning deletes only what lies before the beginning of every recovery point that is there, whoever made it.
+//!
+//! Leaves out on purpose: streaming, and recovery itself.
+
+mod archives;
+mod coverage;
+mod deliver;
+mod local;
+mod prefetch;
+mod prune;
+mod push;
+mod spool;
+mod status;
+mod upload;
+
+pub use archives::{Archives, OpenArchive};
+pub use deliver::{Delivered, GetRequest, deliver};
+pub use local::system_below;
+pub use prefetch::{PrefetchRequest, prefetch};
+pub use prune::{LogPruneRequest, prune_log};
+pub use push::{PushRequest, Pushed, push};
+pub use spool::{SiteState, Spool, UploadError, UploadState};
+pub use status::{LogStatusRequest, log_status};
+pub use upload::{OpenLogSite, UploadEnd, UploadRequest, upload};
+
+use super::OperationError;
+
+/// An error of a local file.
+fn io(subject: impl Into<String>) -> impl FnOnce(std::io::Error) -> OperationError {
+    let subject = subject.into();
+    move |source| OperationError::Io { subject, source }
+}
+
+fn refused(subject: impl Into<String>, detail: impl Into<String>) -> OperationError {
+    OperationError::Refused { subject: subject.into(), detail: detail.into() }
+}
+
+/// Runs what waits for disks off the async threads.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, OperationError> + Send + 'static,
+) -> Result<T, OperationError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(refused("the log", format!("a defect: {error}"))))
+}

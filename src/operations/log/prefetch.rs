@@ -1,0 +1,268 @@
+//! Fetching ahead what a server that recovers will ask for next.
+//!
+//! ```text
+//! pg_wal/.farshore/lock                 held by the process that fetches
+//! pg_wal/.farshore/last                 what was delivered last
+//! pg_wal/.farshore/<system>/<segment>   whole, on the disk, authenticated
+//! ```
+//!
+//! A delivery takes what is there by renaming it. The directory lies beside the server's files and is for its user alone, like them. What
+//! is no longer wanted is removed; the process ends when nothing was delivered for a while, and leaves nothing behind.
+
+use std::{
+    collections::HashSet,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::ErrorKind,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use rustix::fs::{FlockOperation, flock};
+
+use super::{
+    archives::{Answer, Archives},
+    deliver::{is_temporary, write},
+    io, off_thread,
+};
+use crate::{
+    clock::SharedClock,
+    operations::OperationError,
+    repository::{LogKind, LogName},
+};
+
+const DIRECTORY: &str = ".farshore";
+/// Segments ahead of the one delivered last.
+const AHEAD: usize = 8;
+/// Fetched at once.
+const AT_ONCE: usize = 4;
+/// Names taken from one listing.
+const LISTED: usize = 64;
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// A delivery waits so long for what is being fetched, before it fetches by itself.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The process ends when nothing was delivered for so long.
+const IDLE: Duration = Duration::from_secs(60);
+/// How often one that has just been started tries for the lock.
+const HOLD_TRIES: u32 = 20;
+/// A site that failed is asked again after this.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long the end of the archive is believed to be the end.
+const LIST_EVERY: Duration = Duration::from_secs(5);
+
+/// The directory of what was fetched ahead.
+#[derive(Debug, Clone)]
+pub(super) struct Ahead {
+    directory: PathBuf,
+}
+
+impl Ahead {
+    /// For deliveries into this directory.
+    pub(super) fn beside(directory: &Path) -> Self {
+        Self { directory: directory.join(DIRECTORY) }
+    }
+
+    fn path(&self, name: &LogName) -> PathBuf {
+        self.directory.join(name.system().to_string()).join(name.file())
+    }
+
+    /// The name that says that a file is being fetched.
+    fn coming(&self, name: &LogName) -> PathBuf {
+        self.directory.join(name.system().to_string()).join(format!("{}.coming", name.file()))
+    }
+
+    /// Hands a file over, if it was fetched; waits a little for one that is on its way.
+    pub(super) async fn take(&self, name: &LogName, to: &Path, clock: &SharedClock) -> Result<bool, OperationError> {
+        let began = clock.monotonic();
+        loop {
+            match fs::rename(self.path(name), to) {
+                Ok(()) => return Ok(true),
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+                Err(error) => return Err(io(to.display().to_string())(error)),
+            }
+            let is_coming = self.coming(name).exists() && self.is_held().unwrap_or(false);
+            if !is_coming || clock.monotonic().saturating_sub(began) >= PATIENCE {
+                // It may have come between the two looks.
+                return Ok(fs::rename(self.path(name), to).is_ok());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Says what was delivered last, and starts the process that fetches what follows, if there is none.
+    pub(super) fn follow(&self, name: &LogName, start: &(dyn Fn(&Path) -> std::io::Result<()> + Sync)) -> std::io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+        let (last, new) = (self.directory.join("last"), self.directory.join(".last.new"));
+        fs::write(&new, name.to_string())?;
+        fs::rename(&new, &last)?;
+        if self.is_held()? { Ok(()) } else { start(&self.directory) }
+    }
+
+    fn last(&self) -> Option<LogName> {
+        LogName::parse(&fs::read_to_string(self.directory.join("last")).ok()?)
+    }
+
+    /// Whether a process fetches.
+    fn is_held(&self) -> std::io::Result<bool> {
+        Ok(self.flock(FlockOperation::NonBlockingLockShared)?.is_none())
+    }
+
+    /// Becomes the process that fetches; nothing while another one is. Whoever looks whether it is held has the lock for an instant.
+    async fn hold(&self) -> std::io::Result<Option<File>> {
+        for _ in 0..HOLD_TRIES {
+            if let Some(held) = self.flock(FlockOperation::NonBlockingLockExclusive)? {
+                return Ok(Some(held));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(None)
+    }
+
+    fn flock(&self, operation: FlockOperation) -> std::io::Result<Option<File>> {
+        let path = self.directory.join("lock");
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        match flock(&file, operation) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes everything away.
+    pub(super) fn discard(&self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+
+    /// Takes away what is none of these; what is being written stays.
+    fn keep_only(&self, wanted: &[LogName]) {
+        let folders = fs::read_dir(&self.directory).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+        for entry in folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten()) {
+            let path = entry.path();
+            let is_written = is_temporary(&entry.file_name().to_string_lossy());
+            if !is_written && !wanted.iter().any(|name| [self.path(name), self.coming(name)].contains(&path)) {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// Takes away all that was fetched.
+    fn clear(&self) {
+        let folders = fs::read_dir(&self.directory).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+        folders.for_each(|folder| drop(fs::remove_dir_all(folder.path())));
+    }
+
+    /// Fetches a segment. One that is not there is nobody's error: it was listed, and a prune may have been faster.
+    async fn fetch(&self, archives: &Archives, name: &LogName) -> Result<(), OperationError> {
+        let (path, coming) = (self.path(name), self.coming(name));
+        fs::write(&coming, []).map_err(io(coming.display().to_string()))?;
+        let fetched = async {
+            let Answer::File(bytes) = archives.fetch(name).await? else { return Ok(()) };
+            off_thread(move || write(&path, &bytes)).await
+        };
+        let outcome = fetched.await;
+        let _ = fs::remove_file(coming);
+        outcome
+    }
+}
+
+/// What fetching ahead needs.
+pub struct PrefetchRequest<'a> {
+    /// The directory that a delivery has named.
+    pub directory: &'a Path,
+    /// Where everything comes from.
+    pub archives: &'a Archives,
+    /// The time.
+    pub clock: SharedClock,
+}
+
+/// Fetches ahead of deliveries until there were none for a while. Errors of sites are for deliveries to meet, and to tell.
+///
+/// # Errors
+/// [`OperationError::Io`].
+pub async fn prefetch(request: PrefetchRequest<'_>) -> Result<(), OperationError> {
+    let ahead = Ahead { directory: request.directory.to_owned() };
+    let place = ahead.directory.display().to_string();
+    let Some(_held) = ahead.hold().await.map_err(io(&place))? else { return Ok(()) };
+    ahead.clear();
+    if follow(&ahead, &request).await? == End::Idle {
+        ahead.discard();
+    }
+    Ok(())
+}
+
+/// Why nothing is fetched any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nothing was delivered for a while.
+    Idle,
+    /// A delivery came to the end of the log, and took the directory away; it may be another process's by now.
+    Gone,
+}
+
+async fn follow(ahead: &Ahead, request: &PrefetchRequest<'_>) -> Result<End, OperationError> {
+    let clock = &request.clock;
+    let mut last: Option<LogName> = None;
+    // What the archive has after `last`, as it was listed; and when that was.
+    let (mut listed, mut listed_at): (Vec<LogName>, Option<Duration>) = (Vec::new(), None);
+    let mut failed_at = None;
+    let (mut fetches, mut on_their_way) = (FuturesUnordered::new(), HashSet::new());
+    let mut moved_at = clock.monotonic();
+    while let Some(now) = ahead.last() {
+        if last.as_ref() != Some(&now) {
+            moved_at = clock.monotonic();
+            match listed.iter().position(|name| *name == now) {
+                Some(at) => drop(listed.drain(..=at)),
+                // It went elsewhere.
+                None if last.is_some() => (listed, listed_at) = (Vec::new(), None),
+                None => {}
+            }
+            let folder = ahead.path(&now);
+            let folder = folder.parent().unwrap_or(&ahead.directory);
+            match DirBuilder::new().mode(0o700).create(folder) {
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(io(folder.display().to_string())(error)),
+                _ => {}
+            }
+            last = Some(now.clone());
+        } else if clock.monotonic().saturating_sub(moved_at) >= IDLE {
+            return Ok(End::Idle);
+        }
+        // A site that fails keeps nobody from what is here already.
+        let may_ask = failed_at.is_none_or(|at| clock.monotonic().saturating_sub(at) >= PAUSE);
+        let is_due = may_ask && listed_at.is_none_or(|at| clock.monotonic().saturating_sub(at) >= LIST_EVERY);
+        if now.kind() == LogKind::Segment && listed.len() < AHEAD && is_due {
+            match request.archives.after(&now, LISTED).await {
+                Ok(found) => {
+                    // A full list is not the end.
+                    listed_at = (found.len() < LISTED).then(|| clock.monotonic());
+                    listed = found;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "what comes next cannot be listed");
+                    failed_at = Some(clock.monotonic());
+                }
+            }
+        }
+        let wanted = &listed[..listed.len().min(AHEAD)];
+        ahead.keep_only(wanted);
+        for name in wanted {
+            if may_ask && on_their_way.len() < AT_ONCE && !on_their_way.contains(name) && !ahead.path(name).exists() {
+                on_their_way.insert(name.clone());
+                let name = name.clone();
+                fetches.push(async move { (ahead.fetch(request.archives, &name).await, name) });
+            }
+        }
+        tokio::select! {
+            Some((outcome, name)) = fetches.next() => {
+                on_their_way.remove(&name);
+                if let Err(error) = outcome {
+                    tracing::warn!(%error, "{name} cannot be fetched ahead");
+                    failed_at = Some(clock.monotonic());
+                }
+            }
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+    Ok(End::Gone)
+}

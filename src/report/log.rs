@@ -1,0 +1,273 @@
+//! The archive of clusters' logs: how it stands, and what a prune took from it.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Align, Amount, ExitCode, Look, Problem, Table, bytes, count, counted, printable, problem::problem_lines, seconds, timestamp,
+};
+
+/// How an archive stands: the spool on this machine, and the sites.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogStatusReport {
+    /// What waits on this machine; nothing where there is no spool.
+    pub spool: Option<SpoolReport>,
+    /// Each site that answered.
+    pub sites: Vec<LogSiteReport>,
+}
+
+/// What waits on the server's machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpoolReport {
+    /// Where it is.
+    pub directory: String,
+    /// Files that wait.
+    pub files: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// So many may wait.
+    pub limit_bytes: u64,
+    /// How long the oldest has waited.
+    pub oldest_seconds: Option<f64>,
+    /// Whether a process empties it.
+    pub is_emptied: bool,
+    /// What that process complains of.
+    pub errors: Vec<String>,
+    /// Files have waited for too long, or cannot be stored.
+    pub is_stuck: bool,
+}
+
+/// The archive at a site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogSiteReport {
+    /// The site, as an operator would write it down.
+    pub site: String,
+    /// The site's time.
+    pub site_time: DateTime<Utc>,
+    /// Clusters.
+    pub systems: Vec<LogSystem>,
+    /// What is wrong with it.
+    pub problems: Vec<Problem>,
+}
+
+/// A cluster's log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogSystem {
+    /// The system identifier.
+    pub system: String,
+    /// Bytes of a segment; nothing where there is none.
+    pub segment_bytes: Option<u64>,
+    /// Files at the site, and their bytes there.
+    pub stored: Amount,
+    /// When the site stored the newest segment.
+    pub newest_at: Option<DateTime<Utc>>,
+    /// How much would be lost if the server were lost now, at most.
+    pub rpo_seconds: Option<f64>,
+    /// Timelines.
+    pub timelines: Vec<LogTimeline>,
+    /// Recovery points of the cluster, oldest first.
+    pub points: Vec<LogPoint>,
+}
+
+/// A timeline of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogTimeline {
+    /// Its number.
+    pub timeline: u32,
+    /// The first segment.
+    pub first: String,
+    /// The last segment.
+    pub last: String,
+    /// Segments that are there.
+    pub segments: u64,
+    /// What is missing in between.
+    pub gaps: Vec<LogGap>,
+}
+
+/// Segments that are missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogGap {
+    /// The first.
+    pub from: String,
+    /// The last.
+    pub to: String,
+    /// How many.
+    pub segments: u64,
+}
+
+/// A recovery point that the log can take further.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPoint {
+    /// Its id.
+    pub point: String,
+    /// Its T, to the second.
+    pub time: DateTime<Utc>,
+    /// The first segment that replay beyond it needs.
+    pub needs: String,
+    /// The last one that replay reaches without a gap; nothing if it does not leave the point.
+    pub reaches: Option<String>,
+    /// Later segments are there, and replay does not reach them.
+    pub is_cut_off: bool,
+}
+
+impl LogStatusReport {
+    /// [`ExitCode::Problems`] or [`ExitCode::Success`].
+    pub fn exit_code(&self) -> ExitCode {
+        let spool = self.spool.as_ref().is_some_and(|spool| spool.is_stuck);
+        let site = |site: &LogSiteReport| !site.problems.is_empty();
+        if spool || self.sites.iter().any(site) { ExitCode::Problems } else { ExitCode::Success }
+    }
+
+    /// As people read it.
+    pub fn text(&self, look: Look) -> String {
+        let spool = self.spool.as_ref().map(|spool| spool.text(look));
+        spool.into_iter().chain(self.sites.iter().map(|site| site.text(look))).collect()
+    }
+}
+
+impl SpoolReport {
+    fn text(&self, look: Look) -> String {
+        let mark = if self.is_stuck { look.failed() } else { look.ok() };
+        let oldest = self.oldest_seconds.map_or_else(String::new, |oldest| format!(", the oldest for {}", seconds(oldest)));
+        let mut text = format!(
+            "{mark} spool {}: {} wait ({} of {}){oldest}{}\n",
+            printable(&self.directory),
+            counted(self.files, "file"),
+            bytes(self.bytes),
+            bytes(self.limit_bytes),
+            if self.is_emptied || self.files == 0 { "" } else { "; nobody empties it: the next push starts that" }
+        );
+        for error in &self.errors {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "  {} {}", look.failed(), printable(error));
+        }
+        text
+    }
+}
+
+impl LogSiteReport {
+    fn text(&self, look: Look) -> String {
+        let mark = if self.problems.is_empty() { look.ok() } else { look.failed() };
+        let mut text = format!("{mark} {}: the log of {}\n", printable(&self.site), counted(self.systems.len() as u64, "cluster"));
+        for system in &self.systems {
+            let rpo = system.rpo_seconds.map_or_else(String::new, |rpo| format!(", the newest stored {} ago", seconds(rpo)));
+            let _ = writeln!(
+                text,
+                "  cluster {}: {} ({}){rpo}",
+                system.system,
+                counted(system.stored.objects, "file"),
+                bytes(system.stored.bytes)
+            );
+            let mut table = Table::new(&[
+                ("timeline", Align::Right),
+                ("first", Align::Left),
+                ("last", Align::Left),
+                ("segments", Align::Right),
+                ("missing", Align::Left),
+            ]);
+            for timeline in &system.timelines {
+                let gaps = timeline.gaps.iter().map(|gap| match gap.segments {
+                    1 => gap.from.clone(),
+                    many => format!("{} to {} ({})", gap.from, gap.to, count(many)),
+                });
+                table.row(vec![
+                    timeline.timeline.to_string(),
+                    timeline.first.clone(),
+                    timeline.last.clone(),
+                    count(timeline.segments),
+                    gaps.collect::<Vec<_>>().join(", "),
+                ]);
+            }
+            if !table.is_empty() {
+                let _ = writeln!(text, "{table}");
+            }
+            if let Some(point) = system.points.last() {
+                let _ = match &point.reaches {
+                    Some(last) => writeln!(
+                        text,
+                        "  from point {} of {} the log can be replayed to the end of {last}",
+                        point.point,
+                        timestamp(point.time)
+                    ),
+                    None => writeln!(
+                        text,
+                        "  point {} of {} cannot be taken further: {} is not there",
+                        point.point,
+                        timestamp(point.time),
+                        point.needs
+                    ),
+                };
+            }
+        }
+        text.push_str(&problem_lines(&self.problems));
+        text
+    }
+}
+
+/// What a prune took from the archive of logs, or would take.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LogPruneReport {
+    /// The site, as an operator would write it down.
+    pub site: String,
+    /// Nothing was deleted.
+    pub dry_run: bool,
+    /// How long it took.
+    pub seconds: f64,
+    /// Files that are there, before.
+    pub files: Amount,
+    /// Files that were deleted.
+    pub deleted: Amount,
+    /// Keys that were deleted, since no file is sealed under them.
+    pub keys_deleted: u64,
+    /// Objects that were to be deleted and that a lock of the site holds: a later prune deletes them.
+    pub locked: u64,
+    /// When the first of these locks ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locked_until: Option<DateTime<Utc>>,
+    /// Clusters of which no recovery point is there, so that all of their logs stay.
+    pub without_point: Vec<String>,
+    /// What kept it from deleting.
+    pub problems: Vec<Problem>,
+}
+
+impl LogPruneReport {
+    /// [`ExitCode::Problems`] or [`ExitCode::Success`].
+    pub fn exit_code(&self) -> ExitCode {
+        if self.problems.is_empty() { ExitCode::Success } else { ExitCode::Problems }
+    }
+
+    /// As people read it, when it stands alone.
+    pub fn text(&self, look: Look) -> String {
+        let mark = if self.problems.is_empty() { look.ok() } else { look.failed() };
+        let title = if self.dry_run { "the log would be pruned so" } else { "the log was pruned" };
+        let mut text = format!("{mark} {}: {title} ({})\n", printable(&self.site), seconds(self.seconds));
+        text.push_str(&self.lines());
+        text.push_str(&problem_lines(&self.problems));
+        text
+    }
+
+    /// What was done, a line each.
+    pub(super) fn lines(&self) -> String {
+        let mut text = String::new();
+        let would = if self.dry_run { "would be deleted" } else { "deleted" };
+        if self.deleted.objects + self.keys_deleted > 0 {
+            let (files, keys) = (counted(self.deleted.objects, "file"), counted(self.keys_deleted, "key"));
+            let _ = writeln!(text, "  {would} of the log: {files} ({}), {keys}", bytes(self.deleted.bytes));
+        }
+        if self.locked > 0 {
+            let until = self.locked_until.map_or_else(String::new, |until| format!(", the first until {}", timestamp(until)));
+            let _ = writeln!(text, "  later, of the log: {} that a lock of the site holds{until}", counted(self.locked, "object"));
+        }
+        for system in &self.without_point {
+            let _ = writeln!(text, "  all of the log of cluster {system} stays: no recovery point of it is there");
+        }
+        let stays = Amount {
+            objects: self.files.objects - self.deleted.objects.min(self.files.objects),
+            bytes: self.files.bytes - self.deleted.bytes.min(self.files.bytes),
+        };
+        let _ = writeln!(text, "  {} of the log ({}) stay", counted(stays.objects, "file"), bytes(stays.bytes));
+        text
+    }
+}

@@ -1,0 +1,333 @@
+//! The object of one file of the log.
+//!
+//! ```text
+//! header (64) | sealed length u32 | sealed( JSON ) | block …
+//! block: sealed length u32 | plain length u32 | encoding u8 | sealed( … )
+//! ```
+//!
+//! The JSON is sealed under the run's catalogue key: whoever writes must be able to tell what is there already. The blocks are sealed
+//! under a key of the log, each bound to the header, its number, whether it is the last, and the object's key.
+
+use serde::{Deserialize, Serialize};
+
+use super::LogName;
+use crate::repository::{
+    RepositoryError,
+    chunk::Encoding,
+    error::Result,
+    format::{HEADER_BYTES, Header, Id, Kind},
+    keys::{Catalogue, random},
+    seal::{OVERHEAD_BYTES, OpeningKey, SealingKey},
+    workers::Desk,
+};
+
+/// Largest file of a log that is taken, plain bytes. (A segment has 16 MiB, unless a cluster was made with another size.)
+pub const MAX_LOG_FILE_BYTES: u64 = 128 << 20;
+/// Plain bytes of a block, but for the last.
+pub const MAX_LOG_BLOCK_BYTES: usize = 4 << 20;
+/// Largest sealed JSON, bytes: four fields.
+const MAX_META_BYTES: usize = 4 << 10;
+/// Bytes from which everything but the blocks can be read.
+pub(super) const HEAD_BYTES: u64 = (HEADER_BYTES + 4 + MAX_META_BYTES) as u64;
+/// Before each sealed block.
+const BLOCK_HEAD_BYTES: usize = 4 + 4 + 1;
+/// Largest object, bytes.
+pub(super) const MAX_OBJECT_BYTES: u64 = HEAD_BYTES
+    + MAX_LOG_FILE_BYTES
+    + (MAX_LOG_FILE_BYTES / MAX_LOG_BLOCK_BYTES as u64 + 1) * (BLOCK_HEAD_BYTES + OVERHEAD_BYTES) as u64;
+
+/// What is sealed in front of the blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Meta {
+    /// The object's key.
+    object: String,
+    /// Plain bytes.
+    size: u64,
+    /// Keyed BLAKE3 of them, hexadecimal.
+    hash: String,
+}
+
+/// What can be read of an object without the key that opens its blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogHead {
+    header: Header,
+    /// Where the blocks begin.
+    blocks_at: usize,
+    /// Plain bytes of the file.
+    pub size: u64,
+    /// [`Catalogue::log_id`] of them.
+    pub hash: [u8; 32],
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<usize> {
+    let word = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_le_bytes(word.try_into().ok()?) as usize)
+}
+
+impl LogHead {
+    /// Reads the beginning of the object of this name; all of the object need not be there. `place` names it in errors.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Damaged`], [`RepositoryError::UnknownFormat`].
+    pub fn read(place: &str, name: &LogName, bytes: &[u8], catalogue: &Catalogue) -> Result<Self> {
+        let damaged = |detail: &str| RepositoryError::Damaged { place: place.to_owned(), detail: detail.to_owned() };
+        let header = Header::decode(place, bytes, &[Kind::LogFile])?;
+        if header.catalogue_key != catalogue.id {
+            return Err(damaged("is sealed under another catalogue key than this repository's"));
+        }
+        let length = word(bytes, HEADER_BYTES).ok_or_else(|| damaged("ends within its head"))?;
+        if length > MAX_META_BYTES {
+            return Err(damaged("says an impossible length of its head"));
+        }
+        let blocks_at = HEADER_BYTES + 4 + length;
+        let sealed = bytes.get(HEADER_BYTES + 4..blocks_at).ok_or_else(|| damaged("ends within its head"))?;
+        let mut plain = Vec::new();
+        let opened = catalogue.opening_key(&header.run).open(&bytes[..HEADER_BYTES], sealed, &mut plain);
+        opened.map_err(|error| damaged(&error.to_string()))?;
+        let meta: Meta = serde_json::from_slice(&plain).map_err(|error| damaged(&error.to_string()))?;
+        if meta.object != name.to_string() {
+            return Err(damaged(&format!("holds {} instead", meta.object)));
+        }
+        let mut hash = [0; 32];
+        if hex::decode_to_slice(&meta.hash, &mut hash).is_err() || meta.size > MAX_LOG_FILE_BYTES {
+            return Err(damaged("says an impossible size or hash"));
+        }
+        Ok(Self { header, blocks_at, size: meta.size, hash })
+    }
+
+    /// The key that its blocks are sealed under.
+    pub fn log_key(&self) -> Id {
+        self.header.data_key
+    }
+}
+
+/// The key that the blocks of an object are sealed under, by its first bytes alone.
+///
+/// # Errors
+/// [`RepositoryError::Damaged`], [`RepositoryError::UnknownFormat`].
+pub(super) fn key_of(place: &str, bytes: &[u8]) -> Result<Id> {
+    Ok(Header::decode(place, bytes, &[Kind::LogFile])?.data_key)
+}
+
+/// What a block is bound to.
+fn associated(header: &[u8], name: &str, number: u32, plain_bytes: u32, encoding: Encoding, is_last: bool) -> Vec<u8> {
+    let mut out = header.to_vec();
+    out.extend_from_slice(&number.to_le_bytes());
+    out.extend_from_slice(&plain_bytes.to_le_bytes());
+    out.push(encoding as u8);
+    out.push(u8::from(is_last));
+    out.extend_from_slice(name.as_bytes());
+    out
+}
+
+/// An object as it is made, from a head and blocks.
+pub struct LogSealing<'a> {
+    key: &'a SealingKey,
+    object: String,
+    header: [u8; HEADER_BYTES],
+    blocks: u32,
+    out: Vec<u8>,
+}
+
+impl<'a> LogSealing<'a> {
+    /// Begins the object of this name with its head, a JSON text. The key of the log is `(id, key)`.
+    pub fn begin(catalogue: &Catalogue, name: &LogName, (id, key): (&Id, &'a SealingKey), json: &[u8]) -> Self {
+        let run: Id = random();
+        let header = Header { kind: Kind::LogFile, catalogue_key: catalogue.id, run, data_key: *id }.encode();
+        let mut sealed = Vec::new();
+        // Like a piece of evidence, a file is a run of its own with one seal.
+        catalogue.sealing_key(&run).seal_into(&header, json, &mut sealed);
+        let out = [header.as_slice(), &length(sealed.len()), &sealed].concat();
+        Self { key, object: name.to_string(), header, blocks: 0, out }
+    }
+
+    /// Adds a block.
+    pub fn block(&mut self, encoding: Encoding, plain_bytes: u32, encoded: &[u8], is_last: bool) {
+        self.out.extend_from_slice(&length(encoded.len() + OVERHEAD_BYTES));
+        self.out.extend_from_slice(&plain_bytes.to_le_bytes());
+        self.out.push(encoding as u8);
+        let bound = associated(&self.header, &self.object, self.blocks, plain_bytes, encoding, is_last);
+        self.key.seal_into(&bound, encoded, &mut self.out);
+        self.blocks += 1;
+    }
+
+    /// The object.
+    pub fn finish(self) -> Vec<u8> {
+        self.out
+    }
+}
+
+/// Makes the object of a file, compressing by `desk`.
+pub(super) fn seal_log_file(
+    catalogue: &Catalogue,
+    name: &LogName,
+    key: (&Id, &SealingKey),
+    plain: &[u8],
+    desk: &mut Desk,
+) -> Vec<u8> {
+    let meta = Meta { object: name.to_string(), size: plain.len() as u64, hash: hex::encode(catalogue.log_id(plain)) };
+    let json = serde_json::to_vec(&meta).expect("two strings and a number always serialise");
+    let mut sealing = LogSealing::begin(catalogue, name, key, &json);
+    sealing.out.reserve(plain.len() / 4);
+    // A file without bytes has one block without bytes.
+    let blocks = plain.len().div_ceil(MAX_LOG_BLOCK_BYTES).max(1);
+    for number in 0..blocks {
+        let from = number * MAX_LOG_BLOCK_BYTES;
+        let block = &plain[from..plain.len().min(from + MAX_LOG_BLOCK_BYTES)];
+        let encoding = desk.encode(block);
+        let encoded = if encoding == Encoding::Zstd { &desk.scratch } else { block };
+        sealing.block(encoding, block.len() as u32, encoded, number + 1 == blocks);
+    }
+    sealing.finish()
+}
+
+fn length(bytes: usize) -> [u8; 4] {
+    u32::try_from(bytes).expect("a block and a head have a few MiB at most").to_le_bytes()
+}
+
+/// Opens the blocks of a whole object; returns the file, which is what it was when it was sealed.
+///
+/// # Errors
+/// [`RepositoryError::Damaged`].
+pub fn open_log_file(
+    place: &str,
+    name: &LogName,
+    head: &LogHead,
+    bytes: &[u8],
+    key: &OpeningKey,
+    catalogue: &Catalogue,
+) -> Result<Vec<u8>> {
+    let damaged = |detail: String| RepositoryError::Damaged { place: place.to_owned(), detail };
+    let object = name.to_string();
+    let (mut plain, mut encoded) = (Vec::new(), Vec::new());
+    let (mut at, mut number) = (head.blocks_at, 0_u32);
+    loop {
+        let broken = |detail: &str| damaged(format!("block {number} {detail}"));
+        let (Some(sealed_bytes), Some(plain_bytes)) = (word(bytes, at), word(bytes, at + 4)) else {
+            return Err(broken("is cut off"));
+        };
+        let encoding = bytes.get(at + 8).and_then(|number| Encoding::from_number(*number));
+        let encoding = encoding.ok_or_else(|| broken("has an unknown encoding"))?;
+        let possible = match encoding {
+            Encoding::Plain => sealed_bytes == plain_bytes + OVERHEAD_BYTES,
+            Encoding::Zstd => sealed_bytes < plain_bytes + OVERHEAD_BYTES,
+        };
+        if plain_bytes > MAX_LOG_BLOCK_BYTES || !possible || (plain.len() + plain_bytes) as u64 > head.size {
+            return Err(broken("says impossible lengths"));
+        }
+        let from = at + BLOCK_HEAD_BYTES;
+        let sealed = bytes.get(from..from + sealed_bytes).ok_or_else(|| broken("is cut off"))?;
+        at = from + sealed_bytes;
+        let is_last = at == bytes.len();
+        let bound = associated(&bytes[..HEADER_BYTES], &object, number, plain_bytes as u32, encoding, is_last);
+        key.open(&bound, sealed, &mut encoded).map_err(|error| broken(&error.to_string()))?;
+        let before = plain.len();
+        match encoding {
+            Encoding::Plain => plain.extend_from_slice(&encoded),
+            Encoding::Zstd => {
+                let opened = zstd::bulk::decompress(&encoded, plain_bytes);
+                plain.extend_from_slice(&opened.map_err(|error| broken(&format!("does not decompress: {error}")))?);
+            }
+        }
+        if plain.len() - before != plain_bytes {
+            return Err(broken("has another length than it says"));
+        }
+        if is_last {
+            break;
+        }
+        number += 1;
+    }
+    if plain.len() as u64 != head.size {
+        return Err(damaged(format!("has {} bytes instead of {}", plain.len(), head.size)));
+    }
+    // The tags show that a holder of the key wrote it, only this that it is the file that was meant.
+    if catalogue.log_id(&plain) != head.hash {
+        return Err(damaged("holds other bytes than its head says".to_owned()));
+    }
+    Ok(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::{
+        Catalogue, Desk, LogHead, LogName, MAX_LOG_BLOCK_BYTES, OpeningKey, Result, SealingKey, open_log_file, seal_log_file,
+    };
+
+    fn catalogue() -> Catalogue {
+        Catalogue::new([1; 16], Zeroizing::new([2; 32]), &[3; 16])
+    }
+
+    fn name(number: u8) -> LogName {
+        LogName::new(42, &format!("0000000100000000000000{number:02X}")).unwrap()
+    }
+
+    fn sealed(plain: &[u8]) -> Vec<u8> {
+        seal_log_file(&catalogue(), &name(1), (&[4; 16], &SealingKey::new(&[5; 32])), plain, &mut Desk::new(1).unwrap())
+    }
+
+    fn opened(of: u8, bytes: &[u8]) -> Result<Vec<u8>> {
+        let (name, catalogue) = (name(of), catalogue());
+        let head = LogHead::read("x", &name, bytes, &catalogue)?;
+        open_log_file("x", &name, &head, bytes, &OpeningKey::new(&[5; 32]), &catalogue)
+    }
+
+    #[test]
+    fn a_file_comes_back_whatever_its_size() {
+        let noise = |bytes: usize| (0..bytes).map(|at| blake3::hash(&at.to_le_bytes()).as_bytes()[0]).collect::<Vec<u8>>();
+        for plain in [vec![], vec![7], noise(100_000), vec![0; MAX_LOG_BLOCK_BYTES], vec![1; 2 * MAX_LOG_BLOCK_BYTES + 1]] {
+            assert!(opened(1, &sealed(&plain)).unwrap() == plain, "{} bytes", plain.len());
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_a_missing_end_or_another_name_is_refused() {
+        let plain = [vec![3; MAX_LOG_BLOCK_BYTES], b"the end".to_vec()].concat();
+        let bytes = sealed(&plain);
+        assert!(bytes.len() < 2000, "{}", bytes.len());
+        for bit in 0..bytes.len() * 8 {
+            let mut broken = bytes.clone();
+            broken[bit / 8] ^= 1 << (bit % 8);
+            assert!(opened(1, &broken).is_err(), "bit {bit}");
+        }
+        for length in 0..bytes.len() {
+            assert!(opened(1, &bytes[..length]).is_err(), "{length} bytes");
+        }
+        assert!(opened(1, &[bytes.as_slice(), &[0]].concat()).is_err());
+        assert!(opened(2, &bytes).unwrap_err().to_string().contains("holds wal/42/"));
+    }
+
+    #[test]
+    fn a_head_that_is_sealed_anew_does_not_give_blocks_another_name_or_end() {
+        // Whoever has the agent's key can seal heads.
+        let plain = [vec![3; MAX_LOG_BLOCK_BYTES], b"the end".to_vec()].concat();
+        let (bytes, catalogue) = (sealed(&plain), catalogue());
+        let head = LogHead::read("x", &name(1), &bytes, &catalogue).unwrap();
+        let forge = |object: String, plain: &[u8], blocks: &[u8]| {
+            let meta = super::Meta { object, size: plain.len() as u64, hash: hex::encode(catalogue.log_id(plain)) };
+            let mut sealed = Vec::new();
+            catalogue.sealing_key(&head.header.run).seal_into(&bytes[..64], &serde_json::to_vec(&meta).unwrap(), &mut sealed);
+            [&bytes[..64], &super::length(sealed.len()), &sealed, blocks].concat()
+        };
+        let blocks = &bytes[head.blocks_at..];
+        let first = super::BLOCK_HEAD_BYTES + super::word(blocks, 0).unwrap();
+        assert!(opened(1, &forge(name(1).to_string(), &plain, blocks)).is_ok());
+        for (of, forged) in [
+            (2, forge(name(2).to_string(), &plain, blocks)),
+            (1, forge(name(1).to_string(), &plain[..MAX_LOG_BLOCK_BYTES], &blocks[..first])),
+            (1, forge(name(1).to_string(), b"the end", &blocks[first..])),
+            (
+                1,
+                forge(
+                    name(1).to_string(),
+                    &[b"the end", &plain[..MAX_LOG_BLOCK_BYTES]].concat(),
+                    &[&blocks[first..], &blocks[..first]].concat(),
+                ),
+            ),
+        ] {
+            assert!(opened(of, &forged).unwrap_err().to_string().contains("tag does not match"), "{of}");
+        }
+        assert!(opened(1, &forge(name(1).to_string(), &[&plain[..MAX_LOG_BLOCK_BYTES], b"THE END"].concat(), blocks)).is_err());
+    }
+}

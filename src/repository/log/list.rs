@@ -1,0 +1,82 @@
+//! What of logs the site has.
+
+use chrono::{DateTime, Utc};
+
+use super::{LogKind, LogName, name::system_folder};
+use crate::{
+    repository::{Repository, RepositoryError, error::Result, format::LOG, point::list_all},
+    stores::SharedStore,
+};
+
+/// Names in a page.
+const PAGE: usize = 1000;
+
+/// A file of the log as the site lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredLog {
+    /// Which one.
+    pub name: LogName,
+    /// Bytes of the object.
+    pub bytes: u64,
+    /// When the site stored it, by the site's own clock.
+    pub stored_at: DateTime<Utc>,
+}
+
+impl Repository {
+    /// All files of all logs (or of one cluster's), in the order of their keys.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn log_files(&self, system: Option<u64>) -> Result<Vec<StoredLog>> {
+        let prefix = system.map_or_else(|| LOG.to_owned(), system_folder);
+        let listed = list_all(self, &prefix).await?.into_iter();
+        let stored = |object: crate::stores::ObjectStat| {
+            let name = LogName::parse(&object.key)?;
+            Some(StoredLog { name, bytes: object.size, stored_at: object.modified })
+        };
+        Ok(listed.filter_map(stored).collect())
+    }
+
+    /// The first segments of a file's timeline that come after it, at most so many.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn segments_after(&self, name: &LogName, most: usize) -> Result<Vec<LogName>> {
+        let mut found = Vec::new();
+        let mut after = name.to_string();
+        while found.len() < most {
+            let page = page_after(&self.store, &name.folder(), &after).await?;
+            let Some(last) = page.last() else { break };
+            after.clone_from(last);
+            let segments = page
+                .iter()
+                .filter_map(|key| LogName::parse(key))
+                .filter(|found| matches!(found.kind(), LogKind::Segment | LogKind::Partial) && found.segment() > name.segment());
+            found.extend(segments);
+        }
+        found.truncate(most);
+        Ok(found)
+    }
+
+    /// Whether the site lists a file.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn lists(&self, name: &LogName) -> Result<bool> {
+        let key = name.to_string();
+        let page = self.store.list(&key, None, 1).await?;
+        Ok(page.objects.first().is_some_and(|object| object.key == key))
+    }
+}
+
+/// The next page of keys; empty at the end.
+async fn page_after(store: &SharedStore, prefix: &str, after: &str) -> Result<Vec<String>> {
+    let page = store.list(prefix, Some(after), PAGE).await?;
+    if page.objects.first().is_some_and(|object| object.key.as_str() <= after) {
+        return Err(RepositoryError::Damaged {
+            place: format!("{}/{prefix}", store.describe()),
+            detail: "the site lists the same objects again and again".to_owned(),
+        });
+    }
+    Ok(page.objects.into_iter().map(|object| object.key).collect())
+}

@@ -1,0 +1,193 @@
+//! Storing files of the log.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use chrono::TimeDelta;
+use tokio::sync::Mutex;
+
+use super::{
+    LogHead, LogName, MAX_LOG_FILE_BYTES,
+    format::{HEAD_BYTES, seal_log_file},
+};
+use crate::{
+    clock::Moment,
+    repository::{
+        Recipients, Repository, RepositoryError,
+        error::{Result, reading},
+        format::Id,
+        keys::{SetName, create_log_key, sha256},
+        seal::SealingKey,
+        workers::{Desk, off_thread},
+    },
+    stores::{GetOptions, PutOptions, StoreError, read_all},
+};
+
+/// A key of the log seals for so long, and what was sealed is stored within as long again: prune counts on twice this.
+const KEY_LASTS: TimeDelta = TimeDelta::hours(24);
+/// How often the recipients are looked at again: a key that is wrapped for others seals nothing new.
+const LOOK_EVERY: TimeDelta = TimeDelta::minutes(10);
+
+/// What became of a file that was to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogPut {
+    /// It is stored, and was not before.
+    Stored,
+    /// It had been stored before, with these very bytes.
+    There,
+    /// Another file of this name had been stored before.
+    Other {
+        /// The object, as an operator would write it down.
+        place: String,
+    },
+}
+
+/// A key as it is held.
+struct Held {
+    repository: String,
+    id: Id,
+    key: Arc<SealingKey>,
+    made: Moment,
+    set: SetName,
+    recipients: Vec<String>,
+    looked: Moment,
+}
+
+/// A key of the log, in the memory of the process that made it. It outlives a [`LogWriter`], so that opening the site anew does not
+/// store another one.
+#[derive(Clone, Default)]
+pub struct LogKey(Arc<Mutex<Option<Held>>>);
+
+impl fmt::Debug for LogKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("LogKey")
+    }
+}
+
+/// Stores files of the log in one repository.
+#[derive(Debug)]
+pub struct LogWriter {
+    repository: Arc<Repository>,
+    recipients: Recipients,
+    key: LogKey,
+    level: i32,
+}
+
+impl LogWriter {
+    /// With keys wrapped to these recipients, compressing at this zstd level.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Key`] where the recipients do not fit the repository.
+    pub fn new(repository: Arc<Repository>, recipients: Recipients, key: LogKey, level: i32) -> Result<Self> {
+        if matches!(recipients, Recipients::Nobody) != repository.is_unencrypted() {
+            let detail = "the policy and the repository do not agree on whether it is encrypted; mend [encryption] in the policy";
+            return Err(RepositoryError::Key { place: repository.store.describe(), detail: detail.to_owned() });
+        }
+        Ok(Self { repository, recipients, key, level })
+    }
+
+    /// The repository that it writes to.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// Stores a file, unless it is there. It is confirmed by the site when this returns [`LogPut::Stored`] or [`LogPut::There`].
+    ///
+    /// # Errors
+    /// The store's, [`RepositoryError::OtherRecipients`], [`RepositoryError::Key`]; [`RepositoryError::Damaged`] if there is an object of
+    /// that name that cannot be read; [`RepositoryError::Refused`] for a file that is too large.
+    pub async fn put(&self, name: &LogName, plain: Bytes) -> Result<LogPut> {
+        let repository = &self.repository;
+        if plain.len() as u64 > MAX_LOG_FILE_BYTES {
+            return Err(RepositoryError::Refused {
+                subject: name.file().to_owned(),
+                detail: format!(
+                    "has {} bytes, and no file of the log may have more than {} MiB",
+                    plain.len(),
+                    MAX_LOG_FILE_BYTES >> 20
+                ),
+            });
+        }
+        // Where a site lets the last writer win, what is there must be looked for first.
+        if repository.file.writes != "exclusive"
+            && let Some(found) = self.compare(name, &plain).await?
+        {
+            return Ok(found);
+        }
+        let (id, key) = self.key().await?;
+        let (catalogue, sealed_name, level, bytes) = (Arc::clone(&repository.catalogue), name.clone(), self.level, plain.clone());
+        let (object, hash) = off_thread(move || {
+            let mut desk = Desk::new(level).map_err(|error| RepositoryError::Refused {
+                subject: "zstd".to_owned(),
+                detail: format!("has no memory: {error}"),
+            })?;
+            let object = seal_log_file(&catalogue, &sealed_name, (&id, &key), &bytes, &mut desk);
+            let hash = sha256(&object);
+            Ok((object, hash))
+        })
+        .await?;
+        let options = PutOptions { if_absent: true, sha256: Some(hash), ..PutOptions::default() };
+        match repository.store.put(&name.to_string(), object.into(), options).await {
+            Ok(_) => Ok(LogPut::Stored),
+            Err(there @ StoreError::AlreadyExists { .. }) => self.compare(name, &plain).await?.ok_or_else(|| there.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What is stored under this name, held against these bytes; nothing if there is none.
+    async fn compare(&self, name: &LogName, plain: &Bytes) -> Result<Option<LogPut>> {
+        let Some(head) = self.repository.log_head(name).await? else { return Ok(None) };
+        let (catalogue, bytes) = (Arc::clone(&self.repository.catalogue), plain.clone());
+        let hash = off_thread(move || Ok(catalogue.log_id(&bytes))).await?;
+        let same = head.size == plain.len() as u64 && head.hash == hash;
+        let place = || format!("{}/{name}", self.repository.store.describe());
+        Ok(Some(if same { LogPut::There } else { LogPut::Other { place: place() } }))
+    }
+
+    /// The key to seal under now: the one that is held, or a new one, stored first.
+    async fn key(&self) -> Result<(Id, Arc<SealingKey>)> {
+        let repository = &self.repository;
+        let clock = &repository.clock;
+        // Held across the calls on purpose: ten files at once need one key.
+        let mut held = self.key.0.lock().await;
+        let own = self.recipients.public_keys();
+        if let Some(known) = held.as_mut()
+            && known.repository == repository.file.id
+            && known.recipients == own
+            && known.made.since(clock) < KEY_LASTS
+        {
+            if known.looked.since(clock) < LOOK_EVERY {
+                return Ok((known.id, Arc::clone(&known.key)));
+            }
+            let (now, set) = (Moment::now(clock), repository.settled_set(&self.recipients).await?);
+            if set == known.set {
+                known.looked = now;
+                return Ok((known.id, Arc::clone(&known.key)));
+            }
+        }
+        let made = Moment::now(clock);
+        let set = repository.settled_set(&self.recipients).await?;
+        let (id, key, _) = create_log_key(&repository.store, &self.recipients, set).await?;
+        let key = Arc::new(key);
+        let kept = Arc::clone(&key);
+        *held = Some(Held { repository: repository.file.id.clone(), id, key: kept, made, set, recipients: own, looked: made });
+        Ok((id, key))
+    }
+}
+
+impl Repository {
+    /// What a stored file says of itself; nothing if there is none of that name.
+    ///
+    /// # Errors
+    /// The store's, [`RepositoryError::Damaged`].
+    pub async fn log_head(&self, name: &LogName) -> Result<Option<LogHead>> {
+        let key = name.to_string();
+        let place = format!("{}/{key}", self.store.describe());
+        let options = GetOptions { range: Some(0..HEAD_BYTES), ..GetOptions::default() };
+        match read_all(self.store.as_ref(), &key, options, HEAD_BYTES).await {
+            Ok(bytes) => LogHead::read(&place, name, &bytes, &self.catalogue).map(Some),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(reading(error)),
+        }
+    }
+}
