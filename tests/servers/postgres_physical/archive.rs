@@ -16,12 +16,12 @@ use crate::{
 };
 
 /// What the server's user needs for archiving: a policy, keys, a site, a spool.
-struct Archive {
+pub struct Archive {
     place: TempDir,
 }
 
 impl Archive {
-    fn new(wal: &str) -> Self {
+    pub fn new(wal: &str) -> Self {
         let archive = Self { place: directory() };
         let key = |file: &str| {
             let output = archive.farshore(&["key", "generate", "--output", &archive.text(file)]);
@@ -43,16 +43,16 @@ impl Archive {
         archive
     }
 
-    fn text(&self, name: &str) -> String {
+    pub fn text(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.place.path().join(name)
     }
 
     /// The program as the server's user.
-    fn farshore(&self, arguments: &[&str]) -> Output {
+    pub fn farshore(&self, arguments: &[&str]) -> Output {
         let mut command = as_postgres(env!("CARGO_BIN_EXE_farshore").into());
         command.args(arguments).env("FARSHORE_CACHE_DIR", self.path("cache")).current_dir(self.place.path()).output().unwrap()
     }
@@ -62,7 +62,7 @@ impl Archive {
     }
 
     /// A primary that archives here.
-    fn primary(&self, server: Server) -> Cluster {
+    pub fn primary(&self, server: Server) -> Cluster {
         let command = format!("archive_command={} wal push --wait 3s {} %p", self.program(), self.text("policy.toml"));
         Cluster::new(server, &["archive_mode=on", &command, "wal_keep_size=0", "autovacuum=off", "checkpoint_timeout=30s"])
     }
@@ -77,7 +77,7 @@ impl Archive {
     }
 
     /// Segments at the site, by name, with the paths of their objects.
-    fn segments(&self) -> Vec<(String, PathBuf)> {
+    pub fn segments(&self) -> Vec<(String, PathBuf)> {
         let mut found: Vec<(String, PathBuf)> = tree(&self.path("site/wal"))
             .into_keys()
             .map(|key| (key.rsplit('/').next().unwrap().to_owned(), self.path("site/wal").join(&key)))
@@ -88,7 +88,7 @@ impl Archive {
     }
 
     /// Waits until everything up to the present place of the log is at the site.
-    fn settles(&self, primary: &Cluster) {
+    pub fn settles(&self, primary: &Cluster) {
         let last = primary.psql("postgres", "SELECT pg_walfile_name(pg_switch_wal())");
         let began = Instant::now();
         while !self.segments().iter().any(|(name, _)| *name == last)
@@ -102,7 +102,7 @@ impl Archive {
 }
 
 /// Two rows that are sure to fill several segments, and a marker that was committed after them.
-fn load(primary: &Cluster, round: u32) {
+pub fn load(primary: &Cluster, round: u32) {
     primary.psql(
         "postgres",
         &format!(

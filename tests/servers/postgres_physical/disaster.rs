@@ -1,0 +1,155 @@
+//! The primary is gone: by the program itself, from the site and an identity, to a chosen second and to the end of the archived log.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+use super::{
+    archive::{Archive, load},
+    cluster::{Cluster, as_postgres},
+};
+use crate::postgres::{Server, run};
+
+/// The operator, who may be root, with a key that nobody else can read; the server's user gets it from farshore alone.
+struct Operator<'a> {
+    archive: &'a Archive,
+    server: Server,
+}
+
+impl Operator<'_> {
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_farshore"));
+        command.args(arguments).args(["--identity", &self.archive.text("own.txt")]);
+        command.args(["--cache-dir", &self.archive.text("own-cache")]).env("LC_ALL", "C.UTF-8").output().unwrap()
+    }
+
+    fn restore(&self, name: &str, more: &[&str]) -> Output {
+        let (to, bin) = (self.archive.text(name), self.server.bin().display().to_string());
+        let site = self.archive.text("site");
+        let words = ["restore", "--site", &site, "latest", "--source", "db", "--to", &to, "--bin-directory", &bin];
+        self.run(&words.into_iter().chain(more.iter().copied()).collect::<Vec<_>>())
+    }
+
+    fn restored(&self, name: &str, more: &[&str]) -> Value {
+        let output = self.restore(name, &[more, &["--start", "--json"]].concat());
+        assert!(output.status.success(), "{more:?}: {}\n{}", said(&output), String::from_utf8_lossy(&output.stdout));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn stop(&self, name: &str) {
+        let mut stop = as_postgres(self.server.bin().join("pg_ctl"));
+        stop.args(["stop", "-m", "immediate", "-D", &self.archive.text(name)]);
+        run(stop);
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
+    let checks = report["sources"][0]["checks"].as_array().unwrap();
+    checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{name} in {report:#}"))
+}
+
+/// A primary that archives, was backed up, and went on; it is stopped, and a server that is restored takes its socket.
+fn gone(archive: &Archive, server: Server) -> (Cluster, String) {
+    let mut primary = archive.primary(server);
+    let own = format!("listen_addresses = ''\nunix_socket_directories = '{}'\n", primary.path("").display());
+    std::fs::write(primary.data().join("postgresql.conf"), own).unwrap();
+    primary.make_role("postgres");
+    primary.psql("postgres", "CREATE TABLE load (id int, filler text); CREATE TABLE markers (id int)");
+    let policy = std::fs::read_to_string(archive.path("policy.toml")).unwrap();
+    let bin = server.bin().display().to_string();
+    let url = format!("{}\"\nbin_directory = \"{bin}", primary.role_url("postgres"));
+    let drill = format!("[drill]\ndirectory = \"{}\"\n", archive.text("drill"));
+    let probe = "[[drill.probe]]\nsource = \"db\"\nquery = \"SELECT count(*) FROM markers\"\nexpect = \"3\"\n";
+    let policy = format!("{}\n{drill}{probe}", policy.replace("postgres://farshore@/postgres", &url));
+    std::fs::write(archive.path("policy.toml"), policy).unwrap();
+    let made = archive.farshore(&["backup", &archive.text("policy.toml")]);
+    assert!(made.status.success(), "{}", said(&made));
+    load(&primary, 1);
+    load(&primary, 2);
+    let second = primary.psql(
+        "postgres",
+        "SELECT pg_sleep(0.1), to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+    );
+    let second = second.trim_start_matches('|').to_owned();
+    primary.psql("postgres", "SELECT pg_sleep(0.1)");
+    load(&primary, 3);
+    archive.settles(&primary);
+    primary.stop(false);
+    std::fs::copy(archive.path("operator.txt"), archive.path("own.txt")).unwrap();
+    std::fs::set_permissions(archive.path("own.txt"), PermissionsExt::from_mode(0o600)).unwrap();
+    (primary, second)
+}
+
+fn comes_back(server: Server) {
+    let archive = Archive::new("limit = \"256MiB\"");
+    let (primary, second) = gone(&archive, server);
+    let operator = Operator { archive: &archive, server };
+    let plan = operator.restore("planned", &["--to-latest", "--dry-run"]);
+    let text = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert!(
+        plan.status.success() && text.contains("the end of the archived log (the archive reaches 0000000100000000"),
+        "{text}{}",
+        said(&plan)
+    );
+    assert!(!archive.path("planned").exists(), "a dry run writes nothing");
+
+    let report = operator.restored("then", &["--to-time", &second]);
+    let reached = check(&report, "recovered to");
+    assert_eq!(
+        (&reached["outcome"], reached["actual"].as_str().unwrap().contains("timeline 2")),
+        (&"passed".into(), true),
+        "{reached}"
+    );
+    assert_eq!(check(&report, "server started")["outcome"], "passed", "{report:#}");
+    let found = "SELECT count(*), current_setting('archive_mode'), current_setting('restore_command') FROM markers";
+    assert_eq!(primary.psql("postgres", found), "2|off|");
+    operator.stop("then");
+
+    operator.restored("now", &["--to-latest"]);
+    assert_eq!(primary.psql("postgres", found), "3|off|");
+    assert_eq!(primary.psql("postgres", "SELECT count(*) FROM load"), "90000");
+    operator.stop("now");
+    let left = |place: &str| {
+        std::fs::read_dir(place)
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with("farshore-keys-"))
+            .count()
+    };
+    assert_eq!(left("/dev/shm"), 0, "a key was left in memory");
+
+    let drilled = operator.run(&["drill", &archive.text("policy.toml"), "--json"]);
+    let report = String::from_utf8_lossy(&drilled.stdout).into_owned();
+    assert!(drilled.status.success() && report.contains("the end of the archived log"), "{report}{}", said(&drilled));
+
+    let early = operator.restore("early", &["--to-time", "2020-01-01T00:00:00Z"]);
+    assert!(!early.status.success() && said(&early).contains("before the end of this point's backup"), "{}", said(&early));
+    let beyond = operator.restore("beyond", &["--to-lsn", "FF/0"]);
+    assert!(!beyond.status.success() && said(&beyond).contains("lies beyond that"), "{}", said(&beyond));
+    // A part of the log is lost: nobody finds out in the middle of a recovery.
+    let segments = archive.segments();
+    std::fs::remove_file(&segments[segments.len() - 2].1).unwrap();
+    let cut = operator.restore("cut", &["--to-latest"]);
+    assert!(!cut.status.success() && said(&cut).contains("has a gap"), "{}", said(&cut));
+    assert!(["early", "beyond", "cut"].iter().all(|name| !archive.path(name).exists()), "what is refused writes nothing");
+    let drilled = operator.run(&["drill", &archive.text("policy.toml")]);
+    let text = String::from_utf8_lossy(&drilled.stdout).into_owned();
+    assert!(!drilled.status.success() && text.contains("archived log of db"), "{text}{}", said(&drilled));
+}
+
+#[test]
+fn a_15_comes_back_at_a_chosen_second_and_at_the_end_of_its_log() {
+    comes_back(Server::Fifteen);
+}
+
+#[test]
+fn an_18_comes_back_at_a_chosen_second_and_at_the_end_of_its_log() {
+    comes_back(Server::Eighteen);
+}
