@@ -11,12 +11,12 @@ use farshore::{
     policy::Policy,
     report::{DrillReport, VerifyReport},
     repository::{
-        ChunkId, ChunkList, DoomRecord, EntryRecord, EvidenceName, Identities, LogHead, LogName, MAX_LOG_FILE_BYTES, Mark, PinRecord, Point, PointName, RecipientSet,
-        RepositoryError, RepositoryFile, SetName,
+        ChunkId, ChunkList, DoomRecord, EntryRecord, EvidenceName, Identities, LogHead, LogName, MAX_LOG_FILE_BYTES, Mark,
+        PinRecord, Point, PointName, RecipientSet, RepositoryError, RepositoryFile, SetName,
         decoding::{
-            Catalogue, Desk, Encoding, Header, Kind, LogSealing, OpeningKey, Place, SealingKey, Secret, Tail, WrapName, dated_name, open_frame,
-            open_log_file, open_within, parse_chunk, parse_dated_name, parse_directory, parse_index, parse_mark_key, parse_pin_key, parse_refs,
-            parse_set_key, seal_chunk, split_records,
+            Catalogue, Desk, Encoding, Header, Kind, LogSealing, OpeningKey, Place, SealingKey, Secret, Tail, WrapName, dated_name,
+            open_frame, open_log_file, open_within, parse_chunk, parse_dated_name, parse_directory, parse_index, parse_mark_key,
+            parse_pin_key, parse_refs, parse_set_key, seal_chunk, split_records,
         },
         is_passphrase_wrapped, parse_public_key,
     },
@@ -88,7 +88,17 @@ pub fn bound(name: &str, input_bytes: usize) -> usize {
 }
 
 fn header(bytes: &[u8]) {
-    let kinds = [Kind::DataPack, Kind::Index, Kind::Point, Kind::Evidence, Kind::Pin, Kind::Doom, Kind::RecipientSet, Kind::Mark, Kind::LogFile];
+    let kinds = [
+        Kind::DataPack,
+        Kind::Index,
+        Kind::Point,
+        Kind::Evidence,
+        Kind::Pin,
+        Kind::Doom,
+        Kind::RecipientSet,
+        Kind::Mark,
+        Kind::LogFile,
+    ];
     if let Ok(header) = Header::decode("fuzz", bytes, &kinds) {
         assert_eq!(header.encode()[..], bytes[..64], "a header is written down in one way only");
     }

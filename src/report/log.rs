@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Align, Amount, ExitCode, Look, Problem, Table, bytes, count, counted, printable, problem::problem_lines, seconds, timestamp};
+use super::{
+    Align, Amount, ExitCode, Look, Problem, Table, bytes, count, counted, printable, problem::problem_lines, seconds, timestamp,
+};
 
 /// How an archive stands: the spool on this machine, and the sites.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -151,7 +153,13 @@ impl LogSiteReport {
         let mut text = format!("{mark} {}: the log of {}\n", printable(&self.site), counted(self.systems.len() as u64, "cluster"));
         for system in &self.systems {
             let rpo = system.rpo_seconds.map_or_else(String::new, |rpo| format!(", the newest stored {} ago", seconds(rpo)));
-            let _ = writeln!(text, "  cluster {}: {} ({}){rpo}", system.system, counted(system.stored.objects, "file"), bytes(system.stored.bytes));
+            let _ = writeln!(
+                text,
+                "  cluster {}: {} ({}){rpo}",
+                system.system,
+                counted(system.stored.objects, "file"),
+                bytes(system.stored.bytes)
+            );
             let mut table = Table::new(&[
                 ("timeline", Align::Right),
                 ("first", Align::Left),
@@ -177,8 +185,19 @@ impl LogSiteReport {
             }
             if let Some(point) = system.points.last() {
                 let _ = match &point.reaches {
-                    Some(last) => writeln!(text, "  from point {} of {} the log can be replayed to the end of {last}", point.point, timestamp(point.time)),
-                    None => writeln!(text, "  point {} of {} cannot be taken further: {} is not there", point.point, timestamp(point.time), point.needs),
+                    Some(last) => writeln!(
+                        text,
+                        "  from point {} of {} the log can be replayed to the end of {last}",
+                        point.point,
+                        timestamp(point.time)
+                    ),
+                    None => writeln!(
+                        text,
+                        "  point {} of {} cannot be taken further: {} is not there",
+                        point.point,
+                        timestamp(point.time),
+                        point.needs
+                    ),
                 };
             }
         }

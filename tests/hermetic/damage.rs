@@ -461,7 +461,9 @@ async fn any_flipped_bit_is_found_by_a_reading_verification(encrypted: bool, fli
             match &site.recovery.verify(store_of(&all).await, &site.recovery.fresh_cache()).await {
                 Err(_) => true,
                 // A key that lies open has no tag of its own: what it does not open any more is named instead.
-                Ok(report) if !encrypted && ["data key", "log key"].contains(&kind(key, &site.second[key])) => !report.damage.is_empty(),
+                Ok(report) if !encrypted && ["data key", "log key"].contains(&kind(key, &site.second[key])) => {
+                    !report.damage.is_empty()
+                }
                 Ok(report) => report.damage.iter().any(|damage| damage.object == *key || damage.detail.contains(key.as_str())),
             }
         };

@@ -104,7 +104,12 @@ fn the_valid_ones_of_the_corpus_are_taken() {
     }
     assert!(bodies::open_identity(&text("identity", "gigabytes")).unwrap_err().to_string().contains("work factor 22"));
     assert_eq!(bodies::open_sealed_log(&text("log", "two-blocks")).unwrap().unwrap().len(), 105);
-    for (file, said) in [("bomb", "does not decompress"), ("other-hash", "other bytes"), ("too-long", "impossible lengths"), ("no-block", "block 0")] {
+    for (file, said) in [
+        ("bomb", "does not decompress"),
+        ("other-hash", "other bytes"),
+        ("too-long", "impossible lengths"),
+        ("no-block", "block 0"),
+    ] {
         let error = bodies::open_sealed_log(&text("log", file)).unwrap().unwrap_err().to_string();
         assert!(error.contains(said), "{file}: {error}");
     }

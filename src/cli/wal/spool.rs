@@ -26,23 +26,30 @@ pub(super) fn wal_of<'a>(policy: &'a Policy, source: Option<&str>) -> Result<&'a
         .sources
         .iter()
         .filter_map(|source| match &source.kind {
-            SourceKind::Postgres(postgres) if postgres.method == PostgresMethod::Physical => Some((source.name.as_str(), &postgres.wal)),
+            SourceKind::Postgres(postgres) if postgres.method == PostgresMethod::Physical => {
+                Some((source.name.as_str(), &postgres.wal))
+            }
             _ => None,
         })
         .filter(|(name, _)| source.is_none_or(|source| source == *name))
         .collect();
     match (physical.as_slice(), source) {
         ([(_, wal)], _) => Ok(wal),
-        ([], Some(source)) => {
-            Err(CliError::Usage(format!("policy {} has no source {source:?} of kind \"postgres\" and method \"physical\"", policy.name)))
-        }
+        ([], Some(source)) => Err(CliError::Usage(format!(
+            "policy {} has no source {source:?} of kind \"postgres\" and method \"physical\"",
+            policy.name
+        ))),
         ([], None) => Err(CliError::Usage(format!(
             "policy {} has no source of kind \"postgres\" and method \"physical\", whose log could be archived",
             policy.name
         ))),
         (many, _) => {
             let names: Vec<&str> = many.iter().map(|(name, _)| *name).collect();
-            Err(CliError::Usage(format!("policy {} has several clusters; say which with --source: {}", policy.name, names.join(", "))))
+            Err(CliError::Usage(format!(
+                "policy {} has several clusters; say which with --source: {}",
+                policy.name,
+                names.join(", ")
+            )))
         }
     }
 }

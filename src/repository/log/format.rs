@@ -158,7 +158,13 @@ impl<'a> LogSealing<'a> {
 }
 
 /// Makes the object of a file, compressing by `desk`.
-pub(super) fn seal_log_file(catalogue: &Catalogue, name: &LogName, key: (&Id, &SealingKey), plain: &[u8], desk: &mut Desk) -> Vec<u8> {
+pub(super) fn seal_log_file(
+    catalogue: &Catalogue,
+    name: &LogName,
+    key: (&Id, &SealingKey),
+    plain: &[u8],
+    desk: &mut Desk,
+) -> Vec<u8> {
     let meta = Meta { object: name.to_string(), size: plain.len() as u64, hash: hex::encode(catalogue.log_id(plain)) };
     let json = serde_json::to_vec(&meta).expect("two strings and a number always serialise");
     let mut sealing = LogSealing::begin(catalogue, name, key, &json);
@@ -183,14 +189,23 @@ fn length(bytes: usize) -> [u8; 4] {
 ///
 /// # Errors
 /// [`RepositoryError::Damaged`].
-pub fn open_log_file(place: &str, name: &LogName, head: &LogHead, bytes: &[u8], key: &OpeningKey, catalogue: &Catalogue) -> Result<Vec<u8>> {
+pub fn open_log_file(
+    place: &str,
+    name: &LogName,
+    head: &LogHead,
+    bytes: &[u8],
+    key: &OpeningKey,
+    catalogue: &Catalogue,
+) -> Result<Vec<u8>> {
     let damaged = |detail: String| RepositoryError::Damaged { place: place.to_owned(), detail };
     let object = name.to_string();
     let (mut plain, mut encoded) = (Vec::new(), Vec::new());
     let (mut at, mut number) = (head.blocks_at, 0_u32);
     loop {
         let broken = |detail: &str| damaged(format!("block {number} {detail}"));
-        let (Some(sealed_bytes), Some(plain_bytes)) = (word(bytes, at), word(bytes, at + 4)) else { return Err(broken("is cut off")) };
+        let (Some(sealed_bytes), Some(plain_bytes)) = (word(bytes, at), word(bytes, at + 4)) else {
+            return Err(broken("is cut off"));
+        };
         let encoding = bytes.get(at + 8).and_then(|number| Encoding::from_number(*number));
         let encoding = encoding.ok_or_else(|| broken("has an unknown encoding"))?;
         let possible = match encoding {
@@ -236,7 +251,9 @@ pub fn open_log_file(place: &str, name: &LogName, head: &LogHead, bytes: &[u8], 
 mod tests {
     use zeroize::Zeroizing;
 
-    use super::{Catalogue, Desk, LogHead, LogName, MAX_LOG_BLOCK_BYTES, OpeningKey, Result, SealingKey, open_log_file, seal_log_file};
+    use super::{
+        Catalogue, Desk, LogHead, LogName, MAX_LOG_BLOCK_BYTES, OpeningKey, Result, SealingKey, open_log_file, seal_log_file,
+    };
 
     fn catalogue() -> Catalogue {
         Catalogue::new([1; 16], Zeroizing::new([2; 32]), &[3; 16])
@@ -300,7 +317,14 @@ mod tests {
             (2, forge(name(2).to_string(), &plain, blocks)),
             (1, forge(name(1).to_string(), &plain[..MAX_LOG_BLOCK_BYTES], &blocks[..first])),
             (1, forge(name(1).to_string(), b"the end", &blocks[first..])),
-            (1, forge(name(1).to_string(), &[b"the end", &plain[..MAX_LOG_BLOCK_BYTES]].concat(), &[&blocks[first..], &blocks[..first]].concat())),
+            (
+                1,
+                forge(
+                    name(1).to_string(),
+                    &[b"the end", &plain[..MAX_LOG_BLOCK_BYTES]].concat(),
+                    &[&blocks[first..], &blocks[..first]].concat(),
+                ),
+            ),
         ] {
             assert!(opened(of, &forged).unwrap_err().to_string().contains("tag does not match"), "{of}");
         }

@@ -48,9 +48,10 @@ impl Repository {
             let page = page_after(&self.store, &name.folder(), &after).await?;
             let Some(last) = page.last() else { break };
             after.clone_from(last);
-            let segments = page.iter().filter_map(|key| LogName::parse(key)).filter(|found| {
-                matches!(found.kind(), LogKind::Segment | LogKind::Partial) && found.segment() > name.segment()
-            });
+            let segments = page
+                .iter()
+                .filter_map(|key| LogName::parse(key))
+                .filter(|found| matches!(found.kind(), LogKind::Segment | LogKind::Partial) && found.segment() > name.segment());
             found.extend(segments);
         }
         found.truncate(most);

@@ -91,7 +91,9 @@ impl Archive {
     fn settles(&self, primary: &Cluster) {
         let last = primary.psql("postgres", "SELECT pg_walfile_name(pg_switch_wal())");
         let began = Instant::now();
-        while !self.segments().iter().any(|(name, _)| *name == last) || !tree(&self.path("spool")).keys().all(|key| !key.contains('/')) {
+        while !self.segments().iter().any(|(name, _)| *name == last)
+            || !tree(&self.path("spool")).keys().all(|key| !key.contains('/'))
+        {
             let archiver = || primary.psql("postgres", "SELECT * FROM pg_stat_archiver");
             assert!(began.elapsed() < Duration::from_secs(120), "{last}: {}\n{}", archiver(), primary.log());
             std::thread::sleep(Duration::from_millis(50));
