@@ -122,7 +122,11 @@ pub async fn visibility(config: &PostgresConfig, databases: &[String]) -> Check 
         match visibility_of(&config.with_database(database)).await {
             Ok(Some(some)) => wrong.extend(some.into_iter().map(|table| format!("{table} in {database}"))),
             Ok(None) => {
-                return Check::note(name, expected, "not looked at: the extension pg_visibility is not installed beside the server");
+                return Check::note(
+                    name,
+                    expected,
+                    "not looked at: the extension pg_visibility is not installed beside the server",
+                );
             }
             Err(error) => wrong.push(error.to_string()),
         }
