@@ -24,7 +24,7 @@ pub fn agent(cluster: &Cluster, more: &str) -> Agent {
 #[test]
 fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
     // Production archives, and loads a library that the drill must do without.
-    let mut cluster = Cluster::new(Server::Eighteen, &["autovacuum=off", "archive_mode=on"]);
+    let mut cluster = Cluster::new(Server::Eighteen, &["autovacuum=off", "archive_mode=on", "summarize_wal=on"]);
     let archive = cluster.make("archive");
     let command = format!("cp %p {}/%f", archive.display());
     let fast = cluster.make("fast");
@@ -47,6 +47,17 @@ fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
     let agent = agent(&cluster, probe);
     agent.init();
     agent.backup();
+    // What is drilled is a point that has most of its files from the one before.
+    cluster.psql(
+        "app",
+        "VACUUM moved; UPDATE moved SET id = id WHERE id < 10; CREATE TABLE late AS SELECT generate_series(1, 5000) AS id",
+    );
+    let report = agent.backup();
+    let source = &report["sources"][0];
+    assert!(source["note"].as_str().unwrap().starts_with("incremental on the backup that began at"), "{source}");
+    assert!(source["items_unchanged"].as_u64().unwrap() > 500, "{source}");
+    let said = agent.run(["backup", "policy.toml"]).succeeds();
+    assert!(said.stdout.contains("db: incremental on"), "{said:?}");
     let shown = agent.operator(["show", "policy.toml", "latest", "--json"]).succeeds();
     assert!(shown.stdout.contains("\"physical\""), "{}", shown.stdout);
     let before = super::cluster::listing(&archive);

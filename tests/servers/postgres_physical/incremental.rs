@@ -40,7 +40,7 @@ const ROUNDS: [(&[Work], &[Work]); 6] = [
         // Bits of the visibility map are cleared, which no summary says.
         &[(
             "app",
-            "DELETE FROM big WHERE id % 4001 = 7; UPDATE tail SET words = words WHERE id % 1000 = 1; SELECT nextval('counter')",
+            "DELETE FROM big WHERE id % 4001 = 4000; UPDATE tail SET words = words WHERE id % 1000 = 1; SELECT nextval('counter')",
         )],
     ),
     (
