@@ -285,3 +285,59 @@ async fn the_python_reader_restores_from_s3() {
     .await
     .unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_log_can_be_read_without_farshore() {
+    use farshore::{
+        clock::SystemClock,
+        repository::{Expected, Identities, LogKey, LogName, LogPut, LogWriter, Recipients, Repository, generate_identity},
+        stores::{FilesystemStore, SharedStore},
+    };
+    use secrecy::ExposeSecret;
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    for encrypted in [true, false] {
+        let site = path(if encrypted { "sealed" } else { "open" });
+        fs::create_dir(&site).unwrap();
+        let store: SharedStore = FilesystemStore::new(site.clone());
+        let (secret, public) = generate_identity(chrono::DateTime::UNIX_EPOCH);
+        fs::write(path("identity"), secret.expose_secret()).unwrap();
+        let (recipients, identities, expected) = match encrypted {
+            true => (Recipients::parse(&[public], &[]).unwrap(), Identities::parse("x", &secret).unwrap(), Expected::Encrypted),
+            false => (Recipients::Nobody, Identities::none(), Expected::Unencrypted),
+        };
+        let clock = SystemClock::shared();
+        Repository::init(&store, &clock, &recipients).await.unwrap();
+        let repository = Repository::open(store, clock, &identities, expected, &path("cache")).await.unwrap();
+        let writer = LogWriter::new(Arc::new(repository), recipients, LogKey::default(), 3).unwrap();
+        // Of several blocks, of which some can be compressed.
+        let long = [noise(5 << 20, 1), vec![0; 5 << 20], noise(100, 2)].concat();
+        for (file, bytes) in [("00000001000000000000000A", long), ("00000002.history", b"1\t0/A000000\tx\n".to_vec())] {
+            let name = LogName::new(42, file).unwrap();
+            assert_eq!(writer.put(&name, bytes.clone().into()).await.unwrap(), LogPut::Stored);
+            let reader = |words: &[&str]| {
+                let mut command = Command::new(server("FARSHORE_TEST_PYTHON"));
+                command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reader/farshore_read_log.py"));
+                if encrypted {
+                    command.arg("--identity").arg(path("identity"));
+                }
+                command.arg(&site).args(words).output().unwrap()
+            };
+            let listed = reader(&["list"]);
+            assert!(String::from_utf8_lossy(&listed.stdout).contains(&name.to_string()), "{listed:?}");
+            let to = path("out");
+            let got = reader(&["get", "42", file, to.to_str().unwrap()]);
+            assert!(got.status.success(), "{got:?}");
+            assert!(fs::read(&to).unwrap() == bytes, "{file}");
+            fs::remove_file(&to).unwrap();
+            let object = site.join(name.to_string());
+            let mut broken = fs::read(&object).unwrap();
+            let middle = broken.len() - 20;
+            broken[middle] ^= 1;
+            fs::write(&object, broken).unwrap();
+            let refused = reader(&["get", "42", file, to.to_str().unwrap()]);
+            assert!(!refused.status.success() && !to.exists(), "{refused:?}");
+            assert!(String::from_utf8_lossy(&refused.stderr).contains("tag does not match"), "{refused:?}");
+        }
+    }
+}

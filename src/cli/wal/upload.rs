@@ -23,10 +23,6 @@ use crate::{
 const READ_POLICY_EVERY: Duration = Duration::from_secs(2);
 /// A policy that cannot be read is tried again after this.
 const PAUSE: Duration = Duration::from_secs(5);
-/// A file in memory as it is and sealed, at most: a segment of the usual size, twice, and what zstd needs.
-const FILE_BYTES: u64 = 48 << 20;
-/// More files at once make no site faster.
-const MOST_AT_ONCE: u64 = 8;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -102,11 +98,11 @@ async fn once(
         }
         looked.1
     };
-    let share = policy.limits.memory_bytes / sites.len().max(1) as u64 / FILE_BYTES;
+    let memory_bytes = policy.limits.memory_bytes / sites.len().max(1) as u64;
     let request = UploadRequest {
         spool: Arc::clone(spool),
         sites,
-        at_once: usize::try_from(share.clamp(1, MOST_AT_ONCE)).unwrap_or(1),
+        memory_bytes,
         idle: args.idle,
         changed: &changed,
         clock: SystemClock::shared(),

@@ -21,6 +21,9 @@ use crate::{
 /// How often a full spool, or one that is to be emptied, is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// So long a process may take until it is seen to empty the spool.
+const START_LASTS: Duration = Duration::from_secs(2);
+
 /// What a push needs.
 pub struct PushRequest<'a> {
     /// Where the file waits.
@@ -64,11 +67,12 @@ pub async fn push(request: PushRequest<'_>) -> Result<Pushed, OperationError> {
             return Err(refused(name.file(), error.message.clone()));
         }
     }
+    let mut starter = Starter { start, clock: &clock, started: None };
     let began = clock.monotonic();
     let too_late = || clock.monotonic().saturating_sub(began) >= patience;
     let size = examined.bytes.len() as u64;
     while !spool.holds(&name) && !spool.has_room(size)? {
-        ensure(&spool, start)?;
+        starter.ensure(&spool)?;
         if too_late() {
             return Err(full(&spool, patience)?);
         }
@@ -85,21 +89,36 @@ pub async fn push(request: PushRequest<'_>) -> Result<Pushed, OperationError> {
             ),
         ));
     }
-    ensure(&spool, start)?;
+    starter.ensure(&spool)?;
     while synchronous && spool.holds(&name) {
         if too_late() {
             return Err(unconfirmed(&spool, &name, patience));
         }
         // It may end between the look at the spool and the wait for it.
-        ensure(&spool, start)?;
+        starter.ensure(&spool)?;
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(Pushed { name, warnings: spool.state().errors() })
 }
 
 /// Sees to it that somebody empties the spool.
-fn ensure(spool: &Spool, start: &(dyn Fn() -> std::io::Result<()> + Sync)) -> Result<(), OperationError> {
-    if spool.is_held()? { Ok(()) } else { start().map_err(io("farshore wal upload")) }
+struct Starter<'a> {
+    start: &'a (dyn Fn() -> std::io::Result<()> + Sync),
+    clock: &'a SharedClock,
+    started: Option<Duration>,
+}
+
+impl Starter<'_> {
+    fn ensure(&mut self, spool: &Spool) -> Result<(), OperationError> {
+        let now = self.clock.monotonic();
+        // One that was just started takes a moment to hold the lock.
+        let is_coming = self.started.is_some_and(|started| now.saturating_sub(started) < START_LASTS);
+        if is_coming || spool.is_held()? {
+            return Ok(());
+        }
+        self.started = Some(now);
+        (self.start)().map_err(io("farshore wal upload"))
+    }
 }
 
 /// What is said to be wrong, as the end of a sentence.

@@ -30,6 +30,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// A site that failed is tried again after this, and then after ever longer.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A file is held as it is and as it is sealed, and zstd needs some room.
+const COPIES: u64 = 3;
+/// More files at once make no site faster.
+const MOST_AT_ONCE: u64 = 8;
 /// How often progress is written down.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 /// How long one that has just been started waits for another that is about to end.
@@ -50,8 +54,8 @@ pub struct UploadRequest<'a> {
     pub spool: Arc<Spool>,
     /// Where everything goes; at least one.
     pub sites: Vec<Arc<dyn OpenLogSite>>,
-    /// Files on their way to one site at once.
-    pub at_once: usize,
+    /// What the files on their way to one site may take together, bytes.
+    pub memory_bytes: u64,
     /// It ends when the spool was empty for so long.
     pub idle: Duration,
     /// Whether the policy is another one than it was, and must be read again.
@@ -166,13 +170,15 @@ impl<'a> Work<'a> {
             } else if now.saturating_sub(self.known().busy) >= request.idle {
                 return Ok(UploadEnd::Idle);
             }
+            let largest = waiting.iter().map(|waiting| waiting.bytes).max().unwrap_or(0).max(1);
+            let at_once = (request.memory_bytes / (COPIES * largest)).clamp(1, MOST_AT_ONCE) as usize;
             let files = self.due(site, waiting, &met, &refused);
             if files.is_empty() {
                 tokio::time::sleep(LOOK_EVERY).await;
                 continue;
             }
             let done = match self.opened(site, &mut writer).await {
-                Ok(writer) => self.store(site, writer, files, &mut met, &mut refused).await,
+                Ok(writer) => self.store(site, writer, (files, at_once), &mut met, &mut refused).await,
                 Err(error) => Err(error),
             };
             match done {
@@ -211,7 +217,7 @@ impl<'a> Work<'a> {
         &self,
         site: usize,
         writer: &LogWriter,
-        files: Vec<LogName>,
+        (files, at_once): (Vec<LogName>, usize),
         met: &mut HashSet<(u64, u32)>,
         refused: &mut HashSet<(u64, u32)>,
     ) -> Result<(), OperationError> {
@@ -223,7 +229,7 @@ impl<'a> Work<'a> {
                 let put = writer.put(&name, bytes.into()).await?;
                 Ok::<_, OperationError>((name, put))
             })
-            .buffer_unordered(self.request.at_once.max(1));
+            .buffer_unordered(at_once);
         while let Some(outcome) = stored.next().await {
             let (name, put) = outcome?;
             let LogPut::Other { place } = put else {
