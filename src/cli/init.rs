@@ -146,8 +146,10 @@ fn text(report: &InitReport, look: crate::report::Look) -> String {
         (None, State::Failed) => format!("{} No repository made at {place} (site {site})\n", look.failed()),
         (None, _) => format!("{} Would make a repository at {place} (site {site})\n", look.note()),
     };
-    let findings = report.made.iter().flat_map(|made| &made.findings);
-    for line in findings.chain(&report.warnings) {
+    for finding in report.made.iter().flat_map(|made| &made.findings) {
+        text.push_str(&finding.text(look));
+    }
+    for line in &report.warnings {
         text.push_str(&format!("  {line}\n"));
     }
     if !report.permissions.is_empty() {

@@ -20,6 +20,7 @@ mod place;
 mod points;
 mod policy;
 mod prune;
+mod recovery;
 mod repair;
 mod restore;
 mod sites;

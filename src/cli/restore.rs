@@ -4,11 +4,12 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{
     CliError, Context, assemble,
-    place::{self, PlaceArgs},
+    place::{self, Place, PlaceArgs},
+    recovery::RecoveryArgs,
 };
 use crate::{
     operations::{Phases, RestoreRequest, open_point, restore, select_point},
-    policy::{Limits, Policy, SourceKind},
+    policy::{Limits, SourceKind},
     report::{ExitCode, bytes, count},
     repository::{Budget, Point, Reader, Snapshot},
     sources::{
@@ -18,7 +19,7 @@ use crate::{
         files::FilesTarget,
         postgres::{
             PostgresConfig, PostgresTarget, TargetOptions,
-            physical::{PhysicalTarget, PhysicalTargetOptions, facts::is_physical},
+            physical::{PhysicalTarget, PhysicalTargetOptions, Recovery, Start, facts::is_physical},
         },
     },
     stores::Location,
@@ -43,8 +44,9 @@ pub(super) struct Args {
     /// Only what lies below this path.
     #[arg(long, value_name = "PATH")]
     path: Option<String>,
-    /// The target may hold something already: what matches is kept, what differs is replaced.
-    #[arg(long)]
+    /// The target may hold something already: what matches is kept, what differs is replaced. A cluster's files are held against the point
+    /// block by block, and those that it does not have are removed.
+    #[arg(long, visible_alias = "delta")]
     into_existing: bool,
     /// Where PostgreSQL's programs are, if not where they are usually.
     #[arg(long, value_name = "DIR")]
@@ -52,6 +54,8 @@ pub(super) struct Args {
     /// Where a tablespace of a cluster goes: its name or OID, and an absolute directory. Repeat it for several.
     #[arg(long, value_name = "NAME=DIR", value_parser = tablespace)]
     tablespace: Vec<(String, PathBuf)>,
+    #[command(flatten)]
+    recovery: RecoveryArgs,
     /// Look at the targets and say what would be done.
     #[arg(long)]
     dry_run: bool,
@@ -70,7 +74,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let name = phases.time("select point", select_point(&repository, place.policy_name(), &words.rest[0])).await?;
     let point = repository.point(&name).await?;
     let limits = place.policy.as_ref().map_or_else(Limits::default, |policy| policy.limits);
-    let targets = targets(&args, &point, place.policy.as_ref(), &place.clock).await?;
+    let targets = targets(&args, &point, &place, words.policy.as_deref()).await?;
     let workers = assemble::workers(&limits)?;
     let reader = phases.time("fetch catalogue", Reader::open(&repository, workers, Budget::new(limits.memory_bytes))).await?;
     // Said before anything is written to a target.
@@ -112,8 +116,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
 async fn targets(
     args: &Args,
     point: &Point,
-    policy: Option<&Policy>,
-    clock: &crate::clock::SharedClock,
+    place: &Place,
+    policy_word: Option<&str>,
 ) -> Result<Vec<(String, Arc<dyn Rebuild>)>, CliError> {
     let names: Vec<String> = match (args.source.as_slice(), point.snapshots.as_slice()) {
         ([], [only]) => vec![only.source.clone()],
@@ -132,11 +136,15 @@ async fn targets(
     for (name, to) in names.into_iter().zip(&args.to) {
         let snapshot = point.snapshot(&name)?;
         has_cluster |= is_physical(&snapshot.facts);
-        all.push((name, target(args, snapshot, to, policy, clock).await?));
+        let recovery = match is_physical(&snapshot.facts) {
+            true => args.recovery.of(snapshot, point, &args.place, policy_word)?,
+            false => Recovery::default(),
+        };
+        all.push((name, target(args, snapshot, to, place, recovery).await?));
     }
-    if !has_cluster && !args.tablespace.is_empty() {
+    if !has_cluster && (!args.tablespace.is_empty() || args.recovery.is_given()) {
         return Err(CliError::Usage(
-            "--tablespace is for a source that was captured by method \"physical\": leave it out".to_owned(),
+            "--tablespace, --start and the targets of a recovery are for a source that was captured by method \"physical\": leave them out".to_owned(),
         ));
     }
     Ok(all)
@@ -146,9 +154,10 @@ async fn target(
     args: &Args,
     snapshot: &Snapshot,
     to: &str,
-    policy: Option<&Policy>,
-    clock: &crate::clock::SharedClock,
+    place: &Place,
+    recovery: Recovery,
 ) -> Result<Arc<dyn Rebuild>, CliError> {
+    let (policy, clock) = (place.policy.as_ref(), &place.clock);
     let name = &snapshot.source;
     let wrong =
         |what: &str| CliError::Usage(format!("source {name} is of kind {}: --to must be {what}, not {to:?}", snapshot.kind));
@@ -161,7 +170,12 @@ async fn target(
         }
         "postgres" if is_physical(&snapshot.facts) && !to.contains("://") => Ok(Arc::new(PhysicalTarget::new(
             to,
-            PhysicalTargetOptions { tablespaces: args.tablespace.clone(), is_isolated: false },
+            PhysicalTargetOptions {
+                tablespaces: args.tablespace.clone(),
+                is_isolated: false,
+                recovery,
+                start: args.recovery.start.then(|| Start { bin_directory: args.bin_directory.clone() }),
+            },
         ))),
         "postgres" if is_physical(&snapshot.facts) => Err(wrong("a directory, since it is of a whole cluster")),
         "postgres" => Err(wrong("postgres://user@host/database")),

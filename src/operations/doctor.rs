@@ -89,10 +89,7 @@ pub async fn examine_site(site: &SiteExamination<'_>, policy: &str, clock: &Shar
     findings.push(Finding::of("clock", site_time(&site.store, clock).await, |_| "as this machine's".to_owned()));
     if site.writes {
         match examine_store(&site.store, site.lock).await {
-            Ok(found) => findings.extend(found.into_iter().map(|line| match line.split_once(": ") {
-                Some((name, found)) => Finding::sound(name, found),
-                None => Finding::sound("writing", line),
-            })),
+            Ok(found) => findings.extend(found),
             Err(error) => findings.push(Finding::failed("writing", error)),
         }
     }

@@ -1,16 +1,20 @@
 //! Where sources meet the repository: their origin is a reader; their sink is in `backup`.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    fs::File,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
 use futures_util::{
-    StreamExt, TryStreamExt,
+    FutureExt, StreamExt, TryStreamExt,
+    future::BoxFuture,
     stream::{self, BoxStream},
 };
 
 use crate::{
-    repository::{ChunkList, EntryRecord, Reader, RepositoryError, Snapshot, Undelivered},
-    sources::{Content, Entry, ExchangeError, Origin, Piece},
+    repository::{ChunkList, Differing, EntryRecord, Reader, RepositoryError, Snapshot, Undelivered},
+    sources::{Content, Entry, ExchangeError, Origin, Part, Piece},
 };
 
 pub(super) fn exchange(error: RepositoryError) -> ExchangeError {
@@ -113,5 +117,18 @@ impl Origin for Inlet {
                 .boxed(),
             Err(undelivered) => stream::iter([Err(unread.met(undelivered))]).boxed(),
         }
+    }
+
+    fn differing(&self, content: &Content, file: Arc<File>) -> BoxFuture<'static, Result<Vec<Part>, ExchangeError>> {
+        let (reader, list) = (self.reader.clone(), ChunkList::decode(&content.reference));
+        let unread = Unread { first: Arc::clone(&self.unread), wanted: vec![content.clone()] };
+        let part = |Differing { offset, bytes, list }| Part { offset, content: Content { size: bytes, reference: list.encode() } };
+        async move {
+            match async { reader.differing(&list?, file).await }.await {
+                Ok(parts) => Ok(parts.into_iter().map(part).collect()),
+                Err(error) => Err(unread.met(Undelivered { index: Some(0), error })),
+            }
+        }
+        .boxed()
     }
 }

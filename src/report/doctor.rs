@@ -41,6 +41,17 @@ impl Finding {
         Self { name: name.into(), outcome: CheckOutcome::Failed, found: error.to_string(), mend: None }
     }
 
+    /// As people read it: a line, and another one that says what mends it.
+    pub fn text(&self, look: Look) -> String {
+        let mark = match self.outcome {
+            CheckOutcome::Passed => look.ok(),
+            CheckOutcome::Note => look.note(),
+            CheckOutcome::Failed => look.failed(),
+        };
+        let mend = self.mend.iter().map(|mend| format!("      to mend it: {}\n", printable(mend)));
+        format!("  {mark} {}: {}\n{}", printable(&self.name), printable(&self.found), mend.collect::<String>())
+    }
+
     /// Sound in these words, or the error.
     pub fn of<T, E: ToString>(name: impl Into<String>, outcome: Result<T, E>, sound: impl FnOnce(T) -> String) -> Self {
         match outcome {
@@ -85,16 +96,8 @@ impl DoctorReport {
         let mut text = String::new();
         for Examined { subject, place, findings } in &self.examined {
             let _ = writeln!(text, "{} ({})", printable(subject), printable(place));
-            for Finding { name, outcome, found, mend } in findings {
-                let mark = match outcome {
-                    CheckOutcome::Passed => look.ok(),
-                    CheckOutcome::Note => look.note(),
-                    CheckOutcome::Failed => look.failed(),
-                };
-                let _ = writeln!(text, "  {mark} {}: {}", printable(name), printable(found));
-                if let Some(mend) = mend {
-                    let _ = writeln!(text, "      to mend it: {}", printable(mend));
-                }
+            for finding in findings {
+                text.push_str(&finding.text(look));
             }
         }
         let (passed, noted, failed) =

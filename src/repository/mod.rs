@@ -12,6 +12,7 @@
 
 mod cache;
 mod chunk;
+mod compare;
 pub mod decoding;
 mod entry;
 mod error;
@@ -51,6 +52,7 @@ use tokio::sync::Mutex;
 
 pub use cache::{ChunkCache, PackRecord, Seen};
 pub use chunk::{ChunkId, ChunkList, ChunkRef, Class, REF_BYTES, parse_refs};
+pub use compare::Differing;
 pub use entry::EntryRecord;
 pub use error::RepositoryError;
 pub use evidence::EvidenceName;
@@ -86,6 +88,7 @@ pub use writer::{ContentStream, Cutting, EntryStream, WriteSummary, Writer};
 
 use crate::{
     clock::SharedClock,
+    progress::Finding,
     repository::{
         error::Result,
         format::{FORMAT, REPOSITORY_FILE},
@@ -168,8 +171,8 @@ pub struct Initialised {
     pub writes: String,
     /// See [`RepositoryFile::encryption`].
     pub encryption: String,
-    /// What was probed and found, a line each.
-    pub findings: Vec<String>,
+    /// What was probed and found.
+    pub findings: Vec<Finding>,
 }
 
 fn parse_id(place: &str, text: &str) -> Result<Id> {
@@ -234,7 +237,7 @@ impl Repository {
         let mut found = probe::probe(store, term.is_some()).await?;
         if let Some(term) = term {
             site_clock::site_time(store, clock).await?;
-            found.findings.extend(probe::probe_locks(store, term.mode).await?);
+            found.findings.push(probe::probe_locks(store, term.mode).await?);
         }
         let locked: SharedStore;
         let store = match term {

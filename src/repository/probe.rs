@@ -10,7 +10,10 @@ use super::{
     keys::{random, sha256},
     lock::LockTerm,
 };
-use crate::stores::{GetOptions, Lock, LockMode, LockSupport, PutOptions, SharedStore, StoreError, read_all};
+use crate::{
+    progress::Finding,
+    stores::{GetOptions, Lock, LockMode, LockSupport, PutOptions, SharedStore, StoreError, read_all},
+};
 
 /// What `repository.json` says of if-absent writes that have exactly one winner.
 pub const EXCLUSIVE: &str = "exclusive";
@@ -25,20 +28,19 @@ const RACERS: usize = 8;
 pub struct Probed {
     /// [`EXCLUSIVE`] or [`LAST_WRITER_WINS`].
     pub writes: String,
-    /// A line each, for the operator.
-    pub findings: Vec<String>,
+    /// For the operator.
+    pub findings: Vec<Finding>,
 }
 
-/// What a store promises of what it is sent, found out by trying, and (with a term) whether it really locks: a line each, of which
-/// the part before the colon says what was tried.
+/// What a store promises of what it is sent, found out by trying, and (with a term) whether it really locks.
 ///
 /// # Errors
 /// The store's; [`RepositoryError::Refused`] for one that does not lock as the term asks for.
-pub async fn examine_store(store: &SharedStore, term: Option<LockTerm>) -> Result<Vec<String>> {
+pub async fn examine_store(store: &SharedStore, term: Option<LockTerm>) -> Result<Vec<Finding>> {
     let versioned = store.lock_support().await.is_ok_and(|support| support.versioned);
     let mut findings = probe(store, versioned).await?.findings;
     if let Some(term) = term {
-        findings.extend(probe_locks(store, term.mode).await?);
+        findings.push(probe_locks(store, term.mode).await?);
     }
     Ok(findings)
 }
@@ -78,16 +80,27 @@ async fn try_out(store: &SharedStore, sequence: &str, race: &str, checksum: &str
     .await;
     let winners = racers.iter().filter(|outcome| outcome.is_ok()).count();
     let exclusive = in_sequence && winners == 1;
+    let weaker = "nothing need be done, since names are hashes or random; a site that honours them is better still";
     findings.push(match (in_sequence, winners) {
-        (true, 1) => format!("if-absent writes: honoured; one winner of {RACERS} racers"),
-        (true, many) => format!("if-absent writes: honoured one after the other, but {many} of {RACERS} racers won; the weaker guarantee `{LAST_WRITER_WINS}` is used"),
-        (false, _) => format!("if-absent writes: answered and NOT honoured; the weaker guarantee `{LAST_WRITER_WINS}` is used"),
+        (true, 1) => Finding::sound("if-absent writes", format!("honoured; one winner of {RACERS} racers")),
+        (true, many) => Finding::note(
+            "if-absent writes",
+            format!(
+                "honoured one after the other, but {many} of {RACERS} racers won; the weaker guarantee `{LAST_WRITER_WINS}` is used"
+            ),
+            weaker,
+        ),
+        (false, _) => Finding::note(
+            "if-absent writes",
+            format!("answered and NOT honoured; the weaker guarantee `{LAST_WRITER_WINS}` is used"),
+            weaker,
+        ),
     });
     // If-absent, as a writer may be allowed nothing else: a missing right must not pass for a verified checksum.
     let options = PutOptions { if_absent: true, sha256: Some([0; 32]), ..PutOptions::default() };
     findings.push(match store.put(checksum, Bytes::from_static(b"checksum"), options).await {
-        Err(_) => "upload checksums: verified by the server".to_owned(),
-        Ok(_) => "upload checksums: NOT verified by the server; run `farshore verify --read-data` regularly".to_owned(),
+        Err(_) => Finding::sound("upload checksums", "verified by the server"),
+        Ok(_) => Finding::note("upload checksums", "NOT verified by the server", "run `farshore verify --read-data` regularly"),
     });
     Ok(Probed { writes: if exclusive { EXCLUSIVE } else { LAST_WRITER_WINS }.to_owned(), findings })
 }
@@ -103,7 +116,7 @@ const REMEDY: &str = "Let `farshore init --create` make a new bucket with Object
 ///
 /// # Errors
 /// [`RepositoryError::Refused`] for a site that does not lock, with the next step; the store's.
-pub async fn probe_locks(store: &SharedStore, mode: LockMode) -> Result<Vec<String>> {
+pub async fn probe_locks(store: &SharedStore, mode: LockMode) -> Result<Finding> {
     let refused = |detail: &str, remedy: &str| RepositoryError::Refused {
         subject: store.describe(),
         detail: format!(
@@ -139,10 +152,10 @@ pub async fn probe_locks(store: &SharedStore, mode: LockMode) -> Result<Vec<Stri
     }
     match store.delete_versions(&key).await {
         Ok(()) => Err(cannot("the site deletes what is locked")),
-        Err(StoreError::Locked { .. } | StoreError::Denied { .. }) => Ok(vec![format!(
-            "locks ({mode}): kept; deleting and shortening are refused. {key} stays, locked until {}",
-            lock.until.format("%H:%M:%SZ")
-        )]),
+        Err(StoreError::Locked { .. } | StoreError::Denied { .. }) => Ok(Finding::sound(
+            format!("locks ({mode})"),
+            format!("kept; deleting and shortening are refused. {key} stays, locked until {}", lock.until.format("%H:%M:%SZ")),
+        )),
         Err(error) => Err(error.into()),
     }
 }

@@ -383,6 +383,11 @@ impl Reader {
     pub fn cache(&self) -> &Arc<ChunkCache> {
         &self.shared.cache
     }
+
+    /// What names chunks.
+    pub(super) fn catalogue(&self) -> Arc<Catalogue> {
+        Arc::clone(&self.shared.catalogue)
+    }
 }
 
 impl Shared {

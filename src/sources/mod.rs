@@ -19,12 +19,12 @@ mod error;
 pub mod files;
 pub mod postgres;
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, fs::File, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, future::BoxFuture, stream::BoxStream};
 
 pub use entry::{Content, Entry};
 pub use error::{ExchangeError, SourceError};
@@ -134,6 +134,21 @@ pub trait Origin: Send + Sync {
     /// [`OBJECT_PART_BYTES`] for a bucket); its memory counts against the limit until its `bytes` are dropped, so do not
     /// collect pieces. Contents of size 0 yield nothing.
     fn deliver(&self, wanted: Vec<Content>) -> BoxStream<'static, Result<Piece, ExchangeError>>;
+
+    /// Which parts of a content differ from what a file holds, in order. An origin that cannot tell names all of it.
+    fn differing(&self, content: &Content, _file: Arc<File>) -> BoxFuture<'static, Result<Vec<Part>, ExchangeError>> {
+        let all = Part { offset: 0, content: content.clone() };
+        async move { Ok(vec![all]) }.boxed()
+    }
+}
+
+/// A part of a content, which can be asked for like any other.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Where it lies in the whole, in bytes.
+    pub offset: u64,
+    /// It.
+    pub content: Content,
 }
 
 /// A piece of one of the contents that were asked for.
@@ -159,7 +174,8 @@ pub struct RebuildContext<'a> {
     pub clock: SharedClock,
     /// How many writers to run at once, at most.
     pub parallelism: usize,
-    /// The target may hold something already; what matches is kept, what differs is replaced, the rest is left alone.
+    /// The target may hold something already; what matches is kept, what differs is replaced, the rest is left alone (in the directory of a
+    /// cluster it is removed).
     pub into_existing: bool,
     /// Only a part of the snapshot was asked for (`--path`): counts cannot be compared.
     pub partial: bool,

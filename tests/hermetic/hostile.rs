@@ -3,14 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use farshore::{
+    report::CheckOutcome,
     repository::{
-        Budget, ChunkList, EntryRecord, Expected, Point, Reader, Recipients, Repository, RepositoryError, Snapshot, Workers, Writer,
+        Budget, ChunkList, EntryRecord, Expected, Point, Reader, Recipients, Repository, RepositoryError, Snapshot, Workers,
+        Writer, examine_store,
     },
     stores::{MemoryStore, SharedStore},
 };
 use futures_util::{StreamExt, TryStreamExt};
 
-use crate::support::recovery::{Recovery, noise, objects, store_of};
+use crate::support::{
+    recovery::{Recovery, noise, objects, store_of},
+    staged_store::Staged,
+};
 
 #[tokio::test]
 async fn a_site_cannot_pass_off_an_unencrypted_repository_for_an_encrypted_one() {
@@ -162,4 +167,18 @@ async fn a_point_cannot_be_committed_under_a_name_that_is_no_point() {
     };
     writer.commit(&repository, &point, &Default::default()).await.unwrap_err();
     assert!(objects(store.as_ref()).await.keys().all(|key| !key.starts_with("points/")), "nothing was written");
+}
+
+#[tokio::test]
+async fn a_site_that_answers_if_absent_writes_and_does_not_honour_them_is_not_called_sound() {
+    let mut overwriting = Staged::over(MemoryStore::new("site"));
+    overwriting.overwrites = true;
+    for (store, outcome) in [
+        (Arc::new(overwriting) as SharedStore, CheckOutcome::Note),
+        (MemoryStore::new("site") as SharedStore, CheckOutcome::Passed),
+    ] {
+        let findings = examine_store(&store, None).await.unwrap();
+        let writes = findings.iter().find(|one| one.name == "if-absent writes").unwrap();
+        assert_eq!((writes.outcome, writes.mend.is_some()), (outcome, outcome == CheckOutcome::Note), "{writes:?}");
+    }
 }

@@ -13,6 +13,7 @@ pub mod lock_contract;
 pub mod next_prune;
 pub mod recovery;
 pub mod sites;
+pub mod slow;
 pub mod staged_store;
 pub mod store_contract;
 pub mod watched_store;

@@ -67,8 +67,8 @@ impl Store for Staged {
         let meeting = self.meeting.as_ref().filter(|_| key.starts_with("recipients/"));
         if let Some(meeting) = meeting {
             meeting.wait().await;
-            options.if_absent &= !self.overwrites;
         }
+        options.if_absent &= !self.overwrites;
         let stored = self.inner.put(key, body, options).await;
         if let Some(meeting) = meeting {
             meeting.wait().await;

@@ -102,8 +102,12 @@ pub async fn copy(request: &CopyRequest<'_>) -> Result<CopyReport, OperationErro
             continue;
         }
         tally.phase(&format!("copy point {}", name.id), None);
-        match copy_point(request, name, &tally).await {
-            Ok(copied) => report.points.push(copied),
+        match copy_unless_gone(request, name, &tally).await {
+            Ok(Some(copied)) => report.points.push(copied),
+            Ok(None) => tally.problem(Problem::new(
+                format!("point {}", name.id),
+                "was not copied: it was deleted at the source meanwhile, by retention or by hand; nothing is lost that retention keeps",
+            )),
             Err(OperationError::Repository(error)) if error.is_damage() => {
                 report.damaged.push(Problem::new(format!("point {}", name.id), format!("was not copied: {error}")));
             }
@@ -146,10 +150,42 @@ async fn base(request: &CopyRequest<'_>, name: &PointName, tally: &Tally) -> Res
     Ok(None)
 }
 
-async fn copy_point(request: &CopyRequest<'_>, name: &PointName, tally: &Arc<Tally>) -> Result<CopiedPoint, OperationError> {
+/// Copies a point; nothing if it is no longer there. What a prune takes away meanwhile is not damaged: without what it was built on the
+/// copy is begun anew.
+async fn copy_unless_gone(
+    request: &CopyRequest<'_>,
+    name: &PointName,
+    tally: &Arc<Tally>,
+) -> Result<Option<CopiedPoint>, OperationError> {
+    loop {
+        let base = base(request, name, tally).await?;
+        let built_on = base.as_ref().map(|(here, _)| here.id.clone());
+        let error = match copy_point(request, name, base, tally).await {
+            Ok(copied) => return Ok(Some(copied)),
+            Err(OperationError::Repository(error)) if error.is_damage() => error,
+            Err(error) => return Err(error),
+        };
+        if request.from.point_names(Some(&name.policy)).await?.iter().all(|there| there.key != name.key) {
+            return Ok(None);
+        }
+        let left = common_points(request, name).await?;
+        match built_on {
+            Some(id) if left.iter().all(|common| common.id != id) => {
+                tracing::info!(point = name.id, base = id, "what the copy was built on was deleted meanwhile; it begins anew");
+            }
+            _ => return Err(error.into()),
+        }
+    }
+}
+
+async fn copy_point(
+    request: &CopyRequest<'_>,
+    name: &PointName,
+    base: Option<(Point, Point)>,
+    tally: &Arc<Tally>,
+) -> Result<CopiedPoint, OperationError> {
     let start = request.clock.monotonic();
     let point = request.from.point(name).await?;
-    let base = base(request, name, tally).await?;
     let (memory, workers) = (request.memory_bytes, || Arc::clone(&request.workers));
     let writer = Writer::begin(request.to, request.recipients, workers(), Budget::one_of(memory, 2)).await?;
     // Budgets of their own: what is read ahead must never hold what the writer waits for.

@@ -104,7 +104,10 @@ struct Work {
 impl Work {
     /// Whether this wrap opens to somebody who is none of the recipients any more; of those wrapped anew, whether it is old.
     fn superseded(&self, wrap: &WrapName) -> bool {
-        if wrap.set.generation >= self.plan.generation && self.set.as_ref().is_none_or(|set| set.name == wrap.set) {
+        // What a later set has belongs to whoever wrote that: two rotations that each delete the other's wraps leave none.
+        let is_newer = wrap.set.generation > self.plan.generation;
+        let is_own = wrap.set.generation == self.plan.generation && self.set.as_ref().is_none_or(|set| set.name == wrap.set);
+        if is_newer || is_own {
             return false;
         }
         let agents = (wrap.kind == KeyKind::Catalogue).then_some(self.plan.agents.as_slice());
@@ -292,6 +295,24 @@ impl Repository {
         ))
     }
 
+    /// Refuses to go on where this set is not the newest any more.
+    async fn refuse_if_outrun(&self, set: &RecipientSet) -> Result<()> {
+        let sets = self.recipient_sets().await?;
+        let members = match sets.newest() {
+            Some(newest) if newest.name == set.name => return Ok(()),
+            Some(newest) => newest.keys().unwrap_or_default().join(", "),
+            None => "it cannot be read".to_owned(),
+        };
+        Err(refused(
+            self.store.describe(),
+            format!(
+                "another rotation came between: recipient set {} is the newest now ({members}), and not {}; keys may be wrapped for both, and nothing was deleted. Look at `farshore key list`, agree on who the recipients are, and run this again",
+                sets.last_generation(),
+                set.name.generation
+            ),
+        ))
+    }
+
     /// Wraps each of these keys for the newest set, and returns those whose older wraps went away meanwhile. The catalogue key
     /// comes first, so that a new recipient can look at once.
     async fn wrap_all(
@@ -353,6 +374,8 @@ impl Repository {
     /// whoever goes could not go on with this.
     async fn delete_superseded(&self, work: &Work, set: &RecipientSet, done: &mut Done) -> Result<()> {
         let wraps = self.wraps_by_key().await?;
+        // After the listing: whoever stored a wrap that is in it had stored its set before.
+        self.refuse_if_outrun(set).await?;
         let (catalogue, data): (Vec<_>, Vec<_>) = wraps.into_iter().partition(|((kind, _), _)| *kind == KeyKind::Catalogue);
         for ((kind, id), wraps) in data.into_iter().chain(catalogue) {
             let superseded: Vec<_> = wraps.iter().filter(|wrap| work.superseded(wrap)).collect();

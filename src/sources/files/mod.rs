@@ -15,6 +15,7 @@
 
 mod attributes;
 mod capture;
+mod delta;
 mod filter;
 mod finish;
 mod metadata;

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 
 use super::{
-    DIRECTORY, FILE, FileAttributes, HARDLINK, finish,
+    DIRECTORY, FILE, FileAttributes, HARDLINK, delta, finish,
     place::Placing,
     read::blocking,
     room::free_bytes,
@@ -28,6 +28,9 @@ use crate::{
 const BATCH_FILES: usize = 4096;
 const BATCH_BYTES: u64 = 512 << 20;
 
+/// More names are never spared: so many are read to find one that is not.
+const SPARED_AT_MOST: usize = 16;
+
 /// Entries handed to a blocking thread at once.
 const ENTRIES_AT_ONCE: usize = 256;
 
@@ -35,6 +38,10 @@ const ENTRIES_AT_ONCE: usize = 256;
 #[derive(Debug)]
 pub struct FilesTarget {
     directory: PathBuf,
+    /// What is there already is brought to the snapshot by its bytes, and the rest is removed.
+    is_delta: bool,
+    /// Paths that are neither in the way nor touched.
+    spared: Vec<Vec<u8>>,
 }
 
 /// Files whose bytes are wanted, and names that wait for them. Dropped, it removes what is not whole.
@@ -69,7 +76,20 @@ struct State {
 impl FilesTarget {
     /// A target at `directory`, which is made if it is missing.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into() }
+        Self { directory: directory.into(), is_delta: false, spared: Vec::new() }
+    }
+
+    /// The same, where these paths may be there, and stay as they are.
+    #[must_use]
+    pub fn sparing(self, paths: &[&str]) -> Self {
+        Self { spared: paths.iter().map(|path| path.as_bytes().to_vec()).collect(), ..self }
+    }
+
+    /// The same, where something may be there already, of which nothing is left at the end beside the snapshot. Files are held against it
+    /// chunk by chunk and mended in place, so nobody may use them until the restore has ended.
+    #[must_use]
+    pub fn delta(self) -> Self {
+        Self { is_delta: true, ..self }
     }
 
     fn shown(&self) -> String {
@@ -78,9 +98,13 @@ impl FilesTarget {
 
     /// Whether the directory exists, and a refusal if it is not fit.
     async fn look(&self, into_existing: bool) -> Result<bool, SourceError> {
-        let directory = self.directory.clone();
+        let (directory, spared) = (self.directory.clone(), self.spared.clone());
+        let is_spared = move |name: &std::ffi::OsStr| spared.iter().any(|path| path == name.as_encoded_bytes());
         let found = blocking(move || match std::fs::read_dir(&directory) {
-            Ok(mut names) => Ok(Some(names.next().transpose()?.map(|first| first.file_name()))),
+            Ok(names) => {
+                let names: Vec<_> = names.map(|name| Ok(name?.file_name())).take(SPARED_AT_MOST).collect::<io::Result<_>>()?;
+                Ok(Some(names.into_iter().find(|name| !is_spared(name))))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         });
@@ -333,10 +357,10 @@ impl Rebuild for FilesTarget {
     }
 
     async fn rebuild(&self, context: RebuildContext<'_>) -> Result<Rebuilt, SourceError> {
-        self.look(context.into_existing).await?;
+        self.look(context.into_existing || self.is_delta).await?;
         let total = context.facts.get("bytes").and_then(serde_json::Value::as_u64).filter(|_| !context.partial);
         let free = self.free_bytes().await?;
-        if let Some(total) = total.filter(|total| *total > free && !context.into_existing) {
+        if let Some(total) = total.filter(|total| *total > free && !context.into_existing && !self.is_delta) {
             return Err(SourceError::UnfitTarget {
                 subject: self.shown(),
                 detail: format!(
@@ -348,13 +372,18 @@ impl Rebuild for FilesTarget {
         }
         context.observer.phase("object transfer", total);
         let started = context.clock.monotonic();
-        let (directory, observer, into_existing) = (self.directory.clone(), context.observer.clone(), context.into_existing);
+        let into_existing = context.into_existing || self.is_delta;
+        let (directory, observer) = (self.directory.clone(), context.observer.clone());
         let placing = blocking(move || {
             std::fs::create_dir_all(&directory)?;
             Ok(Placing::new(Tree::open(&directory)?, observer, into_existing))
         })
         .await
         .map_err(SourceError::io(self.shown()))?;
+        let mended = match self.is_delta {
+            true => delta::bring(&self.directory, &context, &self.spared).await?,
+            false => 0,
+        };
         let (items, items_kept, bytes) = self.transfer(&context, &placing).await?;
         let transferred = context.clock.monotonic();
         context.observer.phase("verification", None);
@@ -369,7 +398,7 @@ impl Rebuild for FilesTarget {
             ],
             items,
             items_kept,
-            bytes,
+            bytes: bytes + mended,
         })
     }
 }

@@ -35,6 +35,10 @@ pub struct ScratchCluster {
 #[derive(Debug)]
 pub struct ScratchPlace {
     directory: PathBuf,
+    /// The data directory; one that lies elsewhere stays.
+    data: PathBuf,
+    /// What to do when the server does not come up.
+    remedy: &'static str,
     socket: PathBuf,
     /// Holds the socket where the directory's own path is too long for one.
     _socket_directory: Option<TempDir>,
@@ -98,6 +102,33 @@ impl ScratchCluster {
         self.place.url("postgres", database)
     }
 
+    /// Stops the server as an operator would: everything is written, and it starts again without replaying anything.
+    ///
+    /// # Errors
+    /// [`SourceError::Program`] if it does not end well.
+    pub async fn stop(mut self) -> Result<(), SourceError> {
+        let io = || SourceError::io(self.place.data.display().to_string());
+        if let Some(pid) = Pid::from_raw(self.server.id().cast_signed()) {
+            kill_process(pid, Signal::INT).map_err(|error| io()(error.into()))?;
+        }
+        let since = Stopwatch::start();
+        loop {
+            match self.server.try_wait().map_err(io())? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => {
+                    let (program, detail) = ("postgres".to_owned(), format!("ended with {status} when it was stopped"));
+                    return Err(SourceError::Program { program, detail });
+                }
+                // It writes all that it holds in memory.
+                None if since.elapsed() > REPLAY_PATIENCE => {
+                    let (program, detail) = ("postgres".to_owned(), "does not stop; look at its log".to_owned());
+                    return Err(SourceError::Program { program, detail });
+                }
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
     /// Major version.
     pub fn major(&self) -> u32 {
         self.major
@@ -117,10 +148,7 @@ impl ScratchCluster {
                 let end = end.into_iter().rev().collect::<Vec<_>>().join("; ");
                 return Err(SourceError::Program {
                     program: "postgres".to_owned(),
-                    detail: format!(
-                        "the scratch cluster in {} did not start: {end}; mend that, and start the drill again",
-                        self.place.directory.display()
-                    ),
+                    detail: format!("the server on {} did not come up: {end}; {}", self.place.data.display(), self.place.remedy),
                 });
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -180,7 +208,32 @@ impl ScratchPlace {
                 chown(path, Some(user), Some(group)).map_err(io(path))?;
             }
         }
-        Ok(Self { directory: directory.to_owned(), socket, _socket_directory: socket_directory, account })
+        let (data, remedy) = (directory.join("data"), "mend that, and start the drill again");
+        Ok(Self { directory: directory.to_owned(), data, remedy, socket, _socket_directory: socket_directory, account })
+    }
+
+    /// A place for what a server on `data` needs beside it, which goes away again, while the data stay. When we are root it runs as
+    /// `owner`.
+    ///
+    /// # Errors
+    /// [`SourceError::Io`].
+    pub fn beside(data: &Path, owner: (u32, u32), remedy: &'static str) -> Result<Self, SourceError> {
+        let io = |path: &Path| SourceError::io(path.display().to_string());
+        // In the directory for temporary files, whose name is short enough for a socket.
+        let directory = tempfile::Builder::new().prefix("farshore-server-").tempdir().map_err(io(data))?.keep();
+        let account = rustix::process::geteuid().is_root().then_some(owner);
+        let place = Self {
+            data: fs::canonicalize(data).map_err(io(data))?,
+            remedy,
+            socket: directory.clone(),
+            _socket_directory: None,
+            account,
+            directory,
+        };
+        if let Some((user, group)) = account {
+            chown(&place.directory, Some(user), Some(group)).map_err(io(&place.directory))?;
+        }
+        Ok(place)
     }
 
     /// The directory itself.
@@ -189,8 +242,8 @@ impl ScratchPlace {
     }
 
     /// Where the data directory of its server is, or will be.
-    pub fn data(&self) -> PathBuf {
-        self.directory.join("data")
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// How to reach a database of its server. Holds no secret.
@@ -226,7 +279,8 @@ impl Drop for ScratchPlace {
     }
 }
 
-fn command(program: &Path, account: Option<(u32, u32)>, directory: &Path) -> Command {
+/// A program of PostgreSQL's that is started apart from our terminal and environment, as the user that servers run as.
+pub(super) fn server_command(program: &Path, account: Option<(u32, u32)>, directory: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
         command.env_remove(name);
@@ -251,7 +305,7 @@ fn failed(program: &Path, place: &ScratchPlace, detail: &str) -> SourceError {
 }
 
 fn initialise(place: &ScratchPlace, initdb: &Path) -> Result<(), SourceError> {
-    let made = command(initdb, place.account, &place.directory)
+    let made = server_command(initdb, place.account, &place.directory)
         .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions", "-D"])
         .arg(place.data())
         .output()
@@ -281,7 +335,7 @@ fn run(place: &ScratchPlace, server: &Path, settings: impl Iterator<Item = Strin
     let io = || SourceError::io(place.directory.display().to_string());
     let log = fs::File::create(place.directory.join("log")).map_err(io())?;
     let errors = log.try_clone().map_err(io())?;
-    let mut start = command(server, place.account, &place.directory);
+    let mut start = server_command(server, place.account, &place.directory);
     start.arg("-D").arg(place.data());
     let socket = format!("unix_socket_directories={}", quoted_directory(&place.socket));
     for setting in APART.iter().map(ToString::to_string).chain([socket]).chain(settings) {

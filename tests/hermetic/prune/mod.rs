@@ -7,6 +7,7 @@ mod late;
 mod model;
 mod month;
 mod slow;
+mod slow_copy;
 mod stopped;
 mod stopped_beside;
 

@@ -4,6 +4,7 @@ mod beside;
 mod damage;
 mod interrupted;
 mod racing;
+mod slow;
 
 use chrono::DateTime;
 use farshore::{

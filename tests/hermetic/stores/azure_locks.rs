@@ -164,7 +164,11 @@ async fn what_the_container_says_need_not_be_readable_where_what_it_does_is_trie
     let store: SharedStore = Arc::new(fake.store("p").await);
     let term = Some(LockTerm { mode: LockMode::Compliance, days: 30 });
     let made = Repository::init_locked(&store, &SystemClock::shared(), &recovery.recipients, term).await.unwrap();
-    assert!(made.findings.iter().any(|line| line.starts_with("locks (compliance): kept")), "{:?}", made.findings);
+    assert!(
+        made.findings.iter().any(|one| one.name == "locks (compliance)" && one.found.starts_with("kept")),
+        "{:?}",
+        made.findings
+    );
 }
 
 #[tokio::test]

@@ -28,6 +28,8 @@ pub struct Cluster {
     directory: TempDir,
     process: Option<Child>,
     settings: Vec<String>,
+    /// A data directory that lies elsewhere.
+    elsewhere: Option<PathBuf>,
 }
 
 /// User and group that servers run as, where we are root.
@@ -87,7 +89,7 @@ impl Cluster {
     /// A server on what was restored or copied into [`Self::data`] beforehand.
     pub fn unstarted(server: Server, settings: &[&str]) -> Self {
         let settings = settings.iter().map(ToString::to_string).collect();
-        Self { server, directory: directory(), process: None, settings }
+        Self { server, directory: directory(), process: None, settings, elsewhere: None }
     }
 
     pub fn started(mut self) -> Self {
@@ -106,6 +108,17 @@ impl Cluster {
 
     /// Whether it came up: a primary to its end of recovery, since it answers as soon as it is consistent, and cannot be written to.
     pub fn try_start(&mut self) -> bool {
+        let is_standby = self.data().join("standby.signal").exists();
+        self.comes_up(if is_standby { &["t", "f"] } else { &["f"] })
+    }
+
+    /// Whether it came up to wait in its recovery.
+    pub fn try_start_waiting(&mut self) -> bool {
+        self.comes_up(&["t"])
+    }
+
+    /// Whether it answers one of these when it is asked whether it is in recovery, before it ends.
+    fn comes_up(&mut self, wanted: &[&str]) -> bool {
         let log = std::fs::File::create(self.path("log")).unwrap();
         let mut command = as_postgres(self.server.bin().join("postgres"));
         command.arg("-D").arg(self.data()).args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=32MB"]);
@@ -115,7 +128,6 @@ impl Cluster {
         }
         command.process_group(0).stdout(log.try_clone().unwrap()).stderr(log);
         let mut process = command.spawn().unwrap();
-        let is_standby = self.data().join("standby.signal").exists();
         let since = Instant::now();
         loop {
             if process.try_wait().unwrap().is_some() {
@@ -124,7 +136,7 @@ impl Cluster {
             let mut ready = Command::new(self.server.bin().join("psql"));
             ready.args(["-XAtqw", "-d", &self.url("postgres"), "-c", "SELECT pg_is_in_recovery()"]);
             let answer = ready.output().unwrap();
-            if answer.status.success() && (is_standby || answer.stdout.starts_with(b"f")) {
+            if answer.status.success() && wanted.iter().any(|wanted| answer.stdout.starts_with(wanted.as_bytes())) {
                 self.process = Some(process);
                 return true;
             }
@@ -150,7 +162,12 @@ impl Cluster {
     }
 
     pub fn data(&self) -> PathBuf {
-        self.path("data")
+        self.elsewhere.clone().unwrap_or_else(|| self.path("data"))
+    }
+
+    /// From its next start on its data directory is this one.
+    pub fn elsewhere(&mut self, data: PathBuf) {
+        self.elsewhere = Some(data);
     }
 
     /// Makes a directory beside the data directory.

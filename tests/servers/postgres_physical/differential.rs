@@ -118,7 +118,8 @@ fn tree(directory: &Path) -> Tree {
 /// Restores it into `data` below a directory, its tablespace into `fast` there.
 pub fn target(quiet: &Quiet, directory: &Path) -> PhysicalTarget {
     assert_eq!(quiet.facts["tablespaces"][0]["name"], "fast");
-    let options = PhysicalTargetOptions { tablespaces: vec![("fast".to_owned(), directory.join("fast"))], is_isolated: false };
+    let tablespaces = vec![("fast".to_owned(), directory.join("fast"))];
+    let options = PhysicalTargetOptions { tablespaces, ..PhysicalTargetOptions::default() };
     PhysicalTarget::new(directory.join("data"), options)
 }
 

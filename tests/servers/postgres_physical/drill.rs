@@ -3,7 +3,8 @@
 use super::cluster::Cluster;
 use crate::{postgres::Server, support::agent::Agent};
 
-fn agent(cluster: &Cluster) -> Agent {
+/// An agent whose policy captures the cluster.
+pub fn agent(cluster: &Cluster, more: &str) -> Agent {
     let agent = Agent::new("");
     // Scratch clusters run as another user when the tests run as root.
     use std::os::unix::fs::PermissionsExt;
@@ -16,8 +17,7 @@ fn agent(cluster: &Cluster) -> Agent {
         cluster.server.bin().display()
     );
     let site = format!("[[site]]\nname = \"far\"\nstore = {{ kind = \"filesystem\", path = \"{}\" }}\n", agent.text("site"));
-    let probe = "[[drill.probe]]\nsource = \"db\"\nquery = \"SELECT count(*) FROM moved\"\nexpect = \"1000\"\n";
-    agent.write_policy_with(&source, &site, &format!("{}\n{probe}", agent.drill_table()));
+    agent.write_policy_with(&source, &site, &format!("{}\n{more}", agent.drill_table()));
     agent
 }
 
@@ -43,7 +43,8 @@ fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
     );
     cluster.stop(true);
     cluster.start();
-    let agent = agent(&cluster);
+    let probe = "[[drill.probe]]\nsource = \"db\"\nquery = \"SELECT count(*) FROM moved\"\nexpect = \"1000\"\n";
+    let agent = agent(&cluster, probe);
     agent.init();
     agent.backup();
     let shown = agent.operator(["show", "policy.toml", "latest", "--json"]).succeeds();

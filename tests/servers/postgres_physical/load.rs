@@ -86,7 +86,7 @@ async fn survives(server: Server) {
     let tablespaces = vec![("fast".to_owned(), restored.path("fast")), ("gone".to_owned(), restored.path("gone"))];
     let tablespaces =
         tablespaces.into_iter().filter(|(name, _)| captured.facts["tablespaces"].to_string().contains(name)).collect();
-    let target = PhysicalTarget::new(restored.data(), PhysicalTargetOptions { tablespaces, is_isolated: false });
+    let target = PhysicalTarget::new(restored.data(), PhysicalTargetOptions { tablespaces, ..PhysicalTargetOptions::default() });
     exchange.rebuild(&target, &captured.facts, false).await.unwrap();
     restored.start();
     let sums = restored.psql("postgres", SUMS);

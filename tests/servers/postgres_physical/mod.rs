@@ -1,10 +1,12 @@
 //! Physical backups of PostgreSQL. Each test has a cluster of its own, since it has to configure, damage or restart one.
 
 mod cluster;
+mod delta;
 mod differential;
 mod drill;
 mod failures;
 mod load;
+mod point_in_time;
 mod restore;
 mod rights;
 mod standby;

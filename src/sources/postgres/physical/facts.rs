@@ -92,3 +92,18 @@ pub struct TablespaceFacts {
     /// The directory it was in.
     pub location: String,
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::PhysicalFacts;
+
+    /// Those of a snapshot that ends at 0/3000100.
+    pub fn facts() -> PhysicalFacts {
+        let text = r#"{"method": "physical", "server_version_num": 150018, "system_identifier": "1", "timeline": 1, "start_lsn": "0/2000028",
+            "stop_lsn": "0/3000100", "from_standby": false, "wal_segment_bytes": 16777216, "wal_segments": 1, "page_bytes": 8192, "checksums": true,
+            "pages_checked": 0, "pages_damaged": 0, "data_directory": "/d", "data_directory_mode": "700", "tablespaces": [], "databases": [],
+            "database": "a", "superuser": "postgres", "settings": {}, "unlogged_relations": 0, "read_by": "sql", "files": 0, "directories": 0,
+            "bytes": 0, "vanished": 0}"#;
+        serde_json::from_str(text).unwrap()
+    }
+}

@@ -28,6 +28,7 @@ mod checking;
 mod control;
 mod data;
 mod examine;
+mod existing;
 pub mod facts;
 mod label;
 mod listing;
@@ -37,16 +38,20 @@ mod page;
 mod part;
 mod read;
 mod records;
+mod recovery;
 mod scratch;
 mod select;
 mod server;
+mod start;
 mod target;
 mod wal;
 
 pub use capture::{PhysicalOptions, PostgresPhysical};
 pub use control::Control;
 pub use label::Lsn;
+pub use recovery::{Action, Recovery, RecoveryTarget, Timeline};
 pub use scratch::PhysicalScratch;
+pub use start::Start;
 pub use target::{PhysicalTarget, PhysicalTargetOptions};
 pub use wal::{FirstPage, Layout, Segment};
 

@@ -1,12 +1,12 @@
 //! Parts of a snapshot, as files below a directory.
 
-use std::sync::Arc;
+use std::{fs::File, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
+use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
 
 use crate::sources::{
-    Content, Entry, ExchangeError, Origin, Piece, SourceError,
+    self, Content, Entry, ExchangeError, Origin, Piece, SourceError,
     files::{DIRECTORY, FILE, FileAttributes, Instant},
 };
 
@@ -28,8 +28,6 @@ pub struct Part {
     pub without: Vec<Vec<u8>>,
     /// How it is made.
     pub made: Made,
-    /// Whether it goes to what is there.
-    pub into_existing: bool,
 }
 
 impl Part {
@@ -78,5 +76,9 @@ impl Origin for Selected {
 
     fn deliver(&self, wanted: Vec<Content>) -> BoxStream<'static, Result<Piece, ExchangeError>> {
         self.origin.deliver(wanted)
+    }
+
+    fn differing(&self, content: &Content, file: Arc<File>) -> BoxFuture<'static, Result<Vec<sources::Part>, ExchangeError>> {
+        self.origin.differing(content, file)
     }
 }

@@ -60,7 +60,7 @@ impl PhysicalScratch {
         let config = PostgresConfig::parse(&place.url(&facts.superuser, &facts.database), None)?;
         let beside = place.directory().join("tablespaces");
         let tablespaces = facts.tablespaces.iter().map(|one| (one.oid.to_string(), beside.join(one.oid.to_string()))).collect();
-        let options = PhysicalTargetOptions { tablespaces, is_isolated: true };
+        let options = PhysicalTargetOptions { tablespaces, is_isolated: true, ..PhysicalTargetOptions::default() };
         let target = PhysicalTarget::new(place.data(), options);
         let described = place.data().display().to_string();
         Ok((Self { target, bin_directory, described, state: Mutex::new(State::Waiting(place)) }, config))
@@ -95,22 +95,7 @@ impl Rebuild for PhysicalScratch {
         };
         observer.phase("database recovery", None);
         let began = clock.monotonic();
-        let nothing = place.write("postgresql.conf", "")?;
-        let allow = place.write("pg_hba.conf", "local all all trust\n")?;
-        let names = place.write("pg_ident.conf", "")?;
-        let mut settings = vec![
-            format!("config_file={}", nothing.display()),
-            format!("hba_file={}", allow.display()),
-            format!("ident_file={}", names.display()),
-            "hot_standby=off".to_owned(),
-            "autovacuum=off".to_owned(),
-        ];
-        if let Some(most) = facts.settings.get("max_prepared_transactions") {
-            settings.push(format!("max_prepared_transactions={most}"));
-        }
-        if major >= EVENT_TRIGGERS_FROM {
-            settings.push("event_triggers=off".to_owned());
-        }
+        let settings = apart(&place, &facts)?;
         let database = if facts.databases.iter().any(|name| name == "postgres") { "postgres" } else { &facts.database };
         let config = PostgresConfig::parse(&place.url(&facts.superuser, database), None)?;
         let cluster = ScratchCluster::serve(place, &server.path, major, settings, &config).await?;
@@ -124,6 +109,30 @@ impl Rebuild for PhysicalScratch {
         rebuilt.phases.push(phase("verification", clock.monotonic().saturating_sub(recovered)));
         Ok(rebuilt)
     }
+}
+
+/// Settings of a server that recovers apart from everything, with files for them in `place`.
+///
+/// # Errors
+/// [`SourceError::Io`].
+pub(super) fn apart(place: &ScratchPlace, facts: &PhysicalFacts) -> Result<Vec<String>, SourceError> {
+    let nothing = place.write("postgresql.conf", "")?;
+    let allow = place.write("pg_hba.conf", "local all all trust\n")?;
+    let names = place.write("pg_ident.conf", "")?;
+    let mut settings = vec![
+        format!("config_file={}", nothing.display()),
+        format!("hba_file={}", allow.display()),
+        format!("ident_file={}", names.display()),
+        "hot_standby=off".to_owned(),
+        "autovacuum=off".to_owned(),
+    ];
+    if let Some(most) = facts.settings.get("max_prepared_transactions") {
+        settings.push(format!("max_prepared_transactions={most}"));
+    }
+    if facts.server_version_num / 10_000 >= EVENT_TRIGGERS_FROM {
+        settings.push("event_triggers=off".to_owned());
+    }
+    Ok(settings)
 }
 
 /// A program of exactly this major version: data files are read by no other.

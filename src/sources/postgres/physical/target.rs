@@ -14,9 +14,12 @@ use serde_json::json;
 use super::{
     CONFIG, CONTROL, DATA, LABEL, MAP, WAL,
     control::Control,
+    existing,
     facts::{PhysicalFacts, TablespaceFacts, is_physical},
     label::write_map,
     part::{Made, Part, Selected},
+    recovery::Recovery,
+    start::Start,
 };
 use crate::{
     progress::{Check, PhaseTime},
@@ -30,6 +33,10 @@ pub struct PhysicalTargetOptions {
     pub tablespaces: Vec<(String, PathBuf)>,
     /// For a server that must reach nothing else: settings that were made with `ALTER SYSTEM` stay behind.
     pub is_isolated: bool,
+    /// How far it replays the log.
+    pub recovery: Recovery,
+    /// It is started, too.
+    pub start: Option<Start>,
 }
 
 /// Rebuilds a cluster in a directory that is empty or not there.
@@ -39,16 +46,21 @@ pub struct PhysicalTarget {
     options: PhysicalTargetOptions,
 }
 
+/// How a part of a snapshot goes to a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// It is empty.
+    Fresh,
+    /// Beside what is there.
+    Beside,
+    /// In the place of what is there, of which what matches is kept.
+    Delta,
+}
+
 /// Files directly below the data directory that make a server a standby, or replay: the restore says itself what it is to be.
 const SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
 /// Where settings of `ALTER SYSTEM` are, the last that a server reads.
 const AUTO_CONF: &str = "postgresql.auto.conf";
-/// What the restored server replays with: all that it needs lies in `pg_wal`. Targets that an earlier recovery of the captured server
-/// left behind must not stop it.
-const RECOVERY: &str = "\n# Written by farshore: the log up to the end of the backup lies in pg_wal, and there is no other.\n\
-                        restore_command = 'false'\n\
-                        recovery_target = ''\nrecovery_target_lsn = ''\nrecovery_target_name = ''\nrecovery_target_time = ''\n\
-                        recovery_target_xid = ''\nrecovery_target_timeline = 'latest'\n";
 /// Copies of configuration that lay outside of the data directory.
 const CAPTURED_CONFIG: &str = "captured-config";
 
@@ -134,6 +146,14 @@ impl PhysicalTarget {
         Ok(())
     }
 
+    /// The same for one that may be there from a restore that was cut off.
+    fn write_new(&self, path: &Path, bytes: &[u8], made: Made) -> Result<(), SourceError> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(SourceError::io(path.display().to_string())(error)),
+            _ => self.write(path, bytes, made),
+        }
+    }
+
     /// Writes a file of few bytes, and through to the disk.
     fn write(&self, path: &Path, bytes: &[u8], made: Made) -> Result<(), SourceError> {
         let write = || -> std::io::Result<()> {
@@ -153,10 +173,10 @@ impl PhysicalTarget {
         context: &RebuildContext<'_>,
         directory: &Path,
         part: Part,
+        way: Way,
         total: Option<u64>,
     ) -> Result<Rebuilt, SourceError> {
         let facts = total.map_or(json!({}), |bytes| json!({ "bytes": bytes }));
-        let into_existing = part.into_existing;
         let origin = Arc::new(Selected { origin: Arc::clone(&context.origin), part });
         let context = RebuildContext {
             origin,
@@ -164,10 +184,17 @@ impl PhysicalTarget {
             observer: context.observer.clone(),
             clock: context.clock.clone(),
             parallelism: context.parallelism,
-            into_existing,
+            into_existing: way != Way::Fresh,
             partial: false,
         };
-        FilesTarget::new(directory).rebuild(context).await
+        let target = FilesTarget::new(directory);
+        let target = match way {
+            // The log's own directory is a part by itself.
+            Way::Delta => target.delta().sparing(&[existing::MARKER, "pg_wal"]),
+            Way::Fresh => target.sparing(&[existing::MARKER]),
+            Way::Beside => target,
+        };
+        target.rebuild(context).await
     }
 }
 
@@ -233,17 +260,21 @@ impl Rebuild for PhysicalTarget {
 
     async fn inspect(&self, facts: &serde_json::Value, into_existing: bool) -> Result<String, SourceError> {
         let facts = self.facts(facts)?;
-        if into_existing {
-            return Err(self.unfit("a cluster is restored into an empty directory only: leave out --into-existing, and name another directory or empty this one"));
-        }
         let mapping = self.mapping(&facts)?;
+        let is_there = into_existing && existing::look(&self.directory, &facts.system_identifier)?;
         for (_, directory) in &mapping {
-            FilesTarget::new(*directory).inspect(&json!({}), false).await?;
+            FilesTarget::new(*directory).inspect(&json!({}), is_there).await?;
         }
         self.owner()?;
-        let found = FilesTarget::new(&self.directory).inspect(&json!({ "bytes": facts.bytes }), false).await?;
+        if let Some(start) = &self.options.start {
+            start.check(&facts).await?;
+        }
+        let found = FilesTarget::new(&self.directory).inspect(&json!({ "bytes": facts.bytes }), is_there).await?;
+        let found =
+            if is_there { format!("{found}; what matches is kept, and what the point does not have is removed") } else { found };
         let to = mapping.iter().map(|(one, directory)| format!("; tablespace {} to {}", one.name, directory.display()));
-        Ok(format!("PostgreSQL {}, {found}{}", facts.server_version_num / 10_000, to.collect::<String>()))
+        let until = self.options.recovery.target.words();
+        Ok(format!("PostgreSQL {}, {found}{}; replayed to {until}", facts.server_version_num / 10_000, to.collect::<String>()))
     }
 
     async fn rebuild(&self, context: RebuildContext<'_>) -> Result<Rebuilt, SourceError> {
@@ -266,31 +297,41 @@ impl Rebuild for PhysicalTarget {
         }
         let began = context.clock.monotonic();
         let made = Made { owner: self.owner()?, mode: if facts.data_directory_mode == "750" { 0o750 } else { 0o700 } };
+        let is_there = context.into_existing && existing::look(&self.directory, &facts.system_identifier)?;
         self.make(&self.directory, made.mode, made.owner)?;
+        // Before anything is changed: what is half restored is known as such, and no server starts from it.
+        self.write_new(&self.directory.join(existing::MARKER), facts.system_identifier.as_bytes(), made)?;
+        if is_there {
+            existing::unmake(&self.directory)?;
+        }
         let links = mapping.iter().map(|(one, _)| format!("pg_tblspc/{}", one.oid).into_bytes());
         let mut without: Vec<Vec<u8>> = SIGNALS.iter().map(|name| name.as_bytes().to_vec()).chain(links).collect();
         if self.options.is_isolated {
             without.push(AUTO_CONF.into());
         }
-        let part =
-            |prefix: &str, without: Vec<Vec<u8>>, into_existing: bool| Part { prefix: prefix.into(), without, made, into_existing };
+        let part = |prefix: &str, without: Vec<Vec<u8>>| Part { prefix: prefix.into(), without, made };
         let mut all = Rebuilt::default();
-        let rebuilt = self.rebuild_part(&context, &self.directory, part(DATA, without, false), Some(last.bytes)).await?;
+        let way = |fresh: bool| match (is_there, fresh) {
+            (true, _) => Way::Delta,
+            (false, true) => Way::Fresh,
+            (false, false) => Way::Beside,
+        };
+        let rebuilt = self.rebuild_part(&context, &self.directory, part(DATA, without), way(true), Some(last.bytes)).await?;
         add(&mut all, "data directory", rebuilt);
         for (one, directory) in &mapping {
             self.make(directory, made.mode, made.owner)?;
             let prefix = format!("{DATA}pg_tblspc/{}/", one.oid);
-            let rebuilt = self.rebuild_part(&context, directory, part(&prefix, Vec::new(), false), None).await?;
+            let rebuilt = self.rebuild_part(&context, directory, part(&prefix, Vec::new()), way(true), None).await?;
             add(&mut all, &format!("tablespace {}", one.name), rebuilt);
             let link = self.directory.join("pg_tblspc").join(one.oid.to_string());
             symlink(directory, &link).map_err(SourceError::io(link.display().to_string()))?;
         }
         let log = self.directory.join("pg_wal");
-        add(&mut all, "log", self.rebuild_part(&context, &log, part(WAL, Vec::new(), true), None).await?);
+        add(&mut all, "log", self.rebuild_part(&context, &log, part(WAL, Vec::new()), way(false), None).await?);
         if last.config > 0 {
             let directory = self.directory.join(CAPTURED_CONFIG);
             self.make(&directory, made.mode, made.owner)?;
-            let rebuilt = self.rebuild_part(&context, &directory, part(CONFIG, Vec::new(), true), None).await?;
+            let rebuilt = self.rebuild_part(&context, &directory, part(CONFIG, Vec::new()), Way::Beside, None).await?;
             add(&mut all, "captured configuration", rebuilt);
             all.checks.push(Check::note(
                 "configuration outside of the data directory",
@@ -305,7 +346,7 @@ impl Rebuild for PhysicalTarget {
                 format!("{} come back empty: nothing of them is in a physical backup", facts.unlogged_relations),
             ));
         }
-        self.write(&self.directory.join(AUTO_CONF), RECOVERY.as_bytes(), made)?;
+        self.write(&self.directory.join(AUTO_CONF), self.options.recovery.settings().as_bytes(), made)?;
         self.write(&self.directory.join("recovery.signal"), b"", made)?;
         self.write(&self.directory.join("backup_label"), label, made)?;
         if !mapping.is_empty() {
@@ -316,12 +357,16 @@ impl Rebuild for PhysicalTarget {
         // From here on a server starts from this directory.
         self.write(&self.directory.join("global/pg_control"), control, made)?;
         self.sync()?;
+        existing::forget(&self.directory)?;
         if facts.checksums {
             all.checks.push(Check::equal("pages with wrong checksums at the source", 0, facts.pages_damaged));
         }
-        all.checks.push(Check::equal("system identifier", facts.system_identifier, found.unwrap_or_default()));
+        all.checks.push(Check::equal("system identifier", &facts.system_identifier, found.unwrap_or_default()));
         let seconds = context.clock.monotonic().saturating_sub(began).as_secs_f64();
         all.phases = vec![PhaseTime { name: "database transfer".to_owned(), seconds }];
+        if let Some(start) = &self.options.start {
+            start.start(&self.directory, made.owner, &facts, &self.options.recovery, &context, &mut all).await?;
+        }
         Ok(all)
     }
 }
