@@ -16,6 +16,7 @@ mod fuzz;
 mod golden;
 mod hostile;
 mod locks;
+mod log;
 mod prune;
 mod readme;
 mod retention;

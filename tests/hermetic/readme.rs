@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use farshore::{cli::Cli, policy::Policy, report::exit::markdown_table};
+use farshore::{cli::Cli, policy::Policy, report::exit::{get_markdown_table, markdown_table}};
 
 fn document(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -199,4 +199,7 @@ fn the_readme_has_the_table_of_exit_codes() {
     let (_, rest) = readme.split_once("<!-- exit-codes:begin -->\n").expect("the marker");
     let (table, _) = rest.split_once("<!-- exit-codes:end -->").expect("the other marker");
     assert_eq!(table, markdown_table());
+    let (_, rest) = readme.split_once("<!-- get-codes:begin -->\n").expect("the marker");
+    let (table, _) = rest.split_once("<!-- get-codes:end -->").expect("the other marker");
+    assert_eq!(table, get_markdown_table());
 }

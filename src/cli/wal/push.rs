@@ -22,6 +22,9 @@ pub(super) struct Args {
     /// How long to wait for room in the spool; with `synchronous` in the policy, for the sites.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     wait: Duration,
+    /// Do not start what empties the spool: a unit of its own does that (systemd/farshore-wal@.service).
+    #[arg(long)]
+    no_upload: bool,
     #[arg(skip = std::env::var("FARSHORE_POLICY").ok().filter(|policy| !policy.is_empty()))]
     policy: Option<String>,
 }
@@ -33,6 +36,9 @@ pub(super) async fn run(context: &Context, mut args: Args) -> Result<ExitCode, C
     let wal = spool::wal_of(&policy, args.source.as_deref())?;
     let spool = Arc::new(spool::spool_of(&policy, wal));
     let start = || {
+        if args.no_upload {
+            return Ok(());
+        }
         let mut process = apart(context)?;
         process.args(["wal", "upload"]).arg(&file).current_dir("/");
         if let Some(source) = &args.source {

@@ -57,7 +57,9 @@ impl Archives {
                 Ok(LogAnswer::Absent) => {}
                 Ok(LogAnswer::Gap { next }) => drop(gap.get_or_insert((next, site.name()))),
                 Err(error) => {
-                    tracing::warn!(site = site.name(), %error, "cannot say whether it has the file");
+                    if self.sites.len() > 1 {
+                        tracing::warn!(site = site.name(), %error, "cannot say whether it has the file");
+                    }
                     failed.get_or_insert(error);
                 }
             }

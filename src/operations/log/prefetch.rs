@@ -46,6 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(60);
 /// How often one that has just been started tries for the lock.
 const HOLD_TRIES: u32 = 20;
+/// A site that failed is asked again after this.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long the end of the archive is believed to be the end.
 const LIST_EVERY: Duration = Duration::from_secs(5);
 
@@ -178,10 +180,10 @@ pub struct PrefetchRequest<'a> {
     pub clock: SharedClock,
 }
 
-/// Fetches ahead of deliveries until there were none for a while.
+/// Fetches ahead of deliveries until there were none for a while. Errors of sites are for deliveries to meet, and to tell.
 ///
 /// # Errors
-/// Of the sites and the disk: a delivery meets and tells the same.
+/// [`OperationError::Io`].
 pub async fn prefetch(request: PrefetchRequest<'_>) -> Result<(), OperationError> {
     let ahead = Ahead { directory: request.directory.to_owned() };
     let place = ahead.directory.display().to_string();
@@ -197,6 +199,7 @@ async fn follow(ahead: &Ahead, request: &PrefetchRequest<'_>) -> Result<(), Oper
     let mut last: Option<LogName> = None;
     // What the archive has after `last`, as it was listed; and when that was.
     let (mut listed, mut listed_at): (Vec<LogName>, Option<Duration>) = (Vec::new(), None);
+    let mut failed_at = None;
     let (mut fetches, mut on_their_way) = (FuturesUnordered::new(), HashSet::new());
     let mut moved_at = clock.monotonic();
     while let Some(now) = ahead.last() {
@@ -215,16 +218,26 @@ async fn follow(ahead: &Ahead, request: &PrefetchRequest<'_>) -> Result<(), Oper
         } else if clock.monotonic().saturating_sub(moved_at) >= IDLE {
             break;
         }
-        let is_due = listed_at.is_none_or(|at| clock.monotonic().saturating_sub(at) >= LIST_EVERY);
+        // A site that fails keeps nobody from what is here already.
+        let may_ask = failed_at.is_none_or(|at| clock.monotonic().saturating_sub(at) >= PAUSE);
+        let is_due = may_ask && listed_at.is_none_or(|at| clock.monotonic().saturating_sub(at) >= LIST_EVERY);
         if now.kind() == LogKind::Segment && listed.len() < AHEAD && is_due {
-            listed = request.archives.after(&now, LISTED).await?;
-            // A full list is not the end.
-            listed_at = (listed.len() < LISTED).then(|| clock.monotonic());
+            match request.archives.after(&now, LISTED).await {
+                Ok(found) => {
+                    // A full list is not the end.
+                    listed_at = (found.len() < LISTED).then(|| clock.monotonic());
+                    listed = found;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "what comes next cannot be listed");
+                    failed_at = Some(clock.monotonic());
+                }
+            }
         }
         let wanted = &listed[..listed.len().min(AHEAD)];
         ahead.keep_only(wanted);
         for name in wanted {
-            if on_their_way.len() < AT_ONCE && !on_their_way.contains(name) && !ahead.path(name).exists() {
+            if may_ask && on_their_way.len() < AT_ONCE && !on_their_way.contains(name) && !ahead.path(name).exists() {
                 on_their_way.insert(name.clone());
                 let name = name.clone();
                 fetches.push(async move { (ahead.fetch(request.archives, &name).await, name) });
@@ -233,7 +246,10 @@ async fn follow(ahead: &Ahead, request: &PrefetchRequest<'_>) -> Result<(), Oper
         tokio::select! {
             Some((outcome, name)) = fetches.next() => {
                 on_their_way.remove(&name);
-                outcome?;
+                if let Err(error) = outcome {
+                    tracing::warn!(%error, "{name} cannot be fetched ahead");
+                    failed_at = Some(clock.monotonic());
+                }
             }
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }

@@ -121,7 +121,7 @@ fn associated(header: &[u8], name: &str, number: u32, plain_bytes: u32, encoding
 }
 
 /// Makes the object of a file, compressing by `desk`. The key of the log is `(id, key)`.
-pub fn seal_file(catalogue: &Catalogue, name: &LogName, (id, key): (&Id, &SealingKey), plain: &[u8], desk: &mut Desk) -> Vec<u8> {
+pub fn seal_log_file(catalogue: &Catalogue, name: &LogName, (id, key): (&Id, &SealingKey), plain: &[u8], desk: &mut Desk) -> Vec<u8> {
     let run: Id = random();
     let header = Header { kind: Kind::LogFile, catalogue_key: catalogue.id, run, data_key: *id }.encode();
     let object = name.to_string();
@@ -158,7 +158,7 @@ fn length(bytes: usize) -> [u8; 4] {
 ///
 /// # Errors
 /// [`RepositoryError::Damaged`].
-pub fn open_blocks(place: &str, name: &LogName, head: &LogHead, bytes: &[u8], key: &OpeningKey, catalogue: &Catalogue) -> Result<Vec<u8>> {
+pub fn open_log_file(place: &str, name: &LogName, head: &LogHead, bytes: &[u8], key: &OpeningKey, catalogue: &Catalogue) -> Result<Vec<u8>> {
     let damaged = |detail: String| RepositoryError::Damaged { place: place.to_owned(), detail };
     let object = name.to_string();
     let (mut plain, mut encoded) = (Vec::new(), Vec::new());
@@ -211,7 +211,7 @@ pub fn open_blocks(place: &str, name: &LogName, head: &LogHead, bytes: &[u8], ke
 mod tests {
     use zeroize::Zeroizing;
 
-    use super::{Catalogue, Desk, LogHead, LogName, MAX_LOG_BLOCK_BYTES, OpeningKey, Result, SealingKey, open_blocks, seal_file};
+    use super::{Catalogue, Desk, LogHead, LogName, MAX_LOG_BLOCK_BYTES, OpeningKey, Result, SealingKey, open_log_file, seal_log_file};
 
     fn catalogue() -> Catalogue {
         Catalogue::new([1; 16], Zeroizing::new([2; 32]), &[3; 16])
@@ -222,13 +222,13 @@ mod tests {
     }
 
     fn sealed(plain: &[u8]) -> Vec<u8> {
-        seal_file(&catalogue(), &name(1), (&[4; 16], &SealingKey::new(&[5; 32])), plain, &mut Desk::new(1).unwrap())
+        seal_log_file(&catalogue(), &name(1), (&[4; 16], &SealingKey::new(&[5; 32])), plain, &mut Desk::new(1).unwrap())
     }
 
     fn opened(of: u8, bytes: &[u8]) -> Result<Vec<u8>> {
         let (name, catalogue) = (name(of), catalogue());
         let head = LogHead::read("x", &name, bytes, &catalogue)?;
-        open_blocks("x", &name, &head, bytes, &OpeningKey::new(&[5; 32]), &catalogue)
+        open_log_file("x", &name, &head, bytes, &OpeningKey::new(&[5; 32]), &catalogue)
     }
 
     #[test]

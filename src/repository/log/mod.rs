@@ -17,7 +17,7 @@ mod put;
 mod read;
 mod remove;
 
-pub use format::{LogHead, MAX_LOG_FILE_BYTES, open_blocks, seal_file};
+pub use format::{LogHead, MAX_LOG_FILE_BYTES, open_log_file, seal_log_file};
 pub use list::StoredLog;
 pub use name::{LogKind, LogName};
 pub use put::{LogKey, LogPut, LogWriter};

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use super::{
     LogHead, LogName, MAX_LOG_FILE_BYTES,
-    format::{HEAD_BYTES, seal_file},
+    format::{HEAD_BYTES, seal_log_file},
 };
 use crate::{
     clock::Moment,
@@ -117,7 +117,7 @@ impl LogWriter {
                 subject: "zstd".to_owned(),
                 detail: format!("has no memory: {error}"),
             })?;
-            let object = seal_file(&catalogue, &sealed_name, (&id, &key), &bytes, &mut desk);
+            let object = seal_log_file(&catalogue, &sealed_name, (&id, &key), &bytes, &mut desk);
             let hash = sha256(&object);
             Ok((object, hash))
         })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     LogHead, LogKind, LogName,
-    format::{MAX_OBJECT_BYTES, open_blocks},
+    format::{MAX_OBJECT_BYTES, open_log_file},
 };
 use crate::{
     repository::{
@@ -64,7 +64,7 @@ impl LogReader {
         let head = LogHead::read(&place, name, &bytes, &self.repository.catalogue)?;
         let opener = self.keys.get(&head.log_key()).await?;
         let (catalogue, name) = (Arc::clone(&self.repository.catalogue), name.clone());
-        off_thread(move || open_blocks(&place, &name, &head, &bytes, &opener, &catalogue).map(LogAnswer::File)).await
+        off_thread(move || open_log_file(&place, &name, &head, &bytes, &opener, &catalogue).map(LogAnswer::File)).await
     }
 
     /// Why a file cannot be fetched that the site says it has not: by its listings, which answer or fail as a whole.

@@ -1,5 +1,6 @@
 //! Physical backups of PostgreSQL. Each test has a cluster of its own, since it has to configure, damage or restart one.
 
+mod archive;
 mod cluster;
 mod delta;
 mod differential;

@@ -1,0 +1,71 @@
+//! What is fetched ahead is taken, and gone when it is of no use.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use super::{SYSTEM, Server, name, segment};
+
+fn ahead(server: &Server) -> PathBuf {
+    server.agent.path("back/pg_wal/.farshore").join(SYSTEM.to_string())
+}
+
+/// Waits for a file that is fetched ahead.
+fn comes(server: &Server, number: u64) {
+    let began = Instant::now();
+    while !ahead(server).join(name(1, number)).exists() {
+        assert!(began.elapsed() < Duration::from_secs(60), "segment {number}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn gets(server: &Server, number: u64) {
+    server.get_with(&name(1, number), &[]).succeeds();
+    assert!(fs::read(server.delivered()).unwrap() == segment(number), "segment {number}");
+}
+
+#[test]
+fn what_comes_next_is_there_before_it_is_asked_for() {
+    let server = Server::new();
+    (1..=20).for_each(|number| server.pushes(number));
+    server.settles();
+    gets(&server, 1);
+    (2..=9).for_each(|number| comes(&server, number));
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!ahead(&server).join(name(1, 10)).exists(), "so many ahead and no more");
+    // Only the process that fetches goes to the site.
+    fs::rename(server.agent.path("site"), server.agent.path("away")).unwrap();
+    (2..=9).for_each(|number| gets(&server, number));
+    server.get_with(&name(1, 10), &[]).ends_with(126);
+    fs::rename(server.agent.path("away"), server.agent.path("site")).unwrap();
+    (10..=20).for_each(|number| gets(&server, number));
+    // At the end of the log nothing of it is left.
+    server.get_with(&name(1, 21), &[]).ends_with(1);
+    let left: Vec<_> = fs::read_dir(server.agent.path("back/pg_wal")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["RECOVERYXLOG"]);
+}
+
+#[test]
+fn a_recovery_that_goes_elsewhere_is_followed_and_half_a_file_is_never_taken() {
+    let server = Server::new();
+    (1..=12).for_each(|number| server.pushes(number));
+    server.settles();
+    gets(&server, 1);
+    comes(&server, 9);
+    gets(&server, 11);
+    comes(&server, 12);
+    let began = Instant::now();
+    while ahead(&server).join(name(1, 5)).exists() {
+        assert!(began.elapsed() < Duration::from_secs(60), "what is not wanted any more goes");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // What a process left behind that was killed: its name says that it is not whole.
+    fs::create_dir_all(ahead(&server)).unwrap();
+    fs::write(ahead(&server).join(".farshore-0000"), &segment(3)[..1000]).unwrap();
+    fs::write(ahead(&server).join(format!("{}.coming", name(1, 3))), b"").unwrap();
+    let began = Instant::now();
+    gets(&server, 3);
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
