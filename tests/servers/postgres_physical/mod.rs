@@ -8,6 +8,7 @@ mod drill;
 mod failures;
 mod load;
 mod point_in_time;
+mod receive;
 mod restore;
 mod rights;
 mod standby;

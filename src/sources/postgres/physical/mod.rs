@@ -30,7 +30,9 @@ mod data;
 mod examine;
 mod existing;
 pub mod facts;
+mod follow;
 mod label;
+mod lineage;
 mod listing;
 mod log;
 mod outside;
@@ -48,12 +50,14 @@ mod wal;
 
 pub use capture::{PhysicalOptions, PostgresPhysical};
 pub use control::Control;
+pub use follow::{Follower, Held, Stand};
 pub use label::Lsn;
+pub use lineage::Lineage;
 pub use recovery::{Action, Recovery, RecoveryTarget, Timeline};
 pub use scratch::PhysicalScratch;
 pub use start::Start;
 pub use target::{PhysicalTarget, PhysicalTargetOptions};
-pub use wal::{FirstPage, Layout, Segment};
+pub use wal::{FirstPage, Layout, Segment, SegmentCheck};
 
 /// Where the entries of each kind lie in a snapshot.
 const CONFIG: &str = "config/";
