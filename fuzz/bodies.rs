@@ -11,12 +11,12 @@ use farshore::{
     policy::Policy,
     report::{DrillReport, VerifyReport},
     repository::{
-        ChunkId, ChunkList, DoomRecord, EntryRecord, EvidenceName, Identities, Mark, PinRecord, Point, PointName, RecipientSet,
-        RepositoryError, RepositoryFile, SetName,
+        ChunkId, ChunkList, DoomRecord, EntryRecord, EvidenceName, Identities, LogHead, LogName, MAX_LOG_FILE_BYTES, Mark,
+        PinRecord, Point, PointName, RecipientSet, RepositoryError, RepositoryFile, SetName,
         decoding::{
-            Desk, Encoding, Header, Kind, OpeningKey, Place, SealingKey, Secret, Tail, WrapName, dated_name, open_frame,
-            open_within, parse_chunk, parse_dated_name, parse_directory, parse_index, parse_mark_key, parse_pin_key, parse_refs,
-            parse_set_key, seal_chunk, split_records,
+            Catalogue, Desk, Encoding, Header, Kind, LogSealing, OpeningKey, Place, SealingKey, Secret, Tail, WrapName, dated_name,
+            open_frame, open_log_file, open_within, parse_chunk, parse_dated_name, parse_directory, parse_index, parse_mark_key,
+            parse_pin_key, parse_refs, parse_set_key, seal_chunk, split_records,
         },
         is_passphrase_wrapped, parse_public_key,
     },
@@ -28,6 +28,7 @@ use farshore::{
             PostgresConfig,
             facts::PostgresFacts,
             large_objects::{BatchAttributes, Frames},
+            physical::{Changes, summary::SummaryReader},
             tables::SegmentAttributes,
         },
     },
@@ -60,6 +61,8 @@ pub const ALL: &[Body] = &[
     ("names", names),
     ("identity", identity),
     ("objects", objects),
+    ("summary", summary),
+    ("log", log),
 ];
 
 /// Most plain bytes of a frame here.
@@ -78,6 +81,8 @@ pub fn bound(name: &str, input_bytes: usize) -> usize {
             // serde makes room for 1 MiB ahead of a list, however long that says it is; the rest of a value comes beside it.
             (1 << 20) + (4 << 10) + 256 * input_bytes
         }
+        // Its plain bytes, twice while they grow; a block of them; and what it is sealed from.
+        "log" => 2 * MAX_LOG_FILE_BYTES as usize + (12 << 20) + 8 * input_bytes,
         // The text is parsed into a document with places, checked against a schema, and told about with every problem.
         "policy" => (8 << 20) + 4096 * input_bytes,
         _ => (1 << 20) + 16 * input_bytes,
@@ -85,7 +90,17 @@ pub fn bound(name: &str, input_bytes: usize) -> usize {
 }
 
 fn header(bytes: &[u8]) {
-    let kinds = [Kind::DataPack, Kind::Index, Kind::Point, Kind::Evidence, Kind::Pin, Kind::Doom, Kind::RecipientSet, Kind::Mark];
+    let kinds = [
+        Kind::DataPack,
+        Kind::Index,
+        Kind::Point,
+        Kind::Evidence,
+        Kind::Pin,
+        Kind::Doom,
+        Kind::RecipientSet,
+        Kind::Mark,
+        Kind::LogFile,
+    ];
     if let Ok(header) = Header::decode("fuzz", bytes, &kinds) {
         assert_eq!(header.encode()[..], bytes[..64], "a header is written down in one way only");
     }
@@ -271,6 +286,9 @@ fn names(bytes: &[u8]) {
     if let Some(wrap) = WrapName::parse(text) {
         is_text(wrap.to_string());
     }
+    if let Some(file) = LogName::parse(text) {
+        is_text(file.to_string());
+    }
     if let Some(set) = SetName::parse(text) {
         is_text(set.to_string());
     }
@@ -278,6 +296,41 @@ fn names(bytes: &[u8]) {
 
 /// Most work of a passphrase here: 1 MiB. What the program itself accepts takes seconds.
 const WORK: u8 = 10;
+
+fn log(bytes: &[u8]) {
+    if let Some(Ok(plain)) = open_sealed_log(bytes) {
+        assert!(plain.len() as u64 <= MAX_LOG_FILE_BYTES);
+    }
+    let (name, catalogue) = log_parts();
+    assert!(LogHead::read("fuzz", &name, bytes, &catalogue).is_err(), "nobody knows this key");
+}
+
+/// The file that all of these are, and the catalogue key.
+fn log_parts() -> (LogName, Catalogue) {
+    let name = LogName::new(7, "000000010000000000000001").expect("a segment's name");
+    (name, Catalogue::new([1; 16], Secret::new([2; 32]), &[3; 16]))
+}
+
+/// A line with the head, then blocks: the number of an encoding, how many plain bytes there are (4 bytes), how many encoded (2 bytes), and
+/// these. Sealed first, as a thief of all keys would.
+pub fn open_sealed_log(bytes: &[u8]) -> Option<Result<Vec<u8>, RepositoryError>> {
+    let end = bytes.iter().position(|byte| *byte == b'\n').filter(|end| *end < 4000)?;
+    let (name, catalogue) = log_parts();
+    let key = SealingKey::new(&[7; 32]);
+    let mut sealing = LogSealing::begin(&catalogue, &name, (&[4; 16], &key), &bytes[..end]);
+    let mut rest = &bytes[end + 1..];
+    while let Some(([number, plain @ .., low, high], after)) = rest.split_first_chunk::<7>() {
+        let length = usize::from(u16::from_le_bytes([*low, *high])).min(after.len());
+        let encoded;
+        (encoded, rest) = after.split_at(length);
+        let plain_bytes = u32::from_le_bytes(*plain);
+        sealing.block(Encoding::from_number(*number)?, plain_bytes, encoded, rest.len() < 7);
+    }
+    let object = sealing.finish();
+    let opened = LogHead::read("fuzz", &name, &object, &catalogue)
+        .and_then(|head| open_log_file("fuzz", &name, &head, &object, &OpeningKey::new(&[7; 32]), &catalogue));
+    Some(opened)
+}
 
 fn identity(bytes: &[u8]) {
     if let Ok(identities) = open_identity(bytes) {
@@ -326,4 +379,24 @@ fn json<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 
 fn reread<T: Serialize + DeserializeOwned>(value: &T) -> T {
     rmp_serde::from_slice(&rmp_serde::to_vec_named(value).expect("what was read can be written")).expect("and read again")
+}
+
+fn summary(bytes: &[u8]) {
+    read_summary(bytes);
+}
+
+/// A summary of the log whose bytes come in pieces of 1 to 256 bytes, as the first byte says, and what it comes to: how many changes
+/// there are in it, if it is whole.
+pub fn read_summary(bytes: &[u8]) -> Option<usize> {
+    let (length, bytes) = bytes.split_first()?;
+    let (mut reader, mut changes, mut told) = (SummaryReader::default(), Changes::new(8192), 0);
+    for piece in bytes.chunks(usize::from(*length) + 1) {
+        let note = &mut |locator, fork, change| {
+            told += 1;
+            changes.note(locator, fork, change);
+        };
+        reader.feed(piece, note).ok()?;
+    }
+    reader.finish().ok()?;
+    Some(told)
 }

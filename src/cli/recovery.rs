@@ -6,8 +6,9 @@ use chrono::{DateTime, Utc};
 
 use super::{CliError, place::PlaceArgs};
 use crate::{
-    repository::{Point, Snapshot, is_passphrase_wrapped},
-    sources::postgres::physical::{Action, Lsn, Recovery, RecoveryTarget, Timeline, facts::PhysicalFacts},
+    operations::look_beyond,
+    repository::{Point, Repository, Snapshot, is_passphrase_wrapped},
+    sources::postgres::physical::{Action, Fetch, Lsn, Recovery, RecoveryTarget, Timeline, facts::PhysicalFacts},
 };
 
 #[derive(Debug, clap::Args)]
@@ -111,12 +112,12 @@ impl RecoveryArgs {
     ///
     /// # Errors
     /// [`CliError::Usage`] for what cannot be had from this point.
-    pub(super) fn of(
+    pub(super) async fn of(
         &self,
         snapshot: &Snapshot,
         point: &Point,
-        place: &PlaceArgs,
-        policy: Option<&str>,
+        (place, policy): (&PlaceArgs, Option<&str>),
+        repository: &Repository,
     ) -> Result<Recovery, CliError> {
         let facts = PhysicalFacts::read(&snapshot.facts).map_err(|error| CliError::Usage(error.to_string()))?;
         let target = self.target();
@@ -125,25 +126,28 @@ impl RecoveryArgs {
                 "--start waits until the server can be written to, and --target-action pause keeps it from that: leave one of them out".to_owned(),
             ));
         }
-        let fetch = match target {
-            RecoveryTarget::Point => None,
-            _ => Some(fetch(&facts, place, policy)?),
-        };
         let recovery = Recovery {
             target,
             exclusive: self.exclusive,
             timeline: self.timeline,
             action: self.target_action,
-            fetch,
+            fetch: None,
             archives: self.archive,
         };
         recovery.check(&facts, point.consistent_at).map_err(|said| CliError::Usage(format!("point {}: {said}", point.id)))?;
-        Ok(recovery)
+        let fetch = match recovery.target {
+            RecoveryTarget::Point => None,
+            _ => Some(fetch(&facts, place, policy, look_beyond(repository, &facts, &recovery.target).await?)?),
+        };
+        Ok(Recovery { fetch, ..recovery })
     }
 }
 
 /// How the server will call us for each file of the log: from its own data directory, as its own user, at any time.
-fn fetch(facts: &PhysicalFacts, place: &PlaceArgs, policy: Option<&str>) -> Result<Vec<String>, CliError> {
+///
+/// # Errors
+/// [`CliError::Usage`] for an identity that the server cannot open by itself.
+pub(super) fn fetch(facts: &PhysicalFacts, place: &PlaceArgs, policy: Option<&str>, found: String) -> Result<Fetch, CliError> {
     let absolute = |path: &Path| {
         std::path::absolute(path)
             .map(|path| path.display().to_string())
@@ -156,9 +160,10 @@ fn fetch(facts: &PhysicalFacts, place: &PlaceArgs, policy: Option<&str>) -> Resu
         let is_directory = policy.is_none() && !site.contains("://");
         argv.extend(["--site".to_owned(), if is_directory { absolute(Path::new(site))? } else { site.clone() }]);
     }
+    let mut identities = Vec::new();
     for identity in &place.identity {
         refuse_unreadable(identity)?;
-        argv.extend(["--identity".to_owned(), absolute(identity)?]);
+        identities.push(PathBuf::from(absolute(identity)?));
     }
     if place.first_versions {
         argv.push("--first-versions".to_owned());
@@ -168,7 +173,7 @@ fn fetch(facts: &PhysicalFacts, place: &PlaceArgs, policy: Option<&str>) -> Resu
         let path = PathBuf::from(policy);
         argv.push(if path.exists() { absolute(&path)? } else { policy.to_owned() });
     }
-    Ok(argv)
+    Ok(Fetch { argv, identities, found })
 }
 
 /// An identity that only a person can open is of no use to the server.

@@ -11,7 +11,7 @@ use crate::{
     operations::{Phases, RestoreRequest, open_point, restore, select_point},
     policy::{Limits, SourceKind},
     report::{ExitCode, bytes, count},
-    repository::{Budget, Point, Reader, Snapshot},
+    repository::{Budget, Point, Reader, Repository, Snapshot},
     sources::{
         Rebuild,
         bucket::BucketTarget,
@@ -74,7 +74,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let name = phases.time("select point", select_point(&repository, place.policy_name(), &words.rest[0])).await?;
     let point = repository.point(&name).await?;
     let limits = place.policy.as_ref().map_or_else(Limits::default, |policy| policy.limits);
-    let targets = targets(&args, &point, &place, words.policy.as_deref()).await?;
+    let targets = targets(&args, &point, &place, words.policy.as_deref(), &repository).await?;
     let workers = assemble::workers(&limits)?;
     let reader = phases.time("fetch catalogue", Reader::open(&repository, workers, Budget::new(limits.memory_bytes))).await?;
     // Said before anything is written to a target.
@@ -118,6 +118,7 @@ async fn targets(
     point: &Point,
     place: &Place,
     policy_word: Option<&str>,
+    repository: &Repository,
 ) -> Result<Vec<(String, Arc<dyn Rebuild>)>, CliError> {
     let names: Vec<String> = match (args.source.as_slice(), point.snapshots.as_slice()) {
         ([], [only]) => vec![only.source.clone()],
@@ -137,7 +138,7 @@ async fn targets(
         let snapshot = point.snapshot(&name)?;
         has_cluster |= is_physical(&snapshot.facts);
         let recovery = match is_physical(&snapshot.facts) {
-            true => args.recovery.of(snapshot, point, &args.place, policy_word)?,
+            true => args.recovery.of(snapshot, point, (&args.place, policy_word), repository).await?,
             false => Recovery::default(),
         };
         all.push((name, target(args, snapshot, to, place, recovery).await?));

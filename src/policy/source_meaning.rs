@@ -5,8 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use ignore::gitignore::GitignoreBuilder;
 
 use super::{
-    BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, SourceKind, SourcePolicy,
-    WalPolicy,
+    BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, SourceKind, SourcePolicy, WalPolicy,
     document::{Findings, Path},
     meaning::{absolute, duration, name, plain_or_secret, secret, size, store, url},
     source::is_slot_name,

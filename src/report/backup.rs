@@ -65,6 +65,9 @@ pub struct SourceReport {
     pub seconds: f64,
     /// What is worth knowing in one line: `PostgreSQL 17.2, LSN 0/3A000148`. Empty if there is nothing.
     pub summary: String,
+    /// How it was read, where that is worth a word: what it is incremental on, or why everything was read. Empty otherwise.
+    #[serde(default)]
+    pub note: String,
     /// What went wrong without stopping the work.
     pub problems: Vec<Problem>,
 }
@@ -131,6 +134,9 @@ impl BackupReport {
             ]);
         }
         let _ = writeln!(text, "{table}");
+        for source in self.sources.iter().filter(|source| !source.note.is_empty()) {
+            let _ = writeln!(text, "  {}: {}", printable(&source.name), printable(&source.note));
+        }
         let _ = writeln!(
             text,
             "  {} read, {} stored in {}; {} new, {} known",
@@ -173,6 +179,7 @@ mod tests {
                     bytes_read: 5 << 30,
                     seconds: 240.0,
                     summary: "PostgreSQL 17.2".into(),
+                    note: "everything was read: the server keeps no summaries of its log".into(),
                     problems: vec![],
                 },
                 SourceReport {
@@ -183,6 +190,7 @@ mod tests {
                     bytes_read: 3_000_000,
                     seconds: 60.2,
                     summary: String::new(),
+                    note: String::new(),
                     problems: vec![],
                 },
             ],
@@ -209,6 +217,7 @@ mod tests {
                source       kind        items  unchanged     read   time\n  \
                db           postgres      214          0  5.0 GiB  4 min  PostgreSQL 17.2\n  \
                attachments  bucket    200,000    199,990  2.9 MiB  1 min\n\n  \
+               db: everything was read: the server keeps no summaries of its log\n  \
                5.0 GiB read, 1.4 GiB stored in 47 packs; 5,400 chunks new, 120 known\n"
         );
         assert_eq!(report().exit_code(), ExitCode::Success);

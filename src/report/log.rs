@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Align, Amount, ExitCode, Look, Problem, Table, bytes, count, counted, printable, problem::problem_lines, seconds, timestamp};
+use super::{
+    Align, Amount, ExitCode, Look, Problem, Table, bytes, count, counted, printable, problem::problem_lines, seconds, timestamp,
+};
 
 /// How an archive stands: the spool on this machine, and the sites.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -185,8 +187,19 @@ impl LogSiteReport {
             }
             if let Some(point) = system.points.last() {
                 let _ = match &point.reaches {
-                    Some(last) => writeln!(text, "  from point {} of {} the log can be replayed to the end of {last}", point.point, timestamp(point.time)),
-                    None => writeln!(text, "  point {} of {} cannot be taken further: {} is not there", point.point, timestamp(point.time), point.needs),
+                    Some(last) => writeln!(
+                        text,
+                        "  from point {} of {} the log can be replayed to the end of {last}",
+                        point.point,
+                        timestamp(point.time)
+                    ),
+                    None => writeln!(
+                        text,
+                        "  point {} of {} cannot be taken further: {} is not there",
+                        point.point,
+                        timestamp(point.time),
+                        point.needs
+                    ),
                 };
             }
         }

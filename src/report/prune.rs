@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Align, ExitCode, LogPruneReport, Look, Problem, Table, bytes, count, counted, printable, problem::problem_lines, seconds, timestamp};
+use super::{
+    Align, ExitCode, LogPruneReport, Look, Problem, Table, bytes, count, counted, printable, problem::problem_lines, seconds,
+    timestamp,
+};
 
 /// What becomes of a recovery point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -37,6 +37,9 @@ pub struct VerifyReport {
     pub points_moved: u64,
     /// Bytes of packs read.
     pub bytes_read: u64,
+    /// Files of clusters' logs read in full.
+    #[serde(default)]
+    pub log_files_read: u64,
     /// Chunks opened and held against their ids.
     pub chunks_checked: u64,
     /// Packs that no point needs: left by a crash, by points that are gone, or by damage that was mended. No damage: prune removes
@@ -119,6 +122,9 @@ impl VerifyReport {
             bytes(self.bytes_read),
             counted(self.chunks_checked, "chunk"),
         );
+        if self.log_files_read > 0 {
+            let _ = writeln!(text, "  {} of the log read", counted(self.log_files_read, "file"));
+        }
         let read = if let Some(ReadPart { number, of }) = self.part {
             format!("part {number} of {of} of the data was read")
         } else if self.read_data_percent > 0.0 {
@@ -203,6 +209,7 @@ mod tests {
             packs_checked: 1200,
             packs_read: 0,
             bytes_read: 0,
+            log_files_read: 0,
             chunks_checked: 0,
             packs_unreferenced: 2,
             damage: vec![],

@@ -53,6 +53,18 @@ pub trait Sink: Send + Sync {
     /// `size` is a hint in bytes, where known: the memory limit then holds just that much.
     async fn content(&self, cut: Cut, size: Option<u64>) -> Result<Box<dyn ContentWriter>, ExchangeError>;
 
+    /// Opens a writer over an earlier content, one that [`CaptureContext::earlier`] offered, for what is changed in place: it takes the
+    /// bytes that are the same in the same place by [`ContentWriter::keep`]. Nothing if the earlier one was not cut every so many bytes
+    /// (or cannot be told to have been): then everything has to be written.
+    async fn content_over(
+        &self,
+        _earlier: &Content,
+        _piece_bytes: u32,
+        _size: Option<u64>,
+    ) -> Result<Option<Box<dyn ContentWriter>>, ExchangeError> {
+        Ok(None)
+    }
+
     /// Appends an entry; its path must be greater than the one before it.
     async fn entry(&self, entry: Entry) -> Result<(), ExchangeError>;
 }
@@ -62,6 +74,12 @@ pub trait Sink: Send + Sync {
 pub trait ContentWriter: Send {
     /// More bytes; waits when the pipeline is full. Pieces of any size; 64 KiB to 1 MiB is best.
     async fn write(&mut self, bytes: Bytes) -> Result<(), ExchangeError>;
+
+    /// The next so many bytes are those that the earlier content has in the same place: whole pieces, up to its end. Only for
+    /// writers of [`Sink::content_over`].
+    async fn keep(&mut self, _bytes: u64) -> Result<(), ExchangeError> {
+        Err(ExchangeError("a defect: there is no earlier content to keep".into()))
+    }
 
     /// The end. What is returned goes into the entry.
     async fn finish(self: Box<Self>) -> Result<Content, ExchangeError>;
@@ -74,6 +92,9 @@ pub struct CaptureContext<'a> {
     /// The entries of the same source in the newest point, sorted by path, for reusing what has not changed: an entry whose
     /// source says "unchanged" is handed to the sink again with its old [`Content`], without being read.
     pub earlier: Option<BoxStream<'a, Result<Entry, ExchangeError>>>,
+    /// [`Captured::facts`] of the snapshot that has these entries. Nothing if they are not all of one snapshot: several sites may
+    /// have different points.
+    pub earlier_facts: Option<serde_json::Value>,
     /// Told of progress and problems.
     pub observer: SharedObserver,
     /// The time.

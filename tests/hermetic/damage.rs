@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use farshore::{
     operations::{OperationError, VerifyLevel},
     policy::Retention,
     report::VerifyReport,
-    repository::{KeyCheck, MarkState, PackCheck, PinAction, PinRecord, Reader, Repository},
+    repository::{KeyCheck, LogKey, LogName, LogWriter, MarkState, PackCheck, PinAction, PinRecord, Reader, Repository},
     stores::{PutOptions, SharedStore},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -46,16 +47,26 @@ async fn fill(recovery: &Recovery) -> (Objects, Objects, [Objects; 2], [String; 
     recovery.put("a/text", b"the same words again and again\n".repeat(500)).await;
     recovery.put("empty", Vec::new()).await;
     doom_a_key(recovery, &store).await;
+    archive(recovery, &store, 1).await;
     let first_point = recovery.backup(store.clone(), &cache).await.unwrap().point_id;
     assert_eq!(recovery.verify(store.clone(), &cache).await.unwrap().damage, []);
     keep_records(recovery, &store, &cache).await;
     let first = objects(store.as_ref()).await;
     let then = objects(recovery.source.as_ref()).await;
     recovery.put("b/later", noise(90_000, 2)).await;
+    archive(recovery, &store, 2).await;
     let second_point = recovery.backup(store.clone(), &cache).await.unwrap().point_id;
     assert_eq!(recovery.verify(store.clone(), &cache).await.unwrap().damage, []);
     let now = objects(recovery.source.as_ref()).await;
     (first, objects(store.as_ref()).await, [then, now], [first_point, second_point])
+}
+
+/// A file of a log under a key of its own.
+async fn archive(recovery: &Recovery, store: &SharedStore, number: u64) {
+    let repository = recovery.open_with(&recovery.agent, store.clone(), &recovery.fresh_cache()).await.unwrap();
+    let writer = LogWriter::new(Arc::new(repository), recovery.recipients.clone(), LogKey::default(), 1).unwrap();
+    let name = LogName::new(7, &format!("00000001000000000000000{number}")).unwrap();
+    writer.put(&name, noise(20_000, number).into()).await.unwrap();
 }
 
 /// A pin, and a mark that says of a pack that it is sound.
@@ -136,7 +147,7 @@ async fn pruned(site: &Site, all: &Objects) -> (Outcome, BTreeSet<String>) {
 }
 
 /// The kinds of objects, by what their keys and headers say.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 13] = [
     "repository",
     "catalogue key",
     "data key",
@@ -148,12 +159,15 @@ const KINDS: [&str; 11] = [
     "pin",
     "mark",
     "doom record",
+    "log key",
+    "log file",
 ];
 
 fn kind(key: &str, body: &[u8]) -> &'static str {
     match key.split('/').next().unwrap() {
         "repository.json" => "repository",
         "keys" if key.starts_with("keys/catalogue") => "catalogue key",
+        "keys" if key.starts_with("keys/log") => "log key",
         "keys" => "data key",
         "packs" if body[9] == 1 => "data pack",
         "packs" => "catalogue pack",
@@ -163,6 +177,7 @@ fn kind(key: &str, body: &[u8]) -> &'static str {
         "pins" => "pin",
         "damaged" => "mark",
         "doomed" => "doom record",
+        "wal" => "log file",
         other => panic!("what is {other}?"),
     }
 }
@@ -233,6 +248,9 @@ fn expected(kind: &str, harm: Harm) -> [Outcome; 7] {
         ("mark", _) => [Whole, Whole, Said, Said, Said, Whole, Said],
         // It dooms nothing; what it named is doomed anew.
         ("doom record", _) => [Whole, Whole, Said, Said, Whole, Whole, Said],
+        // No point needs the log. Whoever reads it fails, and a file that is gone is a gap: see `log`.
+        ("log file", Missing) => [Whole, Whole, Whole, Whole, Whole, Whole, Whole],
+        ("log key" | "log file", _) => [Whole, Whole, Whole, Said, Whole, Whole, Whole],
         other => panic!("{other:?} is not in the table"),
     }
 }
@@ -372,11 +390,11 @@ impl Verifier<'_> {
             "repository" | "catalogue key" => {
                 self.site.recovery.open(self.store.clone(), &self.site.recovery.fresh_cache()).await.is_err()
             }
-            "data key" if self.repository.is_unencrypted() => {
+            "data key" | "log key" if self.repository.is_unencrypted() => {
                 let found = self.site.recovery.verify(store_of(all).await, &self.site.recovery.fresh_cache()).await;
                 found.is_err() || !found.unwrap().damage.is_empty()
             }
-            "data key" => {
+            "data key" | "log key" => {
                 let found = self.repository.check_keys().await;
                 let is_found = |(damaged, closed): (Vec<PackCheck>, BTreeMap<_, KeyCheck>)| {
                     named(&damaged) || closed.values().any(|found| found.check.key == key)
@@ -403,6 +421,10 @@ impl Verifier<'_> {
             "doom record" => {
                 let records = self.repository.doom_records().await.unwrap();
                 records.iter().any(|stored| stored.key == key && stored.record.is_err())
+            }
+            "log file" => {
+                let name = LogName::parse(key).unwrap();
+                self.repository.check_log_file(&name, &self.repository.log_keys()).await.is_err_and(|error| error.is_damage())
             }
             "mark" => named(&self.repository.marks().await.unwrap().unreadable),
             other => panic!("what is {other}?"),
@@ -439,7 +461,9 @@ async fn any_flipped_bit_is_found_by_a_reading_verification(encrypted: bool, fli
             match &site.recovery.verify(store_of(&all).await, &site.recovery.fresh_cache()).await {
                 Err(_) => true,
                 // A key that lies open has no tag of its own: what it does not open any more is named instead.
-                Ok(report) if !encrypted && kind(key, &site.second[key]) == "data key" => !report.damage.is_empty(),
+                Ok(report) if !encrypted && ["data key", "log key"].contains(&kind(key, &site.second[key])) => {
+                    !report.damage.is_empty()
+                }
                 Ok(report) => report.damage.iter().any(|damage| damage.object == *key || damage.detail.contains(key.as_str())),
             }
         };

@@ -103,9 +103,22 @@ fn the_valid_ones_of_the_corpus_are_taken() {
         bodies::open_identity(&text("identity", file)).unwrap();
     }
     assert!(bodies::open_identity(&text("identity", "gigabytes")).unwrap_err().to_string().contains("work factor 22"));
+    assert_eq!(bodies::open_sealed_log(&text("log", "two-blocks")).unwrap().unwrap().len(), 105);
+    for (file, said) in [
+        ("bomb", "does not decompress"),
+        ("other-hash", "other bytes"),
+        ("too-long", "impossible lengths"),
+        ("no-block", "block 0"),
+    ] {
+        let error = bodies::open_sealed_log(&text("log", file)).unwrap().unwrap_err().to_string();
+        assert!(error.contains(said), "{file}: {error}");
+    }
     assert_eq!(bodies::read_objects(&text("objects", "two")), Some((2, 23)));
     assert_eq!(bodies::read_objects(&text("objects", "two-bytewise")), Some((2, 23)));
     assert_eq!(bodies::read_objects(&text("objects", "no-end")), None);
+    for (file, told) in [("two-forks-bytewise", Some(2)), ("bitmap", Some(3)), ("of-a-server", Some(103)), ("no-end", None)] {
+        assert_eq!(bodies::read_summary(&text("summary", file)), told, "{file}");
+    }
 }
 
 #[test]

@@ -8,7 +8,11 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use farshore::{cli::Cli, policy::Policy, report::exit::{get_markdown_table, markdown_table}};
+use farshore::{
+    cli::Cli,
+    policy::Policy,
+    report::exit::{get_markdown_table, markdown_table},
+};
 
 fn document(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))

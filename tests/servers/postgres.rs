@@ -15,6 +15,8 @@ use crate::support::server;
 #[derive(Clone, Copy)]
 pub enum Server {
     Fifteen,
+    /// Of this one only the programs are there: it runs no server of the testbed's.
+    Seventeen,
     Eighteen,
 }
 
@@ -24,6 +26,7 @@ impl Server {
     pub fn number(self) -> u32 {
         match self {
             Self::Fifteen => 15,
+            Self::Seventeen => 17,
             Self::Eighteen => 18,
         }
     }

@@ -35,6 +35,8 @@ pub struct Exchange {
     /// When set, reading any content of an entry with this path fails after its first piece.
     pub broken: Mutex<Option<Vec<u8>>>,
     delay: Duration,
+    /// Entries and facts of the snapshot to build on.
+    earlier: Option<(Vec<Entry>, serde_json::Value)>,
 }
 
 struct Writer {
@@ -43,6 +45,8 @@ struct Writer {
     number: u64,
     size: u64,
     pieces: Vec<Bytes>,
+    /// What it is written over, and how long its pieces are.
+    earlier: Option<(Bytes, u64)>,
 }
 
 #[async_trait]
@@ -50,6 +54,16 @@ impl ContentWriter for Writer {
     async fn write(&mut self, bytes: Bytes) -> Result<(), ExchangeError> {
         self.size += bytes.len() as u64;
         self.pieces.push(bytes);
+        Ok(())
+    }
+
+    async fn keep(&mut self, bytes: u64) -> Result<(), ExchangeError> {
+        let (earlier, piece) = self.earlier.as_ref().unwrap();
+        let (from, to) = (usize::try_from(self.size).unwrap(), usize::try_from(self.size + bytes).unwrap());
+        let is_cut = |at: usize| (at as u64).is_multiple_of(*piece);
+        assert!(bytes > 0 && is_cut(from) && (is_cut(to) || to == earlier.len()), "{from}..{to} of {}", earlier.len());
+        self.pieces.push(earlier.slice(from..to));
+        self.size += bytes;
         Ok(())
     }
 
@@ -68,12 +82,17 @@ impl Drop for Writer {
 #[async_trait]
 impl Sink for Exchange {
     async fn content(&self, _cut: Cut, _size: Option<u64>) -> Result<Box<dyn ContentWriter>, ExchangeError> {
-        let now = self.open.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most_open.fetch_max(now, Ordering::SeqCst);
-        tokio::time::sleep(self.delay).await;
-        let number = self.next.fetch_add(1, Ordering::SeqCst);
-        let (contents, open) = (self.contents.clone(), self.open.clone());
-        Ok(Box::new(Writer { contents, open, number, size: 0, pieces: Vec::new() }))
+        Ok(Box::new(self.writer(None).await))
+    }
+
+    async fn content_over(
+        &self,
+        earlier: &Content,
+        piece_bytes: u32,
+        _size: Option<u64>,
+    ) -> Result<Option<Box<dyn ContentWriter>>, ExchangeError> {
+        let bytes = self.pieces(earlier).concat().into();
+        Ok(Some(Box::new(self.writer(Some((bytes, u64::from(piece_bytes)))).await)))
     }
 
     async fn entry(&self, entry: Entry) -> Result<(), ExchangeError> {
@@ -83,6 +102,17 @@ impl Sink for Exchange {
         }
         entries.push(entry);
         Ok(())
+    }
+}
+
+impl Exchange {
+    async fn writer(&self, earlier: Option<(Bytes, u64)>) -> Writer {
+        let now = self.open.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_open.fetch_max(now, Ordering::SeqCst);
+        tokio::time::sleep(self.delay).await;
+        let number = self.next.fetch_add(1, Ordering::SeqCst);
+        let (contents, open) = (self.contents.clone(), self.open.clone());
+        Writer { contents, open, number, size: 0, pieces: Vec::new(), earlier }
     }
 }
 
@@ -135,6 +165,18 @@ impl Exchange {
         Self { delay, ..Self::default() }
     }
 
+    /// One that builds on the snapshot in this one, whose facts these are.
+    pub fn following(&self, facts: &serde_json::Value) -> Self {
+        let following = self.copy();
+        following.entries.lock().unwrap().clear();
+        Self { earlier: Some((self.all_entries(), facts.clone())), ..following }
+    }
+
+    /// The same, in which opening a content takes so long.
+    pub fn slower(self, delay: Duration) -> Self {
+        Self { delay, ..self }
+    }
+
     pub fn all_entries(&self) -> Vec<Entry> {
         self.entries.lock().unwrap().clone()
     }
@@ -179,8 +221,16 @@ impl Exchange {
         parallelism: usize,
         observer: SharedObserver,
     ) -> Result<Captured, SourceError> {
-        let context =
-            CaptureContext { sink: self, earlier: None, observer, clock: SystemClock::shared(), parallelism, consistent_at: None };
+        let earlier = self.earlier.as_ref().map(|(entries, _)| stream::iter(entries.iter().cloned().map(Ok)).boxed());
+        let context = CaptureContext {
+            sink: self,
+            earlier,
+            earlier_facts: self.earlier.as_ref().map(|(_, facts)| facts.clone()),
+            observer,
+            clock: SystemClock::shared(),
+            parallelism,
+            consistent_at: None,
+        };
         let captured = source.capture(context).await?;
         let most = self.most_open.load(Ordering::SeqCst);
         assert!(most <= parallelism as u64, "{most} contents were open at once");

@@ -227,6 +227,7 @@ impl Capturing {
         let context = CaptureContext {
             sink: &self.sink,
             earlier: Some(stream::iter(self.earlier.iter().cloned().map(Ok)).boxed()),
+            earlier_facts: None,
             observer: Arc::clone(&self.tally) as SharedObserver,
             clock: Arc::clone(&self.clock),
             parallelism: 4,

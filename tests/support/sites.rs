@@ -14,7 +14,10 @@ use farshore::{
     progress::Tally,
     report::CopyReport,
     repository::{Agent, Identities, Recipients, Repository, generate_identity},
-    sources::bucket::{BucketOptions, BucketSource},
+    sources::{
+        Capture,
+        bucket::{BucketOptions, BucketSource},
+    },
     stores::{Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart},
 };
 use secrecy::SecretString;
@@ -49,6 +52,11 @@ impl Recovery {
 
     /// A point later than the last one, of `source`, at all sites that can be opened.
     pub async fn backup_to(&self, source: SharedStore, sites: &[Far], cache: &Path) -> Result<Backed, OperationError> {
+        self.capture_to(Arc::new(BucketSource::new(source, BucketOptions::default())), sites, cache).await
+    }
+
+    /// The same of any kind of source.
+    pub async fn capture_to(&self, capture: Arc<dyn Capture>, sites: &[Far], cache: &Path) -> Result<Backed, OperationError> {
         self.clock.advance(Duration::from_secs(60));
         let (mut open, mut failed) = (Vec::new(), Vec::new());
         for far in sites {
@@ -63,10 +71,7 @@ impl Recovery {
         };
         let backed = backup(BackupRequest {
             policy: &self.policy,
-            sources: vec![NamedSource {
-                name: "b".to_owned(),
-                capture: Arc::new(BucketSource::new(source, BucketOptions::default())),
-            }],
+            sources: vec![NamedSource { name: "b".to_owned(), capture }],
             destinations: open.iter().map(|(far, repository)| destination((far, repository))).collect(),
             unreachable: failed.iter().map(|(name, _)| name.clone()).collect(),
             workers: Arc::clone(&self.workers),

@@ -28,7 +28,11 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
-    let words = args.place.words(args.words.clone(), 2, "farshore wal get POLICY FILE PATH, or farshore wal get --site ADDRESS FILE PATH")?;
+    let words = args.place.words(
+        args.words.clone(),
+        2,
+        "farshore wal get POLICY FILE PATH, or farshore wal get --site ADDRESS FILE PATH",
+    )?;
     let (file, to) = (&words.rest[0], Path::new(&words.rest[1]));
     let system = match args.system {
         Some(system) => system,

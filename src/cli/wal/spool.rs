@@ -31,23 +31,30 @@ pub(super) fn cluster_of<'a>(policy: &'a Policy, source: Option<&str>) -> Result
         .sources
         .iter()
         .filter_map(|source| match &source.kind {
-            SourceKind::Postgres(postgres) if postgres.method == PostgresMethod::Physical => Some((source.name.as_str(), postgres)),
+            SourceKind::Postgres(postgres) if postgres.method == PostgresMethod::Physical => {
+                Some((source.name.as_str(), postgres))
+            }
             _ => None,
         })
         .filter(|(name, _)| source.is_none_or(|source| source == *name))
         .collect();
     match (physical.as_slice(), source) {
         ([cluster], _) => Ok(*cluster),
-        ([], Some(source)) => {
-            Err(CliError::Usage(format!("policy {} has no source {source:?} of kind \"postgres\" and method \"physical\"", policy.name)))
-        }
+        ([], Some(source)) => Err(CliError::Usage(format!(
+            "policy {} has no source {source:?} of kind \"postgres\" and method \"physical\"",
+            policy.name
+        ))),
         ([], None) => Err(CliError::Usage(format!(
             "policy {} has no source of kind \"postgres\" and method \"physical\", whose log could be archived",
             policy.name
         ))),
         (many, _) => {
             let names: Vec<&str> = many.iter().map(|(name, _)| *name).collect();
-            Err(CliError::Usage(format!("policy {} has several clusters; say which with --source: {}", policy.name, names.join(", "))))
+            Err(CliError::Usage(format!(
+                "policy {} has several clusters; say which with --source: {}",
+                policy.name,
+                names.join(", ")
+            )))
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
         density::{Density, Sampler},
         exchange::exchange,
     },
-    repository::{ChunkList, ContentStream, Cutting, EntryRecord, EntryStream, RepositoryError},
+    repository::{ChunkList, ChunkRef, ContentStream, Cutting, EntryRecord, EntryStream, RepositoryError},
     sources::{Content, ContentWriter, Cut, Entry, ExchangeError, Sink},
 };
 
@@ -78,15 +78,34 @@ impl Sink for FanOut<'_> {
             Cut::ContentDefined => Cutting::ContentDefined,
             Cut::Fixed(bytes) => Cutting::Fixed(bytes),
         };
-        let lane = |site: &Site<'_>| {
-            let stream = site.is_living().then(|| site.writer.content(cutting, size));
-            Lane { stream, failure: Arc::clone(&site.failure) }
-        };
-        Ok(Box::new(Contents {
-            lanes: self.sites.iter().map(lane).collect(),
-            sampler: Sampler::default(),
-            density: self.density(),
-        }))
+        let earlier = self.sites.iter().map(|_| Vec::new());
+        Ok(Box::new(self.contents(cutting, size, earlier, 0)))
+    }
+
+    async fn content_over(
+        &self,
+        earlier: &Content,
+        piece_bytes: u32,
+        size: Option<u64>,
+    ) -> Result<Option<Box<dyn ContentWriter>>, ExchangeError> {
+        let mut pieces = Vec::with_capacity(self.sites.len());
+        for (site, list) in self.sites.iter().zip(decode(&earlier.reference).map_err(exchange)?) {
+            let refs = match list {
+                Some(list) if site.is_living() => site.reader.flatten(&list).await,
+                None if site.is_living() => return Ok(None),
+                _ => Ok(Vec::new()),
+            };
+            match refs {
+                Ok(refs) if !site.is_living() || is_cut_every(piece_bytes, earlier.size, &refs) => pieces.push(refs),
+                Ok(_) => return Ok(None),
+                Err(error) if error.is_damage() => return Ok(None),
+                Err(error) => {
+                    site.failure.set(error);
+                    pieces.push(Vec::new());
+                }
+            }
+        }
+        Ok(Some(Box::new(self.contents(Cutting::Fixed(piece_bytes), size, pieces.into_iter(), piece_bytes))))
     }
 
     async fn entry(&self, entry: Entry) -> Result<(), ExchangeError> {
@@ -121,10 +140,41 @@ impl Sink for FanOut<'_> {
     }
 }
 
+impl FanOut<'_> {
+    /// A writer with a lane for each site, over what each has of an earlier content.
+    fn contents(
+        &self,
+        cutting: Cutting,
+        size: Option<u64>,
+        earlier: impl Iterator<Item = Vec<ChunkRef>>,
+        piece_bytes: u32,
+    ) -> Contents {
+        let lane = |(site, earlier): (&Site<'_>, Vec<ChunkRef>)| {
+            let stream = site.is_living().then(|| site.writer.content(cutting, size));
+            Lane { stream, earlier, failure: Arc::clone(&site.failure) }
+        };
+        Contents {
+            lanes: self.sites.iter().zip(earlier).map(lane).collect(),
+            piece_bytes,
+            written: 0,
+            sampler: Sampler::default(),
+            density: self.density(),
+        }
+    }
+}
+
+/// Whether a content of so many bytes was cut at every multiple of a length.
+fn is_cut_every(piece_bytes: u32, size: u64, chunks: &[ChunkRef]) -> bool {
+    let pieces = (0..size).step_by(piece_bytes.max(1) as usize).map(|start| (size - start).min(u64::from(piece_bytes)));
+    pieces.eq(chunks.iter().map(|chunk| u64::from(chunk.length)))
+}
+
 /// The bytes of one entry on their way to one site.
 struct Lane {
     /// Nothing for a site that was left behind.
     stream: Option<ContentStream>,
+    /// The chunks of the content that it is written over.
+    earlier: Vec<ChunkRef>,
     failure: Arc<Failure>,
 }
 
@@ -141,6 +191,10 @@ impl Lane {
 
 struct Contents {
     lanes: Vec<Lane>,
+    /// How the content that it is written over was cut, bytes.
+    piece_bytes: u32,
+    /// Bytes that came so far, kept ones among them.
+    written: u64,
     sampler: Sampler,
     density: Arc<Density>,
 }
@@ -187,9 +241,29 @@ impl ContentWriter for Contents {
                 }
             };
             let piece = bytes.split_to(bytes.len().min(room));
+            self.written += piece.len() as u64;
             self.streams().for_each(|stream| stream.push(&piece));
         }
         Ok(())
+    }
+
+    async fn keep(&mut self, bytes: u64) -> Result<(), ExchangeError> {
+        let piece = |at: u64| usize::try_from(at.div_ceil(u64::from(self.piece_bytes.max(1)))).unwrap_or(usize::MAX);
+        let (from, to) = (piece(self.written), piece(self.written + bytes));
+        for lane in &mut self.lanes {
+            let Some(stream) = &mut lane.stream else { continue };
+            let kept = lane.earlier.get(from..to).unwrap_or_default();
+            if kept.iter().map(|chunk| u64::from(chunk.length)).sum::<u64>() != bytes {
+                return Err(exchange(RepositoryError::Refused {
+                    subject: "backup".to_owned(),
+                    detail: format!("a defect: {bytes} bytes at {} are no whole pieces of the earlier content", self.written),
+                }));
+            }
+            let done = stream.keep(kept).await;
+            lane.settle(done);
+        }
+        self.written += bytes;
+        if self.streams().next().is_some() { Ok(()) } else { Err(nobody_left(self.lanes.iter().map(|lane| &lane.failure))) }
     }
 
     async fn finish(self: Box<Self>) -> Result<Content, ExchangeError> {

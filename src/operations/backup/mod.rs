@@ -282,6 +282,7 @@ impl Run<'_> {
         let context = CaptureContext {
             sink: &outlet,
             earlier: together::adoptable(&self.sites, &source.name, kind),
+            earlier_facts: together::facts(&self.sites, &source.name, kind),
             observer: tally.clone(),
             clock: Arc::clone(&request.clock),
             parallelism: at_once(kind, request.parallelism),
@@ -322,6 +323,7 @@ impl Run<'_> {
                 bytes_read: figure(&snapshot.facts, &["read_bytes"]).unwrap_or_else(|| tally.total_bytes()),
                 seconds,
                 summary: snapshot.description.clone(),
+                note: snapshot.facts.get("reading").and_then(|note| note.as_str()).unwrap_or_default().to_owned(),
                 problems: snapshot.problems.clone(),
             };
             of_sites.push(Some((snapshot, report)));

@@ -108,6 +108,13 @@ pub(super) fn adoptable<'a>(
     Some(entries.boxed())
 }
 
+/// The facts of the earlier snapshot of a source, if all sites have the very same one.
+pub(super) fn facts(sites: &[Site<'_>], source: &str, kind: &str) -> Option<serde_json::Value> {
+    let mut each = sites.iter().filter(|site| site.is_living()).map(|site| Some(&site.earlier_snapshot(source, kind)?.facts));
+    let first = each.next()??;
+    each.all(|facts| facts == Some(first)).then(|| first.clone())
+}
+
 impl Together<'_> {
     async fn next(&mut self) -> Result<Option<Entry>, RepositoryError> {
         loop {

@@ -16,7 +16,10 @@ use futures_util::{
 use crate::{
     progress::{Observer, Problem, Tally},
     repository::{ChunkList, Cutting, EntryRecord, Reader, RepositoryError, Snapshot, Writer},
-    sources::OBJECT_PART_BYTES,
+    sources::{
+        OBJECT_PART_BYTES,
+        postgres::physical::{PIECE_BYTES, facts::is_physical},
+    },
 };
 
 /// Entries of a batch at most: small contents among them are read pack by pack.
@@ -169,8 +172,13 @@ impl SnapshotCopy<'_> {
     }
 
     /// Where this kind of source is always cut: see its capture.
-    fn cutting(&self) -> Cutting {
-        if self.snapshot.kind == "bucket" { Cutting::Fixed(OBJECT_PART_BYTES) } else { Cutting::ContentDefined }
+    fn cutting(&self, record: &EntryRecord) -> Cutting {
+        match self.snapshot.kind.as_str() {
+            "bucket" => Cutting::Fixed(OBJECT_PART_BYTES),
+            // The next backup keeps pieces of it, if it finds them cut as it cuts them itself.
+            "postgres" if record.kind == "file" && is_physical(&self.snapshot.facts) => Cutting::Fixed(PIECE_BYTES),
+            _ => Cutting::ContentDefined,
+        }
     }
 
     fn named(&self, record: &EntryRecord, error: RepositoryError) -> RepositoryError {
@@ -259,7 +267,7 @@ impl SnapshotCopy<'_> {
         record: &EntryRecord,
         mut bytes: BoxStream<'_, Result<bytes::Bytes, RepositoryError>>,
     ) -> Result<ChunkList, RepositoryError> {
-        let mut content = self.writer.content(self.cutting(), record.size);
+        let mut content = self.writer.content(self.cutting(record), record.size);
         while let Some(piece) = bytes.try_next().await.map_err(|error| self.named(record, error))? {
             self.tally.bytes(piece.len() as u64);
             content.write(piece).await?;

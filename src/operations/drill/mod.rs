@@ -20,7 +20,10 @@ use crate::{
         TrendEntry, Verdict, rto_seconds,
     },
     repository::{Budget, Identities, Point, Reader, Repository, Workers},
-    sources::postgres::PostgresConfig,
+    sources::postgres::{
+        PostgresConfig,
+        physical::{Fetch, facts::PhysicalFacts},
+    },
     stores::SharedStore,
 };
 
@@ -59,6 +62,8 @@ pub struct DrillRequest<'a> {
     pub bin_directory: Option<PathBuf>,
     /// Opens a directory as a store, for restored objects.
     pub open_directory: fn(PathBuf) -> SharedStore,
+    /// How a scratch server fetches the archived log of a cluster, of which the last says what there is.
+    pub fetch: &'a (dyn Fn(&PhysicalFacts, String) -> Result<Fetch, String> + Sync),
 }
 
 impl std::fmt::Debug for DrillRequest<'_> {
@@ -181,8 +186,9 @@ async fn run(
     let budget = Budget::new(policy.limits.memory_bytes);
     let reader = progress.phases.time("fetch catalogue", Reader::open(repository, Arc::clone(&request.workers), budget)).await?;
     progress.phases.time("obtain keys", open_point(repository, &reader, &point)).await?;
-    let targets = progress.phases.time("check target", scratch.targets(request, &point)).await?;
+    let targets = progress.phases.time("check target", scratch.targets(request, repository, &point)).await?;
     progress.isolation = targets.isolation;
+    let beyond = targets.checks;
     let restore = RestoreRequest {
         repository,
         reader,
@@ -197,7 +203,7 @@ async fn run(
     progress.phases.time("check target", restore.plan()).await?;
     rebuild_all(&restore, &mut progress.phases, &mut progress.sources).await?;
     let checks = application::check(policy, &targets.databases, &targets.stores);
-    progress.checks = progress.phases.time("application check", checks).await;
+    progress.checks = beyond.into_iter().chain(progress.phases.time("application check", checks).await).collect();
     progress.served = true;
     // Nobody waits for it, so it is in no phase.
     progress.checks.push(keys_open_the_newest_point(request, repository, &restore.reader, &point).await?);

@@ -9,10 +9,10 @@ use std::{
 
 use super::DrillRequest;
 use crate::{
-    operations::OperationError,
-    progress::Problem,
+    operations::{OperationError, look_beyond},
+    progress::{Check, Problem},
     report::Isolation,
-    repository::{Point, Snapshot},
+    repository::{Point, Repository, Snapshot},
     sources::{
         Rebuild, SourceError,
         bucket::BucketTarget,
@@ -20,7 +20,10 @@ use crate::{
         files::FilesTarget,
         postgres::{
             PostgresConfig, PostgresTarget, ScratchCluster, TargetOptions,
-            physical::{PhysicalScratch, facts::is_physical},
+            physical::{
+                PhysicalScratch, Recovery, RecoveryTarget,
+                facts::{PhysicalFacts, is_physical},
+            },
         },
     },
     stores::SharedStore,
@@ -36,6 +39,8 @@ pub(super) struct Targets {
     pub(super) databases: BTreeMap<String, PostgresConfig>,
     /// Restored buckets by source.
     pub(super) stores: BTreeMap<String, SharedStore>,
+    /// What was found out on the way.
+    pub(super) checks: Vec<Check>,
 }
 
 /// A directory of this drill's own, and what was started in it. Dropping it stops and removes what can be without waiting.
@@ -63,20 +68,32 @@ impl Scratch {
     }
 
     /// A target for every snapshot of the point.
-    pub(super) async fn targets(&mut self, request: &DrillRequest<'_>, point: &Point) -> Result<Targets, OperationError> {
+    pub(super) async fn targets(
+        &mut self,
+        request: &DrillRequest<'_>,
+        repository: &Repository,
+        point: &Point,
+    ) -> Result<Targets, OperationError> {
         let mut snapshots: Vec<&Snapshot> = point.snapshots.iter().collect();
         snapshots.sort_by_key(|snapshot| snapshot.kind != "postgres");
-        let mut targets =
-            Targets { rebuild: Vec::new(), isolation: Vec::new(), databases: BTreeMap::new(), stores: BTreeMap::new() };
+        let mut targets = Targets {
+            rebuild: Vec::new(),
+            isolation: Vec::new(),
+            databases: BTreeMap::new(),
+            stores: BTreeMap::new(),
+            checks: Vec::new(),
+        };
         for snapshot in snapshots {
             let name = &snapshot.source;
             let failed = |error: SourceError| OperationError::rebuilding(name, error);
             let (target, means): (Arc<dyn Rebuild>, String) = match snapshot.kind.as_str() {
                 "postgres" if is_physical(&snapshot.facts) => {
+                    let recovery = archived(request, repository, snapshot, &mut targets.checks).await?;
                     let (target, config) = PhysicalScratch::make(
                         &self.path().join("clusters").join(name),
                         request.bin_directory.clone(),
                         &snapshot.facts,
+                        recovery,
                     )
                     .map_err(failed)?;
                     targets.databases.insert(name.clone(), config);
@@ -204,6 +221,34 @@ impl Drop for Scratch {
         }
         tracing::warn!(directory = %self.directory.display(), "could not be removed after the drill; remove it by hand");
     }
+}
+
+/// How far a cluster's log is replayed: to the end of what is archived, where anything of it is. An archive that breaks off, or that
+/// cannot be fetched from, is a failed check: nobody should find that out on the day of need.
+async fn archived(
+    request: &DrillRequest<'_>,
+    repository: &Repository,
+    snapshot: &Snapshot,
+    checks: &mut Vec<Check>,
+) -> Result<Recovery, OperationError> {
+    let facts = PhysicalFacts::read(&snapshot.facts).map_err(|error| OperationError::rebuilding(&snapshot.source, error))?;
+    let system = facts.system_identifier.parse().ok();
+    if system.is_none() || repository.log_files(system).await?.is_empty() {
+        return Ok(Recovery::default());
+    }
+    let target = RecoveryTarget::Latest;
+    let found = match look_beyond(repository, &facts, &target).await {
+        Ok(found) => (request.fetch)(&facts, found),
+        Err(OperationError::Refused { detail, .. }) => Err(detail),
+        Err(error) => return Err(error),
+    };
+    Ok(match found {
+        Ok(fetch) => Recovery { target, fetch: Some(fetch), ..Recovery::default() },
+        Err(detail) => {
+            checks.push(Check::equal(format!("archived log of {}", snapshot.source), "can be replayed to its end", detail));
+            Recovery::default()
+        }
+    })
 }
 
 /// Major version of the captured server; a scratch cluster must be at least as new.

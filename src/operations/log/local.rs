@@ -79,13 +79,19 @@ pub(super) fn examine(path: &Path, system: u64) -> Result<Examined, OperationErr
     if length > MAX_LOG_FILE_BYTES {
         return Err(refused(
             place,
-            format!("has {length} bytes, and no more than {} MiB are taken: clusters with larger segments (initdb --wal-segsize) cannot be archived", MAX_LOG_FILE_BYTES >> 20),
+            format!(
+                "has {length} bytes, and no more than {} MiB are taken: clusters with larger segments (initdb --wal-segsize) cannot be archived",
+                MAX_LOG_FILE_BYTES >> 20
+            ),
         ));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     file.take(MAX_LOG_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io(&place))?;
     check(&name, &bytes).map_err(|detail| {
-        refused(place, format!("{detail}; it is not archived. See whether this is the right data directory, and whether its disk is sound"))
+        refused(
+            place,
+            format!("{detail}; it is not archived. See whether this is the right data directory, and whether its disk is sound"),
+        )
     })?;
     Ok(Examined { name, bytes })
 }

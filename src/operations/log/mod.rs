@@ -14,6 +14,7 @@
 //! Leaves out on purpose: recovery itself.
 
 mod archives;
+mod beyond;
 mod coverage;
 mod deliver;
 mod local;
@@ -26,6 +27,7 @@ mod status;
 mod upload;
 
 pub use archives::{Archives, OpenArchive};
+pub use beyond::look_beyond;
 pub use deliver::{Delivered, GetRequest, deliver};
 pub use local::system_below;
 pub use prefetch::{PrefetchRequest, prefetch};

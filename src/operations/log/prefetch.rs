@@ -91,11 +91,7 @@ impl Ahead {
     }
 
     /// Says what was delivered last, and starts the process that fetches what follows, if there is none.
-    pub(super) fn follow(
-        &self,
-        name: &LogName,
-        start: &(dyn Fn(&Path) -> std::io::Result<()> + Sync),
-    ) -> std::io::Result<()> {
+    pub(super) fn follow(&self, name: &LogName, start: &(dyn Fn(&Path) -> std::io::Result<()> + Sync)) -> std::io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         let (last, new) = (self.directory.join("last"), self.directory.join(".last.new"));
         fs::write(&new, name.to_string())?;
@@ -189,12 +185,22 @@ pub async fn prefetch(request: PrefetchRequest<'_>) -> Result<(), OperationError
     let place = ahead.directory.display().to_string();
     let Some(_held) = ahead.hold().await.map_err(io(&place))? else { return Ok(()) };
     ahead.clear();
-    let outcome = follow(&ahead, &request).await;
-    ahead.clear();
-    outcome
+    if follow(&ahead, &request).await? == End::Idle {
+        ahead.discard();
+    }
+    Ok(())
 }
 
-async fn follow(ahead: &Ahead, request: &PrefetchRequest<'_>) -> Result<(), OperationError> {
+/// Why nothing is fetched any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nothing was delivered for a while.
+    Idle,
+    /// A delivery came to the end of the log, and took the directory away; it may be another process's by now.
+    Gone,
+}
+
+async fn follow(ahead: &Ahead, request: &PrefetchRequest<'_>) -> Result<End, OperationError> {
     let clock = &request.clock;
     let mut last: Option<LogName> = None;
     // What the archive has after `last`, as it was listed; and when that was.
@@ -213,10 +219,14 @@ async fn follow(ahead: &Ahead, request: &PrefetchRequest<'_>) -> Result<(), Oper
             }
             let folder = ahead.path(&now);
             let folder = folder.parent().unwrap_or(&ahead.directory);
-            DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io(folder.display().to_string()))?;
+            match DirBuilder::new().mode(0o700).create(folder) {
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(io(folder.display().to_string())(error)),
+                _ => {}
+            }
             last = Some(now.clone());
         } else if clock.monotonic().saturating_sub(moved_at) >= IDLE {
-            break;
+            return Ok(End::Idle);
         }
         // A site that fails keeps nobody from what is here already.
         let may_ask = failed_at.is_none_or(|at| clock.monotonic().saturating_sub(at) >= PAUSE);
@@ -254,5 +264,5 @@ async fn follow(ahead: &Ahead, request: &PrefetchRequest<'_>) -> Result<(), Oper
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
-    Ok(())
+    Ok(End::Gone)
 }

@@ -104,9 +104,8 @@ fn doomed<'a>(files: &'a [StoredLog], points: &[PhysicalPoint], report: &mut Log
         }
         let before = first.layout.segment_of(first.start);
         let stored = own.iter().map(|point| point.stored_at).min().unwrap_or(first.stored_at);
-        let is_doomed = |file: &&StoredLog| {
-            file.stored_at < stored && number(first.layout, &file.name).is_some_and(|number| number < before)
-        };
+        let is_doomed =
+            |file: &&StoredLog| file.stored_at < stored && number(first.layout, &file.name).is_some_and(|number| number < before);
         doomed.extend(files.into_iter().filter(is_doomed));
     }
     doomed
@@ -141,7 +140,14 @@ mod tests {
 
     fn point(timeline: u32, start: u64, layout: Layout) -> PhysicalPoint {
         let name = PointName { time: DateTime::UNIX_EPOCH, id: String::new(), policy: String::new(), key: String::new() };
-        PhysicalPoint { name, stored_at: DateTime::UNIX_EPOCH + TimeDelta::hours(1), layout, timeline, start: Lsn(start), stop: Lsn(start + 1) }
+        PhysicalPoint {
+            name,
+            stored_at: DateTime::UNIX_EPOCH + TimeDelta::hours(1),
+            layout,
+            timeline,
+            start: Lsn(start),
+            stop: Lsn(start + 1),
+        }
     }
 
     fn gone(names: &[&str], points: &[PhysicalPoint]) -> (Vec<String>, LogPruneReport) {

@@ -125,6 +125,10 @@ fn full(spool: &Spool, patience: Duration) -> Result<OperationError, OperationEr
 }
 
 fn unconfirmed(spool: &Spool, name: &LogName, patience: Duration) -> OperationError {
-    let detail = format!("was not confirmed by every site within {} s; it waits in the spool, and the server tries again; {}", patience.as_secs(), complaint(spool));
+    let detail = format!(
+        "was not confirmed by every site within {} s; it waits in the spool, and the server tries again; {}",
+        patience.as_secs(),
+        complaint(spool)
+    );
     refused(name.file(), detail)
 }

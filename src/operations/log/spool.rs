@@ -98,7 +98,8 @@ impl UploadState {
     /// Everything that is wrong, a line each.
     pub fn errors(&self) -> Vec<String> {
         let own = self.error.iter().map(|error| error.message.clone());
-        let of_sites = self.sites.iter().filter_map(|(site, state)| Some(format!("site {site}: {}", state.error.as_ref()?.message)));
+        let of_sites =
+            self.sites.iter().filter_map(|(site, state)| Some(format!("site {site}: {}", state.error.as_ref()?.message)));
         own.chain(of_sites).collect()
     }
 }
@@ -321,7 +322,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let spool = Spool::new(directory.path().join("spool"), 10);
         spool.prepare().unwrap();
-        let names = ["000000020000000000000003", "00000002.history", "000000010000000000000003", "000000010000000000000002"].map(name);
+        let names =
+            ["000000020000000000000003", "00000002.history", "000000010000000000000003", "000000010000000000000002"].map(name);
         for name in &names {
             assert_eq!(spool.add(name, b"one").unwrap(), Added::New);
         }

@@ -143,7 +143,8 @@ impl Spool {
             limit_bytes: self.limit_bytes(),
             oldest_seconds,
             is_emptied: self.is_held()?,
-            is_stuck: !waiting.is_empty() && (!errors.is_empty() || oldest_seconds.is_some_and(|oldest| oldest > STUCK_AFTER_SECONDS)),
+            is_stuck: !waiting.is_empty()
+                && (!errors.is_empty() || oldest_seconds.is_some_and(|oldest| oldest > STUCK_AFTER_SECONDS)),
             errors,
         }))
     }

@@ -196,13 +196,7 @@ impl<'a> Work<'a> {
     }
 
     /// What is to be stored at a site next.
-    fn due(
-        &self,
-        site: usize,
-        waiting: Vec<Waiting>,
-        met: &HashSet<(u64, u32)>,
-        refused: &HashSet<(u64, u32)>,
-    ) -> Vec<LogName> {
+    fn due(&self, site: usize, waiting: Vec<Waiting>, met: &HashSet<(u64, u32)>, refused: &HashSet<(u64, u32)>) -> Vec<LogName> {
         let known = self.known();
         let has = |name: &LogName| known.confirmed.get(name).is_some_and(|sites| sites.contains(&site));
         let names = waiting.into_iter().map(|waiting| waiting.name);

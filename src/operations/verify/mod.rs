@@ -8,6 +8,7 @@
 //! What is found damaged by reading is marked on the site, so that no backup relies on it and the next one stores the same bytes
 //! anew; what was read and is sound makes points *verified* (`docs/decisions/0017-what-verification-reads-and-remembers.md`).
 
+mod log;
 mod needs;
 mod read;
 mod resume;
@@ -127,6 +128,7 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
         packs_resumed: 0,
         points_moved: 0,
         bytes_read: 0,
+        log_files_read: 0,
         chunks_checked: 0,
         packs_unreferenced: 0,
         bytes_unreferenced: 0,
@@ -159,6 +161,7 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
         let (damaged, closed) = repository.check_keys().await?;
         walk.found(damaged.into_iter());
         walk.damaged_keys(closed);
+        log::read_log(&mut walk, &mut report, share, &tally).await?;
     }
     // Records that no restore needs: what is wrong with them is said loudly once, and from then on as known.
     let pins = repository.pins().await?;

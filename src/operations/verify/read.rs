@@ -6,7 +6,7 @@ use super::{OperationError, resume::Progress, share::part_of, walk::Walk};
 use crate::{
     progress::{Observer, Tally},
     report::{ReadPart, VerifyReport},
-    repository::{Class, PackRecord, RepositoryError, random},
+    repository::{Class, PackRecord, RepositoryError, random, sha256},
 };
 
 /// Packs read at once.
@@ -26,6 +26,17 @@ impl Share {
         match self {
             Self::Chance(share) => chance() < share,
             Self::Part(part) => part_of(pack, part.of) == part.number,
+        }
+    }
+
+    /// Likewise for an object whose name is no hash of it.
+    pub(super) fn takes_object(self, key: &str) -> bool {
+        match self {
+            Self::Chance(share) => chance() < share,
+            Self::Part(part) => {
+                let [a, b, c, d, ..] = sha256(key.as_bytes());
+                u32::from_le_bytes([a, b, c, d]) % part.of + 1 == part.number
+            }
         }
     }
 }

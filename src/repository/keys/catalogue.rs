@@ -45,7 +45,7 @@ const RUN_PURPOSE: &str = "farshore 1 catalogue run";
 
 impl Catalogue {
     /// What is derived from this key in this repository.
-    pub(in crate::repository) fn new(id: Id, secret: Secret, repository: &Id) -> Self {
+    pub fn new(id: Id, secret: Secret, repository: &Id) -> Self {
         let data_chunk_ids = Zeroizing::new(derive(&secret, repository, "farshore 1 data chunk id"));
         let catalogue_chunk_ids = Zeroizing::new(derive(&secret, repository, "farshore 1 catalogue chunk id"));
         let repository_file = Zeroizing::new(derive(&secret, repository, "farshore 1 repository file"));

@@ -120,20 +120,55 @@ fn associated(header: &[u8], name: &str, number: u32, plain_bytes: u32, encoding
     out
 }
 
-/// Makes the object of a file, compressing by `desk`. The key of the log is `(id, key)`.
-pub fn seal_log_file(catalogue: &Catalogue, name: &LogName, (id, key): (&Id, &SealingKey), plain: &[u8], desk: &mut Desk) -> Vec<u8> {
-    let run: Id = random();
-    let header = Header { kind: Kind::LogFile, catalogue_key: catalogue.id, run, data_key: *id }.encode();
-    let object = name.to_string();
-    let meta = Meta { object: object.clone(), size: plain.len() as u64, hash: hex::encode(catalogue.log_id(plain)) };
+/// An object as it is made, from a head and blocks.
+pub struct LogSealing<'a> {
+    key: &'a SealingKey,
+    object: String,
+    header: [u8; HEADER_BYTES],
+    blocks: u32,
+    out: Vec<u8>,
+}
+
+impl<'a> LogSealing<'a> {
+    /// Begins the object of this name with its head, a JSON text. The key of the log is `(id, key)`.
+    pub fn begin(catalogue: &Catalogue, name: &LogName, (id, key): (&Id, &'a SealingKey), json: &[u8]) -> Self {
+        let run: Id = random();
+        let header = Header { kind: Kind::LogFile, catalogue_key: catalogue.id, run, data_key: *id }.encode();
+        let mut sealed = Vec::new();
+        // Like a piece of evidence, a file is a run of its own with one seal.
+        catalogue.sealing_key(&run).seal_into(&header, json, &mut sealed);
+        let out = [header.as_slice(), &length(sealed.len()), &sealed].concat();
+        Self { key, object: name.to_string(), header, blocks: 0, out }
+    }
+
+    /// Adds a block.
+    pub fn block(&mut self, encoding: Encoding, plain_bytes: u32, encoded: &[u8], is_last: bool) {
+        self.out.extend_from_slice(&length(encoded.len() + OVERHEAD_BYTES));
+        self.out.extend_from_slice(&plain_bytes.to_le_bytes());
+        self.out.push(encoding as u8);
+        let bound = associated(&self.header, &self.object, self.blocks, plain_bytes, encoding, is_last);
+        self.key.seal_into(&bound, encoded, &mut self.out);
+        self.blocks += 1;
+    }
+
+    /// The object.
+    pub fn finish(self) -> Vec<u8> {
+        self.out
+    }
+}
+
+/// Makes the object of a file, compressing by `desk`.
+pub(super) fn seal_log_file(
+    catalogue: &Catalogue,
+    name: &LogName,
+    key: (&Id, &SealingKey),
+    plain: &[u8],
+    desk: &mut Desk,
+) -> Vec<u8> {
+    let meta = Meta { object: name.to_string(), size: plain.len() as u64, hash: hex::encode(catalogue.log_id(plain)) };
     let json = serde_json::to_vec(&meta).expect("two strings and a number always serialise");
-    let mut sealed = Vec::new();
-    // Like a piece of evidence, a file is a run of its own with one seal.
-    catalogue.sealing_key(&run).seal_into(&header, &json, &mut sealed);
-    let mut out = Vec::with_capacity(plain.len() / 2);
-    out.extend_from_slice(&header);
-    out.extend_from_slice(&length(sealed.len()));
-    out.extend_from_slice(&sealed);
+    let mut sealing = LogSealing::begin(catalogue, name, key, &json);
+    sealing.out.reserve(plain.len() / 4);
     // A file without bytes has one block without bytes.
     let blocks = plain.len().div_ceil(MAX_LOG_BLOCK_BYTES).max(1);
     for number in 0..blocks {
@@ -141,13 +176,9 @@ pub fn seal_log_file(catalogue: &Catalogue, name: &LogName, (id, key): (&Id, &Se
         let block = &plain[from..plain.len().min(from + MAX_LOG_BLOCK_BYTES)];
         let encoding = desk.encode(block);
         let encoded = if encoding == Encoding::Zstd { &desk.scratch } else { block };
-        let (plain_bytes, number, is_last) = (block.len() as u32, number as u32, number + 1 == blocks);
-        out.extend_from_slice(&length(encoded.len() + OVERHEAD_BYTES));
-        out.extend_from_slice(&plain_bytes.to_le_bytes());
-        out.push(encoding as u8);
-        key.seal_into(&associated(&header, &object, number, plain_bytes, encoding, is_last), encoded, &mut out);
+        sealing.block(encoding, block.len() as u32, encoded, number + 1 == blocks);
     }
-    out
+    sealing.finish()
 }
 
 fn length(bytes: usize) -> [u8; 4] {
@@ -158,14 +189,23 @@ fn length(bytes: usize) -> [u8; 4] {
 ///
 /// # Errors
 /// [`RepositoryError::Damaged`].
-pub fn open_log_file(place: &str, name: &LogName, head: &LogHead, bytes: &[u8], key: &OpeningKey, catalogue: &Catalogue) -> Result<Vec<u8>> {
+pub fn open_log_file(
+    place: &str,
+    name: &LogName,
+    head: &LogHead,
+    bytes: &[u8],
+    key: &OpeningKey,
+    catalogue: &Catalogue,
+) -> Result<Vec<u8>> {
     let damaged = |detail: String| RepositoryError::Damaged { place: place.to_owned(), detail };
     let object = name.to_string();
     let (mut plain, mut encoded) = (Vec::new(), Vec::new());
     let (mut at, mut number) = (head.blocks_at, 0_u32);
     loop {
         let broken = |detail: &str| damaged(format!("block {number} {detail}"));
-        let (Some(sealed_bytes), Some(plain_bytes)) = (word(bytes, at), word(bytes, at + 4)) else { return Err(broken("is cut off")) };
+        let (Some(sealed_bytes), Some(plain_bytes)) = (word(bytes, at), word(bytes, at + 4)) else {
+            return Err(broken("is cut off"));
+        };
         let encoding = bytes.get(at + 8).and_then(|number| Encoding::from_number(*number));
         let encoding = encoding.ok_or_else(|| broken("has an unknown encoding"))?;
         let possible = match encoding {
@@ -211,7 +251,9 @@ pub fn open_log_file(place: &str, name: &LogName, head: &LogHead, bytes: &[u8], 
 mod tests {
     use zeroize::Zeroizing;
 
-    use super::{Catalogue, Desk, LogHead, LogName, MAX_LOG_BLOCK_BYTES, OpeningKey, Result, SealingKey, open_log_file, seal_log_file};
+    use super::{
+        Catalogue, Desk, LogHead, LogName, MAX_LOG_BLOCK_BYTES, OpeningKey, Result, SealingKey, open_log_file, seal_log_file,
+    };
 
     fn catalogue() -> Catalogue {
         Catalogue::new([1; 16], Zeroizing::new([2; 32]), &[3; 16])
@@ -275,7 +317,14 @@ mod tests {
             (2, forge(name(2).to_string(), &plain, blocks)),
             (1, forge(name(1).to_string(), &plain[..MAX_LOG_BLOCK_BYTES], &blocks[..first])),
             (1, forge(name(1).to_string(), b"the end", &blocks[first..])),
-            (1, forge(name(1).to_string(), &[b"the end", &plain[..MAX_LOG_BLOCK_BYTES]].concat(), &[&blocks[first..], &blocks[..first]].concat())),
+            (
+                1,
+                forge(
+                    name(1).to_string(),
+                    &[b"the end", &plain[..MAX_LOG_BLOCK_BYTES]].concat(),
+                    &[&blocks[first..], &blocks[..first]].concat(),
+                ),
+            ),
         ] {
             assert!(opened(of, &forged).unwrap_err().to_string().contains("tag does not match"), "{of}");
         }

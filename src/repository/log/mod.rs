@@ -19,9 +19,9 @@ mod put;
 mod read;
 mod remove;
 
-pub use format::{LogHead, MAX_LOG_FILE_BYTES, open_log_file, seal_log_file};
+pub use format::{LogHead, LogSealing, MAX_LOG_FILE_BYTES, open_log_file};
 pub use list::StoredLog;
 pub use name::{LogKind, LogName};
 pub use put::{LogKey, LogPut, LogWriter};
-pub use read::{LogAnswer, LogReader};
+pub use read::{LogAnswer, LogKeys, LogReader};
 pub use remove::LogRemoved;

@@ -149,13 +149,28 @@ mod tests {
         let long = format!("{segment}0");
         let lower = segment.to_lowercase();
         let others = [
-            "", ".", "..", "history", ".history", "../0000000A.history", "0000000A.history/", "0000000a.history", "0000000A.partial",
-            "0000000A.history.partial", "RECOVERYXLOG", "pg_wal", &segment[1..], &long, &lower,
+            "",
+            ".",
+            "..",
+            "history",
+            ".history",
+            "../0000000A.history",
+            "0000000A.history/",
+            "0000000a.history",
+            "0000000A.partial",
+            "0000000A.history.partial",
+            "RECOVERYXLOG",
+            "pg_wal",
+            &segment[1..],
+            &long,
+            &lower,
         ];
         for other in others {
             assert_eq!(LogName::new(1, other), None, "{other}");
         }
-        for ending in ["", ".", ".Partial", ".partial.", ".00000028", ".0000028.backup", ".00000028.backup.backup", ".00000028.backup.x"] {
+        for ending in
+            ["", ".", ".Partial", ".partial.", ".00000028", ".0000028.backup", ".00000028.backup.backup", ".00000028.backup.x"]
+        {
             let other = format!("{segment}{ending}");
             assert_eq!(LogName::new(1, &other).is_some(), ending.is_empty(), "{other}");
         }

@@ -101,7 +101,11 @@ impl LogWriter {
         if plain.len() as u64 > MAX_LOG_FILE_BYTES {
             return Err(RepositoryError::Refused {
                 subject: name.file().to_owned(),
-                detail: format!("has {} bytes, and no file of the log may have more than {} MiB", plain.len(), MAX_LOG_FILE_BYTES >> 20),
+                detail: format!(
+                    "has {} bytes, and no file of the log may have more than {} MiB",
+                    plain.len(),
+                    MAX_LOG_FILE_BYTES >> 20
+                ),
             });
         }
         // Where a site lets the last writer win, what is there must be looked for first.

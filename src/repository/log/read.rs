@@ -30,17 +30,21 @@ pub enum LogAnswer {
     },
 }
 
+/// Keys of the log, opened when they are needed.
+#[derive(Debug)]
+pub struct LogKeys(DataKeys);
+
 /// Reads files of the log of one repository.
 #[derive(Debug)]
 pub struct LogReader {
     repository: Arc<Repository>,
-    keys: DataKeys,
+    keys: LogKeys,
 }
 
 impl LogReader {
     /// With the identities that the repository was opened with.
     pub fn new(repository: Arc<Repository>) -> Self {
-        let keys = DataKeys::of_log(repository.store.clone(), repository.is_unencrypted(), repository.identities.clone());
+        let keys = repository.log_keys();
         Self { repository, keys }
     }
 
@@ -54,31 +58,55 @@ impl LogReader {
     /// # Errors
     /// The store's; [`RepositoryError::Key`] if none of the identities opens its key; [`RepositoryError::Damaged`].
     pub async fn fetch(&self, name: &LogName) -> Result<LogAnswer> {
-        let (store, key) = (&self.repository.store, name.to_string());
-        let place = format!("{}/{key}", store.describe());
-        let bytes = match read_all(store.as_ref(), &key, GetOptions::default(), MAX_OBJECT_BYTES).await {
+        match self.repository.log_file(name, &self.keys).await? {
+            Some(bytes) => Ok(LogAnswer::File(bytes)),
+            None => self.repository.absence(name).await,
+        }
+    }
+}
+
+impl Repository {
+    /// Opens keys of the log with the identities that the repository was opened with.
+    pub fn log_keys(&self) -> LogKeys {
+        LogKeys(DataKeys::of_log(self.store.clone(), self.is_unencrypted(), self.identities.clone()))
+    }
+
+    /// Reads a file and throws it away. One that is not there was deleted since it was listed.
+    ///
+    /// # Errors
+    /// As [`LogReader::fetch`].
+    pub async fn check_log_file(&self, name: &LogName, keys: &LogKeys) -> Result<()> {
+        self.log_file(name, keys).await.map(|_| ())
+    }
+
+    /// A file, whole; nothing if the site says that there is none.
+    async fn log_file(&self, name: &LogName, keys: &LogKeys) -> Result<Option<Vec<u8>>> {
+        let key = name.to_string();
+        let place = format!("{}/{key}", self.store.describe());
+        let bytes = match read_all(self.store.as_ref(), &key, GetOptions::default(), MAX_OBJECT_BYTES).await {
             Ok(bytes) => bytes,
-            Err(StoreError::NotFound { .. }) => return self.absence(name, &place).await,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(reading(error)),
         };
-        let head = LogHead::read(&place, name, &bytes, &self.repository.catalogue)?;
-        let opener = self.keys.get(&head.log_key()).await?;
-        let (catalogue, name) = (Arc::clone(&self.repository.catalogue), name.clone());
-        off_thread(move || open_log_file(&place, &name, &head, &bytes, &opener, &catalogue).map(LogAnswer::File)).await
+        let head = LogHead::read(&place, name, &bytes, &self.catalogue)?;
+        let opener = keys.0.get(&head.log_key()).await?;
+        let (catalogue, name) = (Arc::clone(&self.catalogue), name.clone());
+        off_thread(move || open_log_file(&place, &name, &head, &bytes, &opener, &catalogue).map(Some)).await
     }
 
     /// Why a file cannot be fetched that the site says it has not: by its listings, which answer or fail as a whole.
-    async fn absence(&self, name: &LogName, place: &str) -> Result<LogAnswer> {
-        if self.repository.lists(name).await? {
+    async fn absence(&self, name: &LogName) -> Result<LogAnswer> {
+        if self.lists(name).await? {
+            let place = format!("{}/{name}", self.store.describe());
             let detail = "the site lists it, and says that it is not there".to_owned();
-            return Err(RepositoryError::Damaged { place: place.to_owned(), detail });
+            return Err(RepositoryError::Damaged { place, detail });
         }
         if name.kind() == LogKind::History {
             return Ok(LogAnswer::Absent);
         }
         // A part counts: whoever stores one has stored all segments before.
         let later = [LogKind::Segment, LogKind::Partial, LogKind::Part];
-        Ok(match self.repository.log_after(name, 1, &later).await?.pop() {
+        Ok(match self.log_after(name, 1, &later).await?.pop() {
             Some(next) => LogAnswer::Gap { next },
             None => LogAnswer::Absent,
         })

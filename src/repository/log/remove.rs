@@ -78,7 +78,8 @@ impl Repository {
         let done = |stored: &DateTime<Utc>| now - *stored > KEY_REACHES;
         let mut old: HashMap<Id, DateTime<Utc>> = self.stored_log_keys().await?;
         old.retain(|_, stored| done(stored));
-        let in_reach = |stored: DateTime<Utc>| files.iter().any(|file| file.stored_at >= stored && file.stored_at - stored <= KEY_REACHES);
+        let in_reach =
+            |stored: DateTime<Utc>| files.iter().any(|file| file.stored_at >= stored && file.stored_at - stored <= KEY_REACHES);
         if old.values().filter(|stored| !in_reach(**stored)).count() < worth {
             return Ok(HashSet::new());
         }
@@ -131,4 +132,3 @@ fn too_long_ago(repository: &Repository, key: &str) -> StoreError {
         detail: "this prune looked too long ago at what is needed; run it again".to_owned(),
     }
 }
-

@@ -217,6 +217,28 @@ impl ContentStream {
         self.expected = self.expected.map(|expected| expected.saturating_sub(piece.len() as u64));
     }
 
+    /// Takes chunks that the repository has ([`super::Writer::has`]) for the next bytes. Only where a cut falls in any case: between two
+    /// parts of a fixed size.
+    ///
+    /// # Errors
+    /// The first error of the run; [`RepositoryError::Refused`] within a part.
+    pub async fn keep(&mut self, chunks: &[ChunkRef]) -> Result<()> {
+        let Cutting::Fixed(part) = self.cutting else { return Err(not_at_a_cut()) };
+        if !self.size.is_multiple_of(u64::from(part)) {
+            return Err(not_at_a_cut());
+        }
+        self.shared.check()?;
+        if !self.buffer.is_empty() {
+            self.send(false).await?;
+        }
+        for chunk in chunks {
+            self.refs.slot(&self.shared).fill(*chunk);
+            self.size += u64::from(chunk.length);
+            self.expected = self.expected.map(|expected| expected.saturating_sub(u64::from(chunk.length)));
+        }
+        Ok(())
+    }
+
     /// Whether the part of a fixed size is not whole yet, because the hint was wrong.
     fn is_too_small(&self) -> bool {
         matches!(self.cutting, Cutting::Fixed(_)) && self.capacity > 0 && self.capacity < self.full_capacity()
@@ -313,6 +335,13 @@ impl ContentStream {
             list.push(chunk);
         }
         Ok((fold(&self.shared, list).await?, self.size))
+    }
+}
+
+fn not_at_a_cut() -> RepositoryError {
+    RepositoryError::Refused {
+        subject: "backup".to_owned(),
+        detail: "a defect: chunks were to be kept where no cut falls".to_owned(),
     }
 }
 

@@ -167,7 +167,7 @@ impl Capture for BucketSource {
     }
 
     async fn capture(&self, context: CaptureContext<'_>) -> Result<Captured, SourceError> {
-        let CaptureContext { sink, earlier, observer, clock, parallelism, consistent_at } = context;
+        let CaptureContext { sink, earlier, observer, clock, parallelism, consistent_at, .. } = context;
         observer.phase(&format!("bucket {}", self.describe()), None);
         let (started, listed_at) = (clock.monotonic(), clock.now());
         let mut merge = Merge {

@@ -246,6 +246,11 @@ impl ScratchPlace {
         &self.data
     }
 
+    /// User and group that its server runs as.
+    pub fn owner(&self) -> (u32, u32) {
+        self.account.unwrap_or((rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()))
+    }
+
     /// How to reach a database of its server. Holds no secret.
     pub fn url(&self, user: &str, database: &str) -> String {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();

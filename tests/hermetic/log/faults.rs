@@ -77,7 +77,15 @@ async fn of_many_that_store_the_same_file_at_once_one_does_and_the_others_find_i
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_fault_makes_a_success_of_what_is_not_stored_or_an_absence_of_what_is() {
-    for fault in [Fault::RefusedBefore, Fault::AnswerLost, Fault::Throttled, Fault::Corrupt, Fault::Denied, Fault::BodyBreaks(10), Fault::BodyEndsEarly(10)] {
+    for fault in [
+        Fault::RefusedBefore,
+        Fault::AnswerLost,
+        Fault::Throttled,
+        Fault::Corrupt,
+        Fault::Denied,
+        Fault::BodyBreaks(10),
+        Fault::BodyEndsEarly(10),
+    ] {
         for call in [Call::Put, Call::Get, Call::List] {
             for number in 0..4 {
                 for with_retries in [false, true] {

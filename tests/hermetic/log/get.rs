@@ -146,7 +146,8 @@ fn a_site_that_is_away_empty_or_damaged_is_no_absence() {
 #[test]
 fn the_agents_key_alone_opens_nothing_of_it() {
     let mut server = archive();
-    let (policy, system, file, to) = (server.agent.text("policy.toml"), SYSTEM.to_string(), name(1, 2), server.agent.text("back/x"));
+    let (policy, system, file, to) =
+        (server.agent.text("policy.toml"), SYSTEM.to_string(), name(1, 2), server.agent.text("back/x"));
     let arguments = ["wal", "get", "--no-prefetch", "--system", &system, &policy, &file, &to];
     server.agent.run(arguments).fails(126, &["opens this key", "--identity"]);
     assert!(!server.agent.path("back/x").exists());

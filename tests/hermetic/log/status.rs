@@ -17,7 +17,8 @@ fn the_status_tells_what_is_there_what_is_missing_and_how_old_the_newest_is() {
     let timeline = &system["timelines"][0];
     assert_eq!((timeline["first"].as_str(), timeline["last"].as_str()), (Some(&*name(1, 1)), Some(&*name(1, 8))));
     assert_eq!(timeline["segments"], 5);
-    let gap = |number: usize| (timeline["gaps"][number]["from"].as_str().unwrap(), timeline["gaps"][number]["to"].as_str().unwrap());
+    let gap =
+        |number: usize| (timeline["gaps"][number]["from"].as_str().unwrap(), timeline["gaps"][number]["to"].as_str().unwrap());
     assert_eq!((gap(0), gap(1)), ((&*name(1, 4), &*name(1, 5)), (&*name(1, 7), &*name(1, 7))));
     assert_eq!((&json["spool"]["files"], &json["spool"]["is_stuck"]), (&0.into(), &false.into()));
     let text = server.agent.run(["wal", "status", "policy.toml"]).succeeds().stdout;

@@ -2,4 +2,5 @@
 
 mod broken;
 mod copies;
+mod in_place;
 mod several;

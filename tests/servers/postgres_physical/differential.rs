@@ -48,9 +48,11 @@ const DIFFERENT: [&str; 6] =
 /// The capture of a server's version.
 pub async fn quiet(server: Server) -> &'static Quiet {
     static FIFTEEN: OnceCell<Quiet> = OnceCell::const_new();
+    static SEVENTEEN: OnceCell<Quiet> = OnceCell::const_new();
     static EIGHTEEN: OnceCell<Quiet> = OnceCell::const_new();
     let cell = match server {
         Server::Fifteen => &FIFTEEN,
+        Server::Seventeen => &SEVENTEEN,
         Server::Eighteen => &EIGHTEEN,
     };
     cell.get_or_init(|| make(server)).await
@@ -150,6 +152,11 @@ async fn compare(server: Server) {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_file_is_the_same_as_pg_basebackup_takes_from_15() {
     compare(Server::Fifteen).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_file_is_the_same_as_pg_basebackup_takes_from_17() {
+    compare(Server::Seventeen).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,7 +54,16 @@ fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
 
     let drilled = agent.run(["drill", "policy.toml", "--identity", "operator.txt", "--json"]).succeeds().json();
     let text = drilled.to_string();
-    for words in ["log replayed", "pg_amcheck", "SELECT count(*) FROM moved", "no network", "archive_mode=off"] {
+    for words in [
+        "log replayed",
+        "pg_amcheck",
+        "checksums of all pages on disk",
+        "pages are right",
+        "visibility maps",
+        "SELECT count(*) FROM moved",
+        "no network",
+        "archive_mode=off",
+    ] {
         assert!(text.contains(words), "{words} in {text}");
     }
     assert_eq!(super::cluster::listing(&archive), before, "nothing of the drill's was archived");
@@ -88,6 +97,7 @@ fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
     assert_ne!(drilled.code, 0);
     assert!(
         drilled.stdout.contains("pg_amcheck")
+            && drilled.stdout.contains("block 2 of pg_tblspc/")
             && drilled.stdout.contains("invalid page")
             && drilled.stdout.contains("pages with wrong checksums"),
         "{drilled:?}"

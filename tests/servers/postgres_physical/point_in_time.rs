@@ -7,7 +7,9 @@ use farshore::{
     progress::CheckOutcome,
     sources::{
         Rebuilt, SourceError,
-        postgres::physical::{Action, Lsn, PhysicalTarget, PhysicalTargetOptions, Recovery, RecoveryTarget, Start, Timeline},
+        postgres::physical::{
+            Action, Fetch, Lsn, PhysicalTarget, PhysicalTargetOptions, Recovery, RecoveryTarget, Start, Timeline,
+        },
     },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -85,9 +87,10 @@ impl Past {
     }
 
     /// From the archive, after `before` said that it may.
-    fn fetch(&self, before: &str) -> Vec<String> {
+    fn fetch(&self, before: &str) -> Fetch {
         let script = format!("{before}\ncp '{}'/\"$1\" \"$2\" 2>/dev/null || exit 1", self.cluster.path("archive").display());
-        ["/bin/sh", "-c", &script, "fetch"].map(str::to_owned).to_vec()
+        let argv = ["/bin/sh", "-c", &script, "fetch"].map(str::to_owned).to_vec();
+        Fetch { argv, ..Fetch::default() }
     }
 
     async fn restore(&self, data: &Path, recovery: Recovery, start: bool) -> Result<Rebuilt, SourceError> {

@@ -8,9 +8,10 @@ use futures_util::future::try_join_all;
 
 use super::{
     CONTROL, LABEL, MAP,
-    data::{Data, DataRead},
+    data::{Data, DataRead, Task},
     examine::physical,
     facts::{METHOD, PhysicalFacts, TablespaceFacts},
+    incremental::Basis,
     label::Lsn,
     listing::{Listing, list},
     log::capture_log,
@@ -21,6 +22,7 @@ use crate::{
     progress::{Finding, SharedObserver},
     sources::{
         Capture, CaptureContext, Captured, Cut, Entry, Examination, Sink, SourceError,
+        earlier::Earlier,
         postgres::{PostgresConfig, connect::Session, failure::Side, pooler},
     },
 };
@@ -84,7 +86,8 @@ impl Capture for PostgresPhysical {
     }
 
     async fn capture(&self, context: CaptureContext<'_>) -> Result<Captured, SourceError> {
-        let (sink, observer) = (context.sink, &context.observer);
+        let CaptureContext { sink, earlier, earlier_facts, observer, parallelism, .. } = context;
+        let observer = &observer;
         observer.phase("postgres cluster: checkpoint", None);
         let leader = self.session().await?;
         pooler::refuse(&self.config, &leader).await?;
@@ -93,13 +96,13 @@ impl Capture for PostgresPhysical {
         // Before the backup begins: what comes after it is in the log that the slot holds.
         let slot = Slot::reserve(&self.config, format!("farshore_{:016x}", rand::random::<u64>())).await?;
         let (begun, start) = Begun::begin(leader, server.version).await?;
-        let sessions = try_join_all((0..context.parallelism.max(1)).map(|_| self.session())).await?;
+        let sessions = try_join_all((0..parallelism.max(1)).map(|_| self.session())).await?;
         // Now and not before: one that was made in between is in the backup's own map.
         let Some(first) = sessions.first() else { unreachable!("there is always a session") };
         server.tablespaces = tablespaces(first).await?;
-        let work = self.work(&server, begun, start, &sessions, sink, observer);
-        let (listing, stopped, wal, data) = tokio::select! {
-            done = work => done?,
+        let task = Work { server: &server, sessions: &sessions, sink, observer, earlier: Earlier::new(earlier), earlier_facts };
+        let Done { listing, stopped, wal, data, basis } = tokio::select! {
+            done = self.work(begun, start, task) => done?,
             lost = slot.keep() => return Err(lost),
         };
         // The log is here; that the slot lived shows that none of it can have been missed.
@@ -108,6 +111,11 @@ impl Capture for PostgresPhysical {
         for session in sessions {
             session.close().await;
         }
+        let since = basis.since.as_ref().ok().map(|since| since.start.clone());
+        let reading = match &basis.since {
+            Ok(since) => format!("incremental on the backup that began at {}", since.start),
+            Err(why) => format!("everything was read: {why}"),
+        };
         let facts = PhysicalFacts {
             method: METHOD.to_owned(),
             server_version_num: server.version,
@@ -135,9 +143,15 @@ impl Capture for PostgresPhysical {
             settings,
             unlogged_relations: listing.unlogged,
             read_by: "sql".to_owned(),
+            reading,
+            built_on: since,
+            mark: basis.mark,
             files: data.files,
+            unchanged_files: data.unchanged,
             directories: listing.items.iter().filter(|item| item.is_directory).count() as u64,
             bytes: data.bytes,
+            read_bytes: data.bytes - data.kept_bytes + wal * server.layout.segment_bytes,
+            kept_bytes: data.kept_bytes,
             vanished: data.vanished,
         };
         let facts = serde_json::to_value(&facts)
@@ -150,33 +164,50 @@ impl Capture for PostgresPhysical {
     }
 }
 
+/// What there is to work with.
+struct Work<'a> {
+    server: &'a Server,
+    sessions: &'a [Session],
+    sink: &'a dyn Sink,
+    observer: &'a SharedObserver,
+    earlier: Earlier<'a>,
+    earlier_facts: Option<serde_json::Value>,
+}
+
+/// What came of it.
+struct Done {
+    listing: Listing,
+    stopped: Stopped,
+    wal: u64,
+    data: DataRead,
+    basis: Basis,
+}
+
 impl PostgresPhysical {
     /// Everything between the beginning of the backup and the last segment of its log.
-    async fn work(
-        &self,
-        server: &Server,
-        begun: Begun,
-        start: Lsn,
-        sessions: &[Session],
-        sink: &dyn Sink,
-        observer: &SharedObserver,
-    ) -> Result<(Listing, Stopped, u64, DataRead), SourceError> {
+    async fn work(&self, begun: Begun, start: Lsn, work: Work<'_>) -> Result<Done, SourceError> {
+        let Work { server, sessions, sink, observer, earlier, earlier_facts } = work;
         let Some(first) = sessions.first() else { unreachable!("there is always a session") };
+        observer.phase("postgres cluster: what changed", None);
+        let basis = Basis::look(first, server, start, earlier_facts.as_ref()).await?;
+        // What is there now: what is made or grows later is in the log.
         let listing = list(first, server).await?;
         let total = listing.items.iter().filter(|item| !item.is_directory).map(|item| item.bytes).sum();
         observer.phase("postgres cluster: data", Some(total));
         let outside = capture_outside(first, server, sink, observer).await?;
-        let mut read = Data::new(server, start, &listing.items, sink, observer).read(sessions).await?;
-        read.files += outside;
+        let changes = basis.since.as_ref().ok().map(|since| &since.changes);
+        let data = Data::new(Task { server, start, items: &listing.items, changes, earlier, sink, observer }).await?;
+        let mut data = data.read(sessions).await?;
+        data.files += outside;
         let control = read_control(first, server, sink).await?;
         observer.phase("postgres cluster: log", None);
         let stopped = begun.stop().await?;
-        if stopped.label.start != start {
+        if stopped.label.start != start || stopped.label.timeline != basis.timeline {
             return Err(SourceError::Unfit {
                 subject: self.config.describe(),
                 detail: format!(
-                    "the backup began at {start}, and its label says {}: another backup came between; try again",
-                    stopped.label.start
+                    "the backup began at {start} on timeline {}, and its label says {} on timeline {}: another backup came between; try again",
+                    basis.timeline, stopped.label.start, stopped.label.timeline
                 ),
             });
         }
@@ -186,7 +217,7 @@ impl PostgresPhysical {
         }
         sink.entry(control).await?;
         let wal = capture_log(first, server, &stopped, sink, observer).await?;
-        Ok((listing, stopped, wal, read))
+        Ok(Done { listing, stopped, wal, data, basis })
     }
 }
 

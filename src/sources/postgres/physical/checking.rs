@@ -4,14 +4,14 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
-use super::page::{Page, look};
+use super::{
+    changes::SEGMENT_BYTES,
+    page::{Page, look},
+};
 use crate::sources::SourceError;
 
-/// A relation's segments are at most this long; the number of a page goes on from one to the next. Bytes.
-const SEGMENT_BYTES: u32 = 1 << 30;
-
 /// No page is newer.
-const NEVER: RangeInclusive<u64> = RangeInclusive::new(1, 0);
+pub const NEVER: RangeInclusive<u64> = RangeInclusive::new(1, 0);
 
 /// Looks at the pages of one file.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct PageCheck {
     page_bytes: u32,
     /// The block at the beginning of the file.
     first: u32,
+    /// The block that comes next.
+    next: u32,
     /// Pages that came so far.
     pages: u32,
     /// The beginning of a page whose rest has not come.
@@ -30,7 +32,7 @@ impl PageCheck {
     /// For a segment of a relation's fork.
     pub fn new(segment: u32, page_bytes: u32) -> Self {
         let first = segment.saturating_mul(SEGMENT_BYTES / page_bytes.max(1));
-        Self { page_bytes, first, pages: 0, carry: Vec::new(), suspects: Vec::new() }
+        Self { page_bytes, first, next: first, pages: 0, carry: Vec::new(), suspects: Vec::new() }
     }
 
     /// More bytes.
@@ -45,7 +47,16 @@ impl PageCheck {
         looked.await.map_err(|error| SourceError::io("looking at pages")(std::io::Error::other(error)))
     }
 
-    fn take(&mut self, mut bytes: &[u8]) {
+    /// So many bytes do not come, from the beginning of a page to the end of one, or of the file.
+    pub fn pass_over(&mut self, bytes: u64) {
+        let pages = bytes.div_ceil(u64::from(self.page_bytes.max(1)));
+        self.next = self.next.saturating_add(u32::try_from(pages).unwrap_or(u32::MAX));
+        // Half a page before them was being written.
+        self.carry.clear();
+    }
+
+    /// More bytes, looked at right here.
+    pub fn take(&mut self, mut bytes: &[u8]) {
         let page_bytes = self.page_bytes as usize;
         if !self.carry.is_empty() {
             let part = (page_bytes - self.carry.len()).min(bytes.len());
@@ -63,7 +74,8 @@ impl PageCheck {
     }
 
     fn page(&mut self, page: &[u8]) {
-        let block = self.first + self.pages;
+        let block = self.next;
+        self.next = self.next.saturating_add(1);
         self.pages += 1;
         if self.is_damaged(page, block, &NEVER) {
             self.suspects.push(block);

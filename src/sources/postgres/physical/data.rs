@@ -1,8 +1,11 @@
 //! Reading what lies in the data directory, by several sessions at once.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -10,6 +13,7 @@ use futures_util::future::try_join_all;
 
 use super::{
     CONTROL_FILE, DATA,
+    changes::{Changes, PIECE_BYTES, Plan, SMALL_FILE_BYTES},
     checking::PageCheck,
     label::Lsn,
     listing::Item,
@@ -20,16 +24,15 @@ use super::{
 use crate::{
     progress::{Problem, SharedObserver},
     sources::{
-        ContentWriter, Cut, Entry, Sink, SourceError,
+        Content, ContentWriter, Cut, Entry, Sink, SourceError,
+        earlier::Earlier,
         postgres::{capture_order::InOrder, connect::Session},
     },
 };
 
 /// Relations change in place, a page here and a page there: cut at fixed places, an unchanged piece is known again.
-const CUT: Cut = Cut::Fixed(128 << 10);
-/// Files up to this size are read several in one statement. Bytes.
-const SMALL_FILE_BYTES: u64 = 1 << 20;
-/// Bounds of such a statement.
+const CUT: Cut = Cut::Fixed(PIECE_BYTES);
+/// Bounds of a statement that reads several files.
 const BATCH_FILES: usize = 128;
 const BATCH_BYTES: u64 = 8 << 20;
 /// Damaged pages that are named; the others are counted.
@@ -39,7 +42,9 @@ const PAGES_NAMED: u64 = 16;
 #[derive(Debug, Default)]
 struct Counts {
     files: AtomicU64,
+    unchanged: AtomicU64,
     bytes: AtomicU64,
+    kept_bytes: AtomicU64,
     vanished: AtomicU64,
     pages: AtomicU64,
     suspects: Mutex<Vec<(String, u32)>>,
@@ -50,8 +55,12 @@ struct Counts {
 pub struct DataRead {
     /// Files.
     pub files: u64,
-    /// Their bytes.
+    /// Those of them that had not changed, and were not read.
+    pub unchanged: u64,
+    /// Bytes of all of them.
     pub bytes: u64,
+    /// Those of them that an earlier snapshot had, and that were not read.
+    pub kept_bytes: u64,
     /// Files that were gone when they were to be read.
     pub vanished: u64,
     /// Pages whose checksum was looked at.
@@ -65,6 +74,8 @@ pub struct Data<'a> {
     server: &'a Server,
     start: Lsn,
     items: &'a [Item],
+    /// What is to be read of each of them.
+    plans: Vec<Plan>,
     batches: Vec<Vec<usize>>,
     next: AtomicUsize,
     order: InOrder<'a>,
@@ -73,9 +84,26 @@ pub struct Data<'a> {
     counts: Counts,
 }
 
-/// Large files alone, the largest first; small ones together.
-fn batches(items: &[Item]) -> Vec<Vec<usize>> {
-    let files = items.iter().enumerate().filter(|(_, item)| !item.is_directory && item.path != CONTROL_FILE);
+/// What is to be read of each file, by what changed since the earlier snapshot that has these entries.
+async fn plan(items: &[Item], changes: Option<&Changes>, mut earlier: Earlier<'_>) -> Result<Vec<Plan>, SourceError> {
+    let mut plans = Vec::with_capacity(items.len());
+    for item in items {
+        let plan = match changes {
+            Some(changes) if Relation::of(&item.path).is_some() => {
+                changes.plan(item, earlier.find(format!("{DATA}{}", item.path).as_bytes()).await?)
+            }
+            _ => Plan::Whole,
+        };
+        plans.push(plan);
+    }
+    Ok(plans)
+}
+
+/// Large files alone, the largest first; small ones together. Without what is not read at all.
+fn batches(items: &[Item], plans: &[Plan]) -> Vec<Vec<usize>> {
+    let is_read =
+        |position: usize, item: &Item| !item.is_directory && item.path != CONTROL_FILE && !matches!(plans[position], Plan::Kept(_));
+    let files = items.iter().enumerate().filter(|(position, item)| is_read(*position, item));
     let (small, mut large): (Vec<_>, Vec<_>) = files.partition(|(_, item)| item.bytes <= SMALL_FILE_BYTES);
     large.sort_by_key(|(_, item)| std::cmp::Reverse(item.bytes));
     let mut all: Vec<Vec<usize>> = large.into_iter().map(|(position, _)| vec![position]).collect();
@@ -98,15 +126,72 @@ struct Open<'a> {
     item: &'a Item,
     writer: Box<dyn ContentWriter>,
     written: u64,
+    /// What is read of it; all else is in the earlier content that it is written over. Nothing where all is read.
+    parts: Option<Vec<Range<u64>>>,
     check: Option<PageCheck>,
     is_gone: bool,
 }
 
+impl Open<'_> {
+    /// From where it has come to: the end of what the earlier content has there; nothing where that is not taken.
+    fn kept_until(&self) -> Option<u64> {
+        let parts = self.parts.as_ref()?;
+        match parts.iter().find(|part| part.end > self.written) {
+            Some(part) if part.start <= self.written => None,
+            Some(part) => Some(part.start),
+            None => Some(self.item.bytes).filter(|end| *end > self.written),
+        }
+    }
+
+    /// As far as the earlier content has to be taken even if nothing more is read.
+    fn last_kept(&self) -> u64 {
+        match self.parts.as_deref() {
+            None => 0,
+            Some([.., last]) if last.end >= self.item.bytes => last.start,
+            Some(_) => self.item.bytes,
+        }
+    }
+}
+
+/// What the readers work on.
+pub struct Task<'a> {
+    /// The server.
+    pub server: &'a Server,
+    /// Where the backup began.
+    pub start: Lsn,
+    /// What was listed.
+    pub items: &'a [Item],
+    /// What changed since an earlier snapshot; nothing if that is not known.
+    pub changes: Option<&'a Changes>,
+    /// That snapshot's entries.
+    pub earlier: Earlier<'a>,
+    /// Where it goes.
+    pub sink: &'a dyn Sink,
+    /// Told of progress and problems.
+    pub observer: &'a SharedObserver,
+}
+
 impl<'a> Data<'a> {
-    /// Of what was listed, for a backup that began at `start`.
-    pub fn new(server: &'a Server, start: Lsn, items: &'a [Item], sink: &'a dyn Sink, observer: &'a SharedObserver) -> Self {
-        let (batches, order) = (batches(items), InOrder::into(sink));
-        Self { server, start, items, batches, next: AtomicUsize::new(0), order, sink, observer, counts: Counts::default() }
+    /// Decides what is to be read.
+    ///
+    /// # Errors
+    /// Those of reading the earlier entries.
+    pub async fn new(task: Task<'a>) -> Result<Self, SourceError> {
+        let Task { server, start, items, changes, earlier, sink, observer } = task;
+        let plans = plan(items, changes, earlier).await?;
+        let (batches, order) = (batches(items, &plans), InOrder::into(sink));
+        Ok(Self {
+            server,
+            start,
+            items,
+            plans,
+            batches,
+            next: AtomicUsize::new(0),
+            order,
+            sink,
+            observer,
+            counts: Counts::default(),
+        })
     }
 
     /// Reads all of it into the sink, but for `global/pg_control`, which comes last and elsewhere. `sessions` is not empty.
@@ -114,8 +199,15 @@ impl<'a> Data<'a> {
     /// # Errors
     /// The server's and the sink's. Pages with wrong checksums are told to the observer and are none.
     pub async fn read(self, sessions: &[Session]) -> Result<DataRead, SourceError> {
-        for (position, item) in self.items.iter().enumerate() {
-            if item.is_directory {
+        for (position, (item, plan)) in self.items.iter().zip(&self.plans).enumerate() {
+            if let Plan::Kept(content) = plan {
+                let mut entry = self.describe(item, "file");
+                entry.content = Some(content.clone());
+                self.counts.unchanged.fetch_add(1, Ordering::Relaxed);
+                self.counts.kept_bytes.fetch_add(content.size, Ordering::Relaxed);
+                self.observer.bytes(content.size);
+                self.settle(position, entry, content.size).await?;
+            } else if item.is_directory {
                 self.entry(position, Some(self.describe(item, "directory"))).await?;
             } else if item.path == CONTROL_FILE {
                 self.entry(position, None).await?;
@@ -127,8 +219,16 @@ impl<'a> Data<'a> {
             None => 0,
         };
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Counts { files, bytes, vanished, pages, .. } = &self.counts;
-        Ok(DataRead { files: read(files), bytes: read(bytes), vanished: read(vanished), pages: read(pages), damaged })
+        let Counts { files, unchanged, bytes, kept_bytes, vanished, pages, .. } = &self.counts;
+        Ok(DataRead {
+            files: read(files),
+            unchanged: read(unchanged),
+            bytes: read(bytes),
+            kept_bytes: read(kept_bytes),
+            vanished: read(vanished),
+            pages: read(pages),
+            damaged,
+        })
     }
 
     fn describe(&self, item: &Item, kind: &str) -> Entry {
@@ -153,16 +253,28 @@ impl<'a> Data<'a> {
     }
 
     async fn read_batch(&self, session: &Session, batch: &[usize]) -> Result<(), SourceError> {
-        let wanted = |position: &usize| {
-            let item = &self.items[*position];
-            // A relation that grows does so in the log as well; anything else may have grown since it was listed.
-            let more = if Relation::of(&item.path).is_some() { 0 } else { ROW_BYTES };
-            Wanted { path: item.path.clone(), bytes: item.bytes + more }
-        };
-        let mut reading = Reading::begin(session, &batch.iter().map(wanted).collect::<Vec<_>>()).await?;
         let mut open: Option<Open<'_>> = None;
+        // A file of which parts are read comes alone.
+        if let [position] = batch
+            && let Plan::Parts(content, parts) = &self.plans[*position]
+        {
+            open = Some(self.open_over(*position, content, parts).await?);
+        }
+        let wanted = match open.as_ref().and_then(|file| Some((file, file.parts.as_ref()?))) {
+            Some((file, parts)) => {
+                let part =
+                    |part: &Range<u64>| Wanted { path: file.item.path.clone(), offset: part.start, bytes: part.end - part.start };
+                parts.iter().map(|range| (file.position, part(range))).collect()
+            }
+            None => batch.iter().map(|position| (*position, self.whole(*position))).collect::<Vec<_>>(),
+        };
+        let (positions, wanted): (Vec<usize>, Vec<Wanted>) = wanted.into_iter().unzip();
+        if wanted.is_empty() {
+            return self.close(open).await;
+        }
+        let mut reading = Reading::begin(session, &wanted).await?;
         while let Some(row) = reading.next().await? {
-            let position = batch[row.file];
+            let position = positions[row.wanted];
             if open.as_ref().is_none_or(|file| file.position != position) {
                 self.close(open.take()).await?;
                 open = Some(self.open(position).await?);
@@ -170,15 +282,18 @@ impl<'a> Data<'a> {
             let Some(file) = &mut open else { continue };
             file.is_gone |= !row.is_there && file.written == 0;
             while let Some(bytes) = reading.bytes().await? {
-                // A row that was short before this one: the file was cut off meanwhile and has grown again. Replay mends what lies there.
-                while file.written < row.offset {
-                    let gap = usize::try_from((row.offset - file.written).min(ROW_BYTES)).unwrap_or(0);
-                    self.write(file, Bytes::from(vec![0; gap])).await?;
-                }
+                self.reach(file, row.offset).await?;
                 self.write(file, bytes).await?;
             }
         }
         self.close(open).await
+    }
+
+    fn whole(&self, position: usize) -> Wanted {
+        let item = &self.items[position];
+        // A relation that grows does so in the log as well; anything else may have grown since it was listed.
+        let more = if Relation::of(&item.path).is_some() { 0 } else { ROW_BYTES };
+        Wanted { path: item.path.clone(), offset: 0, bytes: item.bytes + more }
     }
 
     async fn open(&self, position: usize) -> Result<Open<'_>, SourceError> {
@@ -187,7 +302,42 @@ impl<'a> Data<'a> {
             .filter(|_| self.server.checksums)
             .map(|relation| PageCheck::new(relation.segment, self.server.page_bytes));
         let writer = self.sink.content(CUT, Some(item.bytes)).await?;
-        Ok(Open { position, item, writer, written: 0, check, is_gone: false })
+        Ok(Open { position, item, writer, written: 0, parts: None, check, is_gone: false })
+    }
+
+    /// To be written over an earlier content, or anew where its pieces are others than ours.
+    async fn open_over(&self, position: usize, content: &Content, parts: &[Range<u64>]) -> Result<Open<'_>, SourceError> {
+        let item = &self.items[position];
+        match self.sink.content_over(content, PIECE_BYTES, Some(item.bytes)).await? {
+            Some(writer) => {
+                let relation = Relation::of(&item.path).filter(|_| self.server.checksums);
+                let check = relation.map(|relation| PageCheck::new(relation.segment, self.server.page_bytes));
+                Ok(Open { position, item, writer, written: 0, parts: Some(parts.to_vec()), check, is_gone: false })
+            }
+            None => self.open(position).await,
+        }
+    }
+
+    /// Takes what lies before `offset` from the earlier content, as far as it is there.
+    async fn reach(&self, file: &mut Open<'_>, offset: u64) -> Result<(), SourceError> {
+        while file.written < offset {
+            if let Some(end) = file.kept_until() {
+                let bytes = end.min(offset) - file.written;
+                file.writer.keep(bytes).await?;
+                file.written += bytes;
+                self.counts.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+                self.observer.bytes(bytes);
+                if let Some(check) = &mut file.check {
+                    check.pass_over(bytes);
+                }
+                continue;
+            }
+            // A row that was short before this one: the file was cut off meanwhile and has grown again. Replay mends what lies there.
+            let end = file.parts.iter().flatten().find(|part| part.end > file.written).map_or(offset, |part| part.end.min(offset));
+            let gap = usize::try_from((end - file.written).min(ROW_BYTES)).unwrap_or(0);
+            self.write(file, Bytes::from(vec![0; gap])).await?;
+        }
+        Ok(())
     }
 
     async fn write(&self, file: &mut Open<'_>, bytes: Bytes) -> Result<(), SourceError> {
@@ -201,21 +351,28 @@ impl<'a> Data<'a> {
     }
 
     async fn close(&self, file: Option<Open<'_>>) -> Result<(), SourceError> {
-        let Some(file) = file else { return Ok(()) };
+        let Some(mut file) = file else { return Ok(()) };
         if file.is_gone && file.written == 0 {
             self.counts.vanished.fetch_add(1, Ordering::Relaxed);
             return self.entry(file.position, None).await;
         }
+        let last_kept = file.last_kept();
+        self.reach(&mut file, last_kept).await?;
         if let Some(check) = file.check {
             self.counts.pages.fetch_add(check.pages(), Ordering::Relaxed);
             let damaged = check.suspects().into_iter().map(|block| (file.item.path.clone(), block));
             self.suspects().extend(damaged);
         }
-        self.counts.files.fetch_add(1, Ordering::Relaxed);
-        self.counts.bytes.fetch_add(file.written, Ordering::Relaxed);
         let mut entry = self.describe(file.item, "file");
         entry.content = Some(file.writer.finish().await?);
-        self.entry(file.position, Some(entry)).await
+        self.settle(file.position, entry, file.written).await
+    }
+
+    /// A file is here, with so many bytes.
+    async fn settle(&self, position: usize, entry: Entry, bytes: u64) -> Result<(), SourceError> {
+        self.counts.files.fetch_add(1, Ordering::Relaxed);
+        self.counts.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.entry(position, Some(entry)).await
     }
 
     fn suspects(&self) -> MutexGuard<'_, Vec<(String, u32)>> {

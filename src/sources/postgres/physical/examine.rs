@@ -73,8 +73,19 @@ async fn settings(session: &Session) -> Result<Vec<Finding>, SourceError> {
             "set full_page_writes = on",
         ),
     });
+    let summaries = "SELECT (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'summarize_wal')";
+    match session.one::<Option<String>>(doing, summaries, &[]).await?.as_deref() {
+        Some("on") => findings.push(Finding::sound("summarize_wal", "on: only what changed since the point before is read")),
+        Some(_) => findings.push(Finding::note(
+            "summarize_wal",
+            "off: every backup reads everything",
+            "ALTER SYSTEM SET summarize_wal = on; SELECT pg_reload_conf()",
+        )),
+        // Before PostgreSQL 17 there are no summaries.
+        None => {}
+    }
     findings.push(match setting("data_checksums").await?.as_str() {
-        "on" => Finding::sound("page checksums", "on: each is looked at in every backup"),
+        "on" => Finding::sound("page checksums", "on: each page that is read is looked at"),
         _ => Finding::note(
             "page checksums",
             "off: pages that the disk damaged are copied as they are, and nobody sees it",

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::incremental::Mark;
 use crate::sources::SourceError;
 
 /// The word that tells these facts from a logical snapshot's.
@@ -61,12 +62,30 @@ pub struct PhysicalFacts {
     pub unlogged_relations: u64,
     /// How the files were read: `sql`.
     pub read_by: String,
+    /// For people: what this is incremental on, or why everything was read.
+    #[serde(default)]
+    pub reading: String,
+    /// Where the backup began from whose snapshot unchanged pieces were taken; nothing if everything was read.
+    #[serde(default)]
+    pub built_on: Option<String>,
+    /// By which the next backup knows that the server went through the same log.
+    #[serde(default)]
+    pub mark: Option<Mark>,
     /// Files.
     pub files: u64,
+    /// Those of them that had not changed, and were not read.
+    #[serde(default)]
+    pub unchanged_files: u64,
     /// Directories.
     pub directories: u64,
     /// Plain bytes of the files, without the log.
     pub bytes: u64,
+    /// Bytes that were read from the server, the log among them.
+    #[serde(default)]
+    pub read_bytes: u64,
+    /// Of `bytes`, those that an earlier snapshot had and that were not read.
+    #[serde(default)]
+    pub kept_bytes: u64,
     /// Files that were gone when they were to be read: replay does without them.
     pub vanished: u64,
 }

@@ -1,7 +1,7 @@
 //! Which timeline each part of the log was written on, from the history that the server keeps of them.
 
 use super::{
-    label::Lsn,
+    history::{Left, parse_history},
     wal::{Layout, Segment},
 };
 
@@ -10,26 +10,17 @@ use super::{
 pub struct Lineage {
     timeline: u32,
     /// Earlier timelines with where each was left, oldest first.
-    left: Vec<(u32, Lsn)>,
+    left: Vec<Left>,
 }
 
 impl Lineage {
     /// Reads the history of a timeline (`00000003.history`: on each line a timeline, where it was left, and why); without one, it came out of none.
     /// Nothing for what is no history of it.
     pub fn parse(timeline: u32, history: Option<&[u8]>) -> Option<Self> {
-        let mut left: Vec<(u32, Lsn)> = Vec::new();
-        for line in String::from_utf8_lossy(history.unwrap_or_default()).lines() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let mut words = line.split_whitespace();
-            let (number, place) = (words.next()?.parse().ok()?, Lsn::parse(words.next()?)?);
-            let follows = left.last().is_none_or(|(before, at)| *before < number && *at <= place);
-            if !follows || number >= timeline {
-                return None;
-            }
-            left.push((number, place));
+        let left = parse_history(&String::from_utf8_lossy(history.unwrap_or_default())).ok()?;
+        let follows = |pair: &[Left]| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1;
+        if !left.windows(2).all(follows) || left.last().is_some_and(|(last, _)| *last >= timeline) {
+            return None;
         }
         Some(Self { timeline, left })
     }
@@ -58,7 +49,8 @@ impl Lineage {
 
 #[cfg(test)]
 mod tests {
-    use super::{Layout, Lineage, Lsn, Segment};
+    use super::{Layout, Lineage, Segment};
+    use crate::sources::postgres::physical::Lsn;
 
     const LAYOUT: Layout = Layout { segment_bytes: 16 << 20, system: 7 };
 

@@ -100,7 +100,7 @@ impl Log<'_> {
     async fn file(&mut self, name: &str, segment: Option<Segment>) -> Result<Entry, SourceError> {
         let (layout, Stopped { label, end, .. }) = (self.layout, self.stopped);
         let bytes = if segment.is_some() { layout.segment_bytes } else { ROW_BYTES };
-        let mut reading = Reading::begin(self.session, &[Wanted { path: format!("pg_wal/{name}"), bytes }]).await?;
+        let mut reading = Reading::begin(self.session, &[Wanted { path: format!("pg_wal/{name}"), offset: 0, bytes }]).await?;
         let mut writer = self.sink.content(Cut::ContentDefined, segment.map(|_| bytes)).await?;
         let mut check = segment.map(|segment| layout.check(segment, 1, *end));
         let wrong = |detail: String| SourceError::Unfit {

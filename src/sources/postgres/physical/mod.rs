@@ -7,6 +7,8 @@
 //!   `pg_backup_stop` handed over byte for byte. It is complete or there is none.
 //! * Checksums of pages are looked at in passing; a wrong one is read once more, and then named.
 //! * The log is followed record by record, from the first that is replayed to the last ([`records`]).
+//! * Where the server keeps summaries of its log (17 and newer), only what changed since an earlier snapshot is read ([`incremental`]).
+//!   A snapshot has all of its contents all the same, and depends on no other.
 //! * A restore writes `global/pg_control` last: a data directory that is half there cannot be started.
 //!
 //! Assumes: PostgreSQL 14 or newer, on a little-endian machine.
@@ -24,6 +26,7 @@
 //! | `wal/<name>` | `wal` | segments and timeline histories |
 
 mod capture;
+mod changes;
 mod checking;
 mod control;
 mod data;
@@ -31,6 +34,9 @@ mod examine;
 mod existing;
 pub mod facts;
 mod follow;
+mod handed;
+mod history;
+mod incremental;
 mod label;
 mod lineage;
 mod listing;
@@ -41,19 +47,22 @@ mod part;
 mod read;
 mod records;
 mod recovery;
+mod restored;
 mod scratch;
 mod select;
 mod server;
 mod start;
+pub mod summary;
 mod target;
 mod wal;
 
 pub use capture::{PhysicalOptions, PostgresPhysical};
+pub use changes::{Changes, PIECE_BYTES};
 pub use control::Control;
 pub use follow::{Follower, Held, Stand};
 pub use label::Lsn;
 pub use lineage::Lineage;
-pub use recovery::{Action, Recovery, RecoveryTarget, Timeline};
+pub use recovery::{Action, Fetch, Recovery, RecoveryTarget, Timeline};
 pub use scratch::PhysicalScratch;
 pub use start::Start;
 pub use target::{PhysicalTarget, PhysicalTargetOptions};

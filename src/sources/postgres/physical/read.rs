@@ -20,21 +20,23 @@ const READ_AHEAD_PIECES: usize = 3;
 /// How COPY's binary form begins: signature, flags, length of an extension.
 const BEGINNING: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
-/// A file to be read, relative to the data directory.
+/// A range of a file to be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// Its path.
+    /// The file's path, relative to the data directory.
     pub path: String,
-    /// So many bytes, or as many as are there.
+    /// Where it begins, bytes.
+    pub offset: u64,
+    /// So many bytes, or as many as are there; rounded up to whole rows.
     pub bytes: u64,
 }
 
 /// A row: where its bytes lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// Which of the wanted files.
-    pub file: usize,
-    /// Offset in it, bytes.
+    /// Which of the wanted ranges.
+    pub wanted: usize,
+    /// Offset in its file, bytes.
     pub offset: u64,
     /// Whether the file is there at all.
     pub is_there: bool,
@@ -44,7 +46,8 @@ pub struct Row {
 pub struct Reading<'a> {
     session: &'a Session,
     doing: String,
-    files: usize,
+    /// Where the wanted ranges begin.
+    offsets: Vec<u64>,
     pieces: mpsc::Receiver<Bytes>,
     piece: Bytes,
     answer: std::pin::Pin<Box<CopyOutStream>>,
@@ -53,16 +56,16 @@ pub struct Reading<'a> {
     remaining: usize,
 }
 
-/// The statement that reads `files`, in their order.
-fn statement(files: &[Wanted]) -> String {
-    let rows: Vec<String> = (0..)
-        .zip(files)
-        .map(|(number, file): (usize, _)| format!("({number}, {}, {}::bigint)", literal(&file.path), file.bytes))
-        .collect();
+/// The statement that reads these ranges, in their order.
+fn statement(wanted: &[Wanted]) -> String {
+    let row = |(number, one): (usize, &Wanted)| {
+        let last = one.offset + one.bytes.saturating_sub(1);
+        format!("({number}, {}, {}::bigint, {last}::bigint)", literal(&one.path), one.offset)
+    };
+    let rows: Vec<String> = wanted.iter().enumerate().map(row).collect();
     format!(
-        "COPY (SELECT f.n, r.o, pg_catalog.pg_read_binary_file(f.p, r.o, {ROW_BYTES}, true) FROM (VALUES {}) AS f(n, p, s) \
-         CROSS JOIN LATERAL pg_catalog.generate_series(0::bigint, GREATEST(f.s - 1, 0), {ROW_BYTES}) AS r(o)) \
-         TO STDOUT (FORMAT binary)",
+        "COPY (SELECT f.n, r.o, pg_catalog.pg_read_binary_file(f.p, r.o, {ROW_BYTES}, true) FROM (VALUES {}) AS f(n, p, a, z) \
+         CROSS JOIN LATERAL pg_catalog.generate_series(f.a, f.z, {ROW_BYTES}) AS r(o)) TO STDOUT (FORMAT binary)",
         rows.join(", ")
     )
 }
@@ -72,21 +75,22 @@ impl<'a> Reading<'a> {
     ///
     /// # Errors
     /// The server's, as soon as it says them.
-    pub async fn begin(session: &'a Session, files: &[Wanted]) -> Result<Self, SourceError> {
-        let doing = match files {
-            [one] => format!("reading {}", one.path),
-            [first, ..] => format!("reading {} and {} more files", first.path, files.len() - 1),
+    pub async fn begin(session: &'a Session, wanted: &[Wanted]) -> Result<Self, SourceError> {
+        let others = |first: &Wanted| wanted.iter().any(|one| one.path != first.path);
+        let doing = match wanted {
+            [first, ..] if others(first) => format!("reading {} and more files", first.path),
+            [first, ..] => format!("reading {}", first.path),
             [] => "reading nothing".to_owned(),
         };
         let (sender, pieces) = mpsc::channel(READ_AHEAD_PIECES);
         session.rows.divert(sender);
-        let answer = session.client.copy_out(&statement(files)).await.map_err(|error| {
+        let answer = session.client.copy_out(&statement(wanted)).await.map_err(|error| {
             session.rows.take();
             session.failed(&doing, &error)
         })?;
         let answer = Box::pin(answer);
-        let mut reading =
-            Self { session, doing, files: files.len(), pieces, piece: Bytes::new(), answer, last: None, remaining: 0 };
+        let offsets = wanted.iter().map(|one| one.offset).collect();
+        let mut reading = Self { session, doing, offsets, pieces, piece: Bytes::new(), answer, last: None, remaining: 0 };
         let beginning = reading.take(BEGINNING.len()).await?;
         if beginning.as_ref() != BEGINNING {
             return Err(reading.malformed("it does not begin as COPY's binary form does"));
@@ -107,21 +111,21 @@ impl<'a> Reading<'a> {
         }
         let mut head = self.take(4 + 4 + 4 + 8 + 4).await?;
         let sound_number = head.get_i32() == 4;
-        let file = usize::try_from(head.get_i32()).unwrap_or(usize::MAX);
+        let wanted = usize::try_from(head.get_i32()).unwrap_or(usize::MAX);
         let sound_offset = head.get_i32() == 8;
         let offset = u64::try_from(head.get_i64()).unwrap_or(u64::MAX);
         let length = head.get_i32();
-        let follows = self.last.is_none_or(|(last, at)| match file == last {
-            true => offset == at + ROW_BYTES,
-            false => file == last + 1 && offset == 0,
-        });
-        let begins = self.last.is_some() || (file, offset) == (0, 0);
-        if !(sound_number && sound_offset && follows && begins && file < self.files && i64::from(length) <= ROW_BYTES as i64) {
+        let follows = match self.last {
+            Some((last, at)) if wanted == last => offset == at + ROW_BYTES,
+            Some((last, _)) => wanted == last + 1 && self.offsets.get(wanted) == Some(&offset),
+            None => wanted == 0 && self.offsets.first() == Some(&offset),
+        };
+        if !(sound_number && sound_offset && follows && i64::from(length) <= ROW_BYTES as i64) {
             return Err(self.malformed("a row came that was not asked for"));
         }
-        self.last = Some((file, offset));
+        self.last = Some((wanted, offset));
         self.remaining = usize::try_from(length).unwrap_or(0);
-        Ok(Some(Row { file, offset, is_there: length >= 0 }))
+        Ok(Some(Row { wanted, offset, is_there: length >= 0 }))
     }
 
     /// More bytes of the present row; none at its end.
@@ -187,9 +191,11 @@ mod tests {
     use super::{Wanted, statement};
 
     #[test]
-    fn a_statement_names_each_file_and_quotes_it() {
-        let files = [("base/5/1", 8192), ("log/o'clock", 0)].map(|(path, bytes)| Wanted { path: path.to_owned(), bytes });
-        let statement = statement(&files);
-        assert!(statement.contains("(VALUES (0, 'base/5/1', 8192::bigint), (1, 'log/o''clock', 0::bigint))"), "{statement}");
+    fn a_statement_names_each_range_and_quotes_its_file() {
+        let wanted = [("base/5/1", 131_072, 8192), ("log/o'clock", 0, 0)];
+        let wanted = wanted.map(|(path, offset, bytes)| Wanted { path: path.to_owned(), offset, bytes });
+        let statement = statement(&wanted);
+        let rows = "(VALUES (0, 'base/5/1', 131072::bigint, 139263::bigint), (1, 'log/o''clock', 0::bigint, 0::bigint))";
+        assert!(statement.contains(rows), "{statement}");
     }
 }

@@ -1,6 +1,6 @@
 //! How far a restored cluster replays the log, and where it gets it from.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::PathBuf};
 
 use chrono::{DateTime, Utc};
 
@@ -60,6 +60,27 @@ pub enum Action {
     Pause,
 }
 
+/// What a server calls for each file of the log that it wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fetch {
+    /// The program and its arguments, without those below; the file's name and where to put it come last.
+    pub argv: Vec<String>,
+    /// Files with what opens the log, each handed over by `--identity`. The server's user must be able to read them.
+    pub identities: Vec<PathBuf>,
+    /// What the archive has, in words, for the plan.
+    pub found: String,
+}
+
+impl Fetch {
+    /// As a `restore_command`: words for a shell, in which a percent sign has a meaning for the server.
+    pub fn command(&self) -> String {
+        let identities = self.identities.iter().flat_map(|path| ["--identity".to_owned(), path.display().to_string()]);
+        let words = self.argv.iter().cloned().chain(identities);
+        let quoted = words.map(|word| format!("'{}'", word.replace('\'', "'\\''").replace('%', "%%")));
+        quoted.chain(["%f".to_owned(), "\"%p\"".to_owned()]).collect::<Vec<_>>().join(" ")
+    }
+}
+
 /// How far a restored cluster replays the log, and where it gets it from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovery {
@@ -71,9 +92,8 @@ pub struct Recovery {
     pub timeline: Timeline,
     /// What comes then.
     pub action: Action,
-    /// The program that fetches a file of the log, with its first arguments; the file's name and where to put it come last. Nothing where
-    /// the point's own log is all.
-    pub fetch: Option<Vec<String>>,
+    /// What fetches a file of the log; nothing where the point's own log is all.
+    pub fetch: Option<Fetch>,
     /// The restored server archives as its settings say. Otherwise it archives nothing until somebody allows it: a restore beside the
     /// living primary must not write into that one's archive.
     pub archives: bool,
@@ -136,7 +156,7 @@ impl Recovery {
             let quoted = value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n").replace('\r', "\\r");
             let _ = writeln!(text, "{name} = '{quoted}'");
         };
-        set("restore_command", &self.fetch.as_ref().map_or_else(|| "false".to_owned(), |argv| command(argv)));
+        set("restore_command", &self.fetch.as_ref().map_or_else(|| "false".to_owned(), Fetch::command));
         let wanted = match &self.target {
             RecoveryTarget::Point | RecoveryTarget::Latest => None,
             RecoveryTarget::Time(time) => Some(("recovery_target_time", shown(time))),
@@ -179,17 +199,11 @@ fn shown(time: &DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S%.6f+00").to_string()
 }
 
-/// A `restore_command`: words for a shell, in which a percent sign has a meaning for the server.
-fn command(argv: &[String]) -> String {
-    let words = argv.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''").replace('%', "%%")));
-    words.chain(["%f".to_owned(), "\"%p\"".to_owned()]).collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use chrono::{DateTime, TimeDelta, Utc};
 
-    use super::{Action, Recovery, RecoveryTarget, Timeline};
+    use super::{Action, Fetch, Recovery, RecoveryTarget, Timeline};
     use crate::sources::postgres::physical::{facts::tests::facts, label::Lsn};
 
     fn at() -> DateTime<Utc> {
@@ -241,10 +255,14 @@ mod tests {
             exclusive: true,
             timeline: Timeline::Number(3),
             action: Action::Pause,
-            fetch: Some(vec!["/opt/it's/farshore".to_owned(), "a\nb".to_owned(), "100%".to_owned()]),
+            fetch: Some(Fetch {
+                argv: vec!["/opt/it's/farshore".to_owned(), "a\nb".to_owned()],
+                identities: vec!["100%".into()],
+                found: String::new(),
+            }),
             archives: true,
         };
-        let expected = "restore_command = '''/opt/it''\\\\''''s/farshore'' ''a\\nb'' ''100%%'' %f \"%p\"'\n\
+        let expected = "restore_command = '''/opt/it''\\\\''''s/farshore'' ''a\\nb'' ''--identity'' ''100%%'' %f \"%p\"'\n\
                         recovery_target = ''\nrecovery_target_lsn = ''\nrecovery_target_time = ''\nrecovery_target_xid = ''\n\
                         recovery_target_name = 'it''s \\\\ here'\nrecovery_target_inclusive = 'off'\nrecovery_target_action = 'pause'\n\
                         recovery_target_timeline = '3'\n";

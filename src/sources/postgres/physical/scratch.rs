@@ -9,7 +9,11 @@ use async_trait::async_trait;
 
 use super::{
     facts::PhysicalFacts,
+    handed::Handed,
     label::Lsn,
+    recovery::Recovery,
+    restored::{checksums, visibility},
+    start::Reached,
     target::{PhysicalTarget, PhysicalTargetOptions},
 };
 use crate::{
@@ -33,6 +37,7 @@ const EVENT_TRIGGERS_FROM: u32 = 17;
 #[derive(Debug)]
 pub struct PhysicalScratch {
     target: PhysicalTarget,
+    recovery: Recovery,
     bin_directory: Option<PathBuf>,
     described: String,
     state: Mutex<State>,
@@ -46,7 +51,7 @@ enum State {
 }
 
 impl PhysicalScratch {
-    /// A scratch cluster at `directory`, for the snapshot with these facts; and how its database will be reached.
+    /// A scratch cluster at `directory`, for the snapshot with these facts, that replays its log so far; and how its database will be reached.
     ///
     /// # Errors
     /// [`SourceError::UnfitTarget`], [`SourceError::Malformed`].
@@ -54,16 +59,17 @@ impl PhysicalScratch {
         directory: &std::path::Path,
         bin_directory: Option<PathBuf>,
         facts: &serde_json::Value,
+        recovery: Recovery,
     ) -> Result<(Self, PostgresConfig), SourceError> {
         let facts = PhysicalFacts::read(facts)?;
         let place = ScratchPlace::make(directory)?;
         let config = PostgresConfig::parse(&place.url(&facts.superuser, &facts.database), None)?;
         let beside = place.directory().join("tablespaces");
         let tablespaces = facts.tablespaces.iter().map(|one| (one.oid.to_string(), beside.join(one.oid.to_string()))).collect();
-        let options = PhysicalTargetOptions { tablespaces, is_isolated: true, ..PhysicalTargetOptions::default() };
+        let options = PhysicalTargetOptions { tablespaces, is_isolated: true, recovery: recovery.clone(), start: None };
         let target = PhysicalTarget::new(place.data(), options);
         let described = place.data().display().to_string();
-        Ok((Self { target, bin_directory, described, state: Mutex::new(State::Waiting(place)) }, config))
+        Ok((Self { target, recovery, bin_directory, described, state: Mutex::new(State::Waiting(place)) }, config))
     }
 
     fn take(&self) -> State {
@@ -95,15 +101,25 @@ impl Rebuild for PhysicalScratch {
         };
         observer.phase("database recovery", None);
         let began = clock.monotonic();
-        let settings = apart(&place, &facts)?;
+        let mut settings = apart(&place, &facts)?;
+        let handed = self.recovery.fetch.as_ref().map(|fetch| Handed::to(fetch, place.owner())).transpose()?;
+        settings.extend(handed.as_ref().map(Handed::setting));
         let database = if facts.databases.iter().any(|name| name == "postgres") { "postgres" } else { &facts.database };
         let config = PostgresConfig::parse(&place.url(&facts.superuser, database), None)?;
+        let data = place.data().to_owned();
         let cluster = ScratchCluster::serve(place, &server.path, major, settings, &config).await?;
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Serving { _cluster: cluster };
+        drop(handed);
         let recovered = clock.monotonic();
         observer.phase("verification", None);
         rebuilt.checks.push(reached(&config, &facts).await?);
+        if self.recovery.fetch.is_some() {
+            rebuilt.checks.push(Reached::ask(&config).await?.check(&facts, &self.recovery));
+        }
+        // Before anything else reads the tables, and sets hint bits in them.
+        rebuilt.checks.push(checksums(&config, &data, &facts).await?);
         rebuilt.checks.push(amcheck(&config, server.path.parent(), major).await);
+        rebuilt.checks.push(visibility(&config, &facts.databases).await);
         let phase = |name: &str, seconds: std::time::Duration| PhaseTime { name: name.to_owned(), seconds: seconds.as_secs_f64() };
         rebuilt.phases.push(phase("database recovery", recovered.saturating_sub(began)));
         rebuilt.phases.push(phase("verification", clock.monotonic().saturating_sub(recovered)));

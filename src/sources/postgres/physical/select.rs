@@ -1,5 +1,10 @@
 //! Which files of a data directory belong into a backup: what `basebackup.c` takes, told apart by exact names.
 
+use super::summary::Locator;
+
+/// OIDs of the tablespaces `pg_default` and `pg_global`.
+const DEFAULT_TABLESPACE: u32 = 1663;
+const GLOBAL_TABLESPACE: u32 = 1664;
 /// Directories directly below the data directory whose contents a starting server makes anew; they themselves are kept.
 const EMPTIED: [&str; 8] =
     ["pg_wal", "pg_replslot", "pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans"];
@@ -118,6 +123,19 @@ impl Relation {
     }
 }
 
+/// Where the log says that a relation's file is.
+pub fn locator(path: &str) -> Option<Locator> {
+    let number = Relation::of(path)?.number;
+    let parts: Vec<&str> = path.split('/').collect();
+    let (tablespace, database) = match parts.as_slice() {
+        ["global", _] => (GLOBAL_TABLESPACE, 0),
+        ["base", database, _] => (DEFAULT_TABLESPACE, exact(database)?),
+        ["pg_tblspc", tablespace, _, database, _] => (exact(tablespace)?, exact(database)?),
+        _ => return None,
+    };
+    Some(Locator { tablespace, database, number })
+}
+
 /// A number without leading zeros.
 fn exact(text: &str) -> Option<u32> {
     let plain = is_number(text) && (text == "0" || !text.starts_with('0'));
@@ -126,7 +144,7 @@ fn exact(text: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fate, Fork, Relation, fate};
+    use super::{Fate, Fork, Locator, Relation, fate, locator};
 
     const VERSION: &str = "PG_15_202209061";
 
@@ -193,6 +211,23 @@ mod tests {
         ];
         for (path, expected) in table {
             assert_eq!(Relation::of(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_log_names_a_file_by_tablespace_database_and_number() {
+        let at = |tablespace, database, number| Some(Locator { tablespace, database, number });
+        let table = [
+            ("base/5/16384", at(1663, 5, 16_384)),
+            ("base/5/16384.12", at(1663, 5, 16_384)),
+            ("global/1262", at(1664, 0, 1262)),
+            ("pg_tblspc/16400/PG_18_202506291/5/9_vm", at(16_400, 5, 9)),
+            ("base/05/16384", None),
+            ("base/5/PG_VERSION", None),
+            ("pg_xact/0000", None),
+        ];
+        for (path, expected) in table {
+            assert_eq!(locator(path), expected, "{path}");
         }
     }
 }

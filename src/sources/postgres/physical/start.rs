@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     facts::PhysicalFacts,
+    handed::Handed,
     label::Lsn,
     recovery::{AFTERWARDS, Recovery, RecoveryTarget},
     scratch::{apart, exactly},
@@ -74,14 +75,17 @@ impl Start {
         let remedy =
             "what was restored is as it should be: mend that and start the server, or empty the directory and restore again";
         let place = ScratchPlace::beside(directory, owner, remedy)?;
-        let settings = apart(&place, facts)?;
+        let mut settings = apart(&place, facts)?;
+        let handed = recovery.fetch.as_ref().map(|fetch| Handed::to(fetch, owner)).transpose()?;
+        settings.extend(handed.as_ref().map(Handed::setting));
         let database = if facts.databases.iter().any(|name| name == "postgres") { "postgres" } else { &facts.database };
         let config = PostgresConfig::parse(&place.url(&facts.superuser, database), None)?;
         let cluster = ScratchCluster::serve(place, &server.path, major, settings, &config).await?;
         let reached = Reached::ask(&config).await?;
-        done.checks.extend(reached.checks(facts, recovery));
+        done.checks.push(reached.check(facts, recovery));
         forget(&config).await?;
         cluster.stop().await?;
+        drop(handed);
         // Made by the server's own calls of us, and of no use to anybody now.
         if let Err(error) = std::fs::remove_dir_all(directory.join(FETCHED_AHEAD))
             && error.kind() != std::io::ErrorKind::NotFound
@@ -131,14 +135,18 @@ impl Start {
 
 /// How far a server has come that was recovered.
 #[derive(Debug)]
-struct Reached {
+pub(super) struct Reached {
     lsn: Option<Lsn>,
     last_commit: Option<DateTime<Utc>>,
     timeline: i32,
 }
 
 impl Reached {
-    async fn ask(config: &PostgresConfig) -> Result<Self, SourceError> {
+    /// Asks a server that has just been recovered.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(super) async fn ask(config: &PostgresConfig) -> Result<Self, SourceError> {
         let session = config.connect(Side::Target).await?;
         let doing = "asking how far the log was replayed";
         let lsn: Option<String> = session.one(doing, "SELECT pg_catalog.pg_last_wal_replay_lsn()::text", &[]).await?;
@@ -151,7 +159,7 @@ impl Reached {
     }
 
     /// What was reached against what was asked.
-    fn checks(&self, facts: &PhysicalFacts, recovery: &Recovery) -> Vec<Check> {
+    pub(super) fn check(&self, facts: &PhysicalFacts, recovery: &Recovery) -> Check {
         let lsn = self.lsn.map_or_else(|| "unknown".to_owned(), |lsn| lsn.to_string());
         let commit = self
             .last_commit
@@ -169,7 +177,7 @@ impl Reached {
             };
         let outcome = if is_met { CheckOutcome::Passed } else { CheckOutcome::Failed };
         let asked = format!("{}{}", recovery.target.words(), if recovery.exclusive { ", not included" } else { "" });
-        vec![Check { name: "recovered to".to_owned(), expected: asked, actual, outcome }]
+        Check { name: "recovered to".to_owned(), expected: asked, actual, outcome }
     }
 }
 
@@ -214,7 +222,7 @@ mod tests {
         ];
         for (target, exclusive, reached, is_met) in table {
             let recovery = Recovery { target, exclusive, ..Recovery::default() };
-            let outcome = reached.checks(&facts(), &recovery)[0].outcome;
+            let outcome = reached.check(&facts(), &recovery).outcome;
             assert_eq!(outcome, if is_met { CheckOutcome::Passed } else { CheckOutcome::Failed }, "{recovery:?}, {reached:?}");
         }
     }

@@ -273,7 +273,9 @@ impl Rebuild for PhysicalTarget {
         let found =
             if is_there { format!("{found}; what matches is kept, and what the point does not have is removed") } else { found };
         let to = mapping.iter().map(|(one, directory)| format!("; tablespace {} to {}", one.name, directory.display()));
-        let until = self.options.recovery.target.words();
+        let recovery = &self.options.recovery;
+        let archive = recovery.fetch.iter().map(|fetch| format!(" ({})", fetch.found)).collect::<String>();
+        let until = format!("{}{archive}", recovery.target.words());
         Ok(format!("PostgreSQL {}, {found}{}; replayed to {until}", facts.server_version_num / 10_000, to.collect::<String>()))
     }
 
