@@ -21,6 +21,9 @@ use crate::{
     repository::{LogKind, LogName, random},
 };
 
+/// Starts the process that fetches ahead into this directory.
+pub type StartPrefetch<'a> = dyn Fn(&Path) -> std::io::Result<()> + Sync + 'a;
+
 /// What a delivery needs.
 pub struct GetRequest<'a> {
     /// Which file.
@@ -30,7 +33,7 @@ pub struct GetRequest<'a> {
     /// Where it may come from.
     pub archives: &'a Archives,
     /// Starts the process that fetches what comes next; nothing if none is to run.
-    pub start: Option<&'a (dyn Fn(&Path) -> std::io::Result<()> + Sync)>,
+    pub start: Option<&'a StartPrefetch<'a>>,
     /// The time.
     pub clock: SharedClock,
 }

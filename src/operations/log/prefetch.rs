@@ -23,7 +23,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::{
     archives::{Answer, Archives},
-    deliver::{is_temporary, write},
+    deliver::{StartPrefetch, is_temporary, write},
     io, off_thread,
 };
 use crate::{
@@ -91,7 +91,7 @@ impl Ahead {
     }
 
     /// Says what was delivered last, and starts the process that fetches what follows, if there is none.
-    pub(super) fn follow(&self, name: &LogName, start: &(dyn Fn(&Path) -> std::io::Result<()> + Sync)) -> std::io::Result<()> {
+    pub(super) fn follow(&self, name: &LogName, start: &StartPrefetch<'_>) -> std::io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         let (last, new) = (self.directory.join("last"), self.directory.join(".last.new"));
         fs::write(&new, name.to_string())?;

@@ -261,9 +261,9 @@ impl Watched<'_> {
         }
         let now = self.request.clock.monotonic();
         let to = self.confirmed_to().filter(|to| *to > from);
-        // Measured before it moves: by what it holds at most.
         let needed = to.unwrap_or(from);
-        if stand.end.0.saturating_sub(needed.0) > self.request.hold_bytes {
+        // What the server keeps for itself is not held by us.
+        if needed < stand.redo && stand.end.0.saturating_sub(needed.0) > self.request.hold_bytes {
             follower.drop_slot().await?;
             let detail = format!(
                 "the slot held {} of log at the server, more than `hold` ({}) allows, and was dropped, so that the server's disk does not fill",

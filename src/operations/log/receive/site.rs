@@ -18,7 +18,7 @@ use crate::{
 
 /// A site that failed is tried again after this, and then after ever longer.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// The header of a segment, without which nobody can tell its parts. Bytes.
 const LEAST_PART_BYTES: u64 = 64;
 

@@ -18,13 +18,11 @@ use crate::sources::{
 
 /// The server says nothing for so long: it, or the way to it, is gone.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Bytes read by one statement, of a segment whose beginning is known.
-const PIECE_BYTES: u64 = 4 << 20;
 /// Largest history of timelines. Bytes.
 const MOST_HISTORY_BYTES: i64 = 1 << 20;
 /// As far as the log is on the server's disk, on a primary and on a standby, and on which timeline. A standby knows the timeline of what it
 /// receives before its control file does.
-const STAND: &str = "SELECT e::text, CASE WHEN r THEN GREATEST( \
+const STAND: &str = "SELECT e::text, (SELECT redo_lsn::text FROM pg_catalog.pg_control_checkpoint()), CASE WHEN r THEN GREATEST( \
          (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver), (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())) \
      ELSE ('x' || substr(pg_catalog.pg_walfile_name(e), 1, 8))::bit(32)::int END \
      FROM (SELECT r, CASE WHEN r THEN GREATEST(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()) \
@@ -37,6 +35,8 @@ const SLOT: &str = "SELECT restart_lsn::text, coalesce(wal_status, 'reserved') F
 pub struct Stand {
     /// As far as it is on the disk.
     pub end: Lsn,
+    /// Where the server would begin to replay after a crash: what comes after it keeps for itself.
+    pub redo: Lsn,
     /// On which timeline.
     pub timeline: u32,
 }
@@ -89,11 +89,11 @@ impl Follower {
     pub async fn stand(&self) -> Result<Stand, SourceError> {
         let doing = "asking for the end of the log";
         let row = self.bounded(doing, self.session.client.query_one(STAND, &[])).await?;
-        let (end, timeline): (Option<String>, Option<i32>) = (row.get(0), row.get(1));
-        let end = end.as_deref().and_then(Lsn::parse);
+        let (end, redo, timeline): (Option<String>, String, Option<i32>) = (row.get(0), row.get(1), row.get(2));
+        let end = end.as_deref().and_then(Lsn::parse).zip(Lsn::parse(&redo));
         let timeline = timeline.and_then(|timeline| u32::try_from(timeline).ok());
         match (end, timeline) {
-            (Some(end), Some(timeline)) => Ok(Stand { end, timeline }),
+            (Some((end, redo)), Some(timeline)) => Ok(Stand { end, redo, timeline }),
             _ => Err(self.unfit("the server does not say how far its log goes; on a standby, see that it receives or replays".to_owned())),
         }
     }
@@ -178,15 +178,17 @@ impl Follower {
             subject: format!("pg_wal/{name}"),
             detail: format!("{detail}; it is not archived. See the server's log, and what removes files from pg_wal"),
         };
-        if known.is_empty() && to > ROW_BYTES {
-            let mut reading = Reading::begin(&self.session, &[Wanted { path: format!("pg_wal/{name}"), bytes: to }]).await?;
-            let mut is_there = true;
+        let offset = known.len() as u64;
+        if to.saturating_sub(offset) > ROW_BYTES {
+            let wanted = [Wanted { path: format!("pg_wal/{name}"), offset, bytes: to - offset }];
+            let (mut reading, mut is_there) = (Reading::begin(&self.session, &wanted).await?, true);
             while let Some(row) = self.in_time(reading.next()).await? {
                 is_there &= row.is_there;
                 while let Some(bytes) = self.in_time(reading.bytes()).await? {
-                    let wanted = usize::try_from(to).unwrap_or(usize::MAX).saturating_sub(known.len()).min(bytes.len());
-                    check.feed(&bytes[..wanted]).map_err(wrong)?;
-                    known.extend_from_slice(&bytes[..wanted]);
+                    // Rows have their full length; what comes after the end is not on the server's disk yet.
+                    let more = usize::try_from(to).unwrap_or(usize::MAX).saturating_sub(known.len()).min(bytes.len());
+                    check.feed(&bytes[..more]).map_err(wrong)?;
+                    known.extend_from_slice(&bytes[..more]);
                 }
             }
             if !is_there {
@@ -195,8 +197,7 @@ impl Follower {
         }
         while (known.len() as u64) < to {
             let from = known.len() as u64;
-            let wanted = (to - from).min(PIECE_BYTES);
-            let Some(bytes) = self.piece(name, from as i64, wanted as i64).await? else { return Ok(false) };
+            let Some(bytes) = self.piece(name, from.cast_signed(), (to - from).cast_signed()).await? else { return Ok(false) };
             if bytes.is_empty() {
                 return Err(wrong(format!("ends after {from} bytes")));
             }
