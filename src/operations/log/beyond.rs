@@ -119,7 +119,7 @@ mod tests {
         archive.push(StoredLog { name: part, bytes: 1, stored_at: at(9) });
         let said = |target| judge(LAYOUT, 1, STOP, &target, &archive);
         let latest = said(RecoveryTarget::Latest).unwrap();
-        assert!(latest.contains("reaches into 000000010000000000000007, to 0/7001000, stored at 2025-11-26 12:09"), "{latest}");
+        assert!(latest.contains("reaches into 000000010000000000000007, to 0/7001000, stored at 2025-11-26 11:09"), "{latest}");
         assert!(said(RecoveryTarget::Lsn(Lsn(0x700_1000))).is_ok() && said(RecoveryTarget::Time(at(9))).is_ok());
         assert!(said(RecoveryTarget::Lsn(Lsn(0x700_1001))).unwrap_err().contains("lies beyond that"));
     }

@@ -88,7 +88,8 @@ fn doomed<'a>(files: &'a [StoredLog], points: &[PhysicalPoint], report: &mut Log
     for file in files {
         by_system.entry(file.name.system()).or_default().push(file);
     }
-    let whole: BTreeSet<(u64, &str)> = files.iter().filter(|file| file.name.kind() == LogKind::Segment).map(|file| of(&file.name)).collect();
+    let whole: BTreeSet<(u64, &str)> =
+        files.iter().filter(|file| file.name.kind() == LogKind::Segment).map(|file| of(&file.name)).collect();
     let mut doomed: Vec<&StoredLog> =
         files.iter().filter(|file| file.name.kind() == LogKind::Part && whole.contains(&of(&file.name))).collect();
     for (system, files) in by_system {

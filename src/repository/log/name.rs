@@ -181,7 +181,10 @@ mod tests {
         let segment = "0000000A000000010000000F";
         let key = format!("wal/7/0000000A/{segment}.part-0000002A-00FFFFFF");
         let name = LogName::part(7, segment, &(42..0xFF_FFFF)).unwrap();
-        assert_eq!((name.to_string(), name.kind(), name.segment(), name.timeline()), (key.clone(), LogKind::Part, Some(segment), 10));
+        assert_eq!(
+            (name.to_string(), name.kind(), name.segment(), name.timeline()),
+            (key.clone(), LogKind::Part, Some(segment), 10)
+        );
         assert_eq!((LogName::parse(&key), name.range()), (Some(name.clone()), Some(42..0xFF_FFFF)));
         assert_eq!(LogName::new(7, name.file()), None);
         assert_eq!(LogName::new(7, segment).unwrap().range(), None);

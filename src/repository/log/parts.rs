@@ -31,7 +31,8 @@ impl LogReader {
             listed.iter().filter_map(|object| LogName::parse(&object.key)).filter(|name| name.kind() == LogKind::Part).collect();
         let mut joined: Vec<u8> = Vec::new();
         for (part, range) in chain(&parts).into_iter().filter_map(|part| Some((part, part.range()?))) {
-            let damaged = |detail: String| RepositoryError::Damaged { place: format!("{}/{part}", repository.store().describe()), detail };
+            let damaged =
+                |detail: String| RepositoryError::Damaged { place: format!("{}/{part}", repository.store().describe()), detail };
             let LogAnswer::File(bytes) = self.fetch(part).await? else {
                 return Err(damaged("the site lists it, and says that it is not there; a prune removes parts of a segment that is stored whole: try again".to_owned()));
             };

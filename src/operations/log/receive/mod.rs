@@ -77,11 +77,21 @@ pub struct ReceiveRequest {
 pub async fn receive(request: ReceiveRequest) -> Result<(), OperationError> {
     let feed = Feed::new();
     let confirmed: Vec<watch::Sender<Option<Next>>> = request.sites.iter().map(|_| watch::Sender::new(None)).collect();
-    let sites = request.sites.iter().zip(&confirmed).map(|(site, next)| {
-        Site::new(Arc::clone(site), &feed, request.part_interval, request.clock.clone(), next).run()
-    });
+    let sites = request
+        .sites
+        .iter()
+        .zip(&confirmed)
+        .map(|(site, next)| Site::new(Arc::clone(site), &feed, request.part_interval, request.clock.clone(), next).run());
     let mut sites = std::pin::pin!(join_all(sites));
-    let mut server = Watched { request: &request, feed: &feed, confirmed: &confirmed, known: None, first: None, touched: Duration::ZERO, moved: None };
+    let mut server = Watched {
+        request: &request,
+        feed: &feed,
+        confirmed: &confirmed,
+        known: None,
+        first: None,
+        touched: Duration::ZERO,
+        moved: None,
+    };
     tokio::select! {
         ended = server.watch() => ended.map_err(|error| OperationError::Source { name: request.source.clone(), error })?,
         _ = &mut sites => return Err(refused(&request.source, "a defect: nobody takes the log any more")),
@@ -229,7 +239,11 @@ impl Watched<'_> {
             detail: "is no history of timelines; see the server's log".to_owned(),
         })?;
         if let Some((_, before, _)) = &self.known {
-            tracing::info!(from = before.timeline(), to = stand.timeline, "the server is on another timeline, and the log goes on there");
+            tracing::info!(
+                from = before.timeline(),
+                to = stand.timeline,
+                "the server is on another timeline, and the log goes on there"
+            );
         }
         // What was read of the same segments may be another timeline's only by name: names differ.
         let histories = histories.into_iter().map(|(name, bytes)| (name, bytes.into())).collect();
@@ -242,7 +256,10 @@ impl Watched<'_> {
         let (mut held, mut is_new) = (follower.held().await?, false);
         if held == Held::Nothing {
             if self.moved.is_some() {
-                tracing::warn!(slot = self.request.slot, "somebody dropped the slot; it is made anew");
+                tracing::warn!(
+                    slot = self.request.slot,
+                    "the slot is not there: this is another server, or somebody dropped it; it is made"
+                );
             }
             // One that holds nothing is of no use.
             follower.drop_slot().await?;

@@ -174,7 +174,10 @@ impl<'a> Site<'a> {
             Read::Bytes(bytes) => bytes,
             Read::Away => return Ok(Step::Away),
             Read::Gone(why) if segment.number < view.held => {
-                tracing::error!(site = self.site.name(), "{why}: the archive has a gap at {name}. Make a backup now, which begins behind it");
+                tracing::error!(
+                    site = self.site.name(),
+                    "{why}: the archive has a gap at {name}. Make a backup now, which begins behind it"
+                );
                 self.goes_on(view, segment.number + 1);
                 return Ok(Step::Done);
             }

@@ -94,7 +94,8 @@ impl Follower {
         let timeline = timeline.and_then(|timeline| u32::try_from(timeline).ok());
         match (end, timeline) {
             (Some((end, redo)), Some(timeline)) => Ok(Stand { end, redo, timeline }),
-            _ => Err(self.unfit("the server does not say how far its log goes; on a standby, see that it receives or replays".to_owned())),
+            _ => Err(self
+                .unfit("the server does not say how far its log goes; on a standby, see that it receives or replays".to_owned())),
         }
     }
 
@@ -223,7 +224,11 @@ impl Follower {
         })
     }
 
-    async fn bounded<T>(&self, doing: &str, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, SourceError> {
+    async fn bounded<T>(
+        &self,
+        doing: &str,
+        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, SourceError> {
         self.in_time(async { work.await.map_err(|error| self.session.failed(doing, &error)) }).await
     }
 

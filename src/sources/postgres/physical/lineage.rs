@@ -32,7 +32,8 @@ impl Lineage {
 
     /// The name of the segment of this number that the server goes by: where a timeline was left, the next one begins with a copy.
     pub fn segment(&self, layout: Layout, number: u64) -> Segment {
-        let timeline = self.left.iter().find(|(_, at)| number < layout.segment_of(*at)).map_or(self.timeline, |(earlier, _)| *earlier);
+        let timeline =
+            self.left.iter().find(|(_, at)| number < layout.segment_of(*at)).map_or(self.timeline, |(earlier, _)| *earlier);
         Segment { number, timeline }
     }
 
@@ -60,7 +61,8 @@ mod tests {
         let lineage = Lineage::parse(4, Some(history)).unwrap();
         assert_eq!(lineage.left, [(1, Lsn(0x300_0148)), (2, Lsn(0x500_0000))]);
         let timelines = (1..8).map(|number| lineage.segment(LAYOUT, number));
-        let expected = [(1, 1), (2, 1), (3, 2), (4, 2), (5, 4), (6, 4), (7, 4)].map(|(number, timeline)| Segment { number, timeline });
+        let expected =
+            [(1, 1), (2, 1), (3, 2), (4, 2), (5, 4), (6, 4), (7, 4)].map(|(number, timeline)| Segment { number, timeline });
         assert!(timelines.eq(expected));
         assert_eq!([1, 2, 3, 4].map(|earlier| lineage.differs_from(LAYOUT, earlier)), [Some(3), Some(5), Some(0), None]);
         let first = Lineage::parse(1, None).unwrap();
