@@ -26,7 +26,11 @@ fn main() -> ExitCode {
             return failed.into();
         }
     };
+    let takes_signals = cli::takes_signals(&arguments);
     let work = async {
+        if takes_signals {
+            return cli::run(arguments).await;
+        }
         let (mut interrupt, mut terminate) = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
             (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
             (Err(error), _) | (_, Err(error)) => {

@@ -140,7 +140,8 @@ pub(super) fn directory(path: PathBuf) -> SharedStore {
     FilesystemStore::new(path)
 }
 
-fn postgres(name: &str, policy: &PostgresPolicy) -> Result<PostgresConfig, CliError> {
+/// How to reach a policy's database.
+pub(super) fn postgres(name: &str, policy: &PostgresPolicy) -> Result<PostgresConfig, CliError> {
     let password = policy.password.as_ref().map(secret).transpose()?;
     PostgresConfig::parse(&policy.url, password).map_err(|error| CliError::setting(format!("source {name}"), error))
 }

@@ -214,3 +214,9 @@ pub fn serves_recovery(arguments: &[OsString]) -> bool {
     let has = |words: &[&str]| arguments.iter().skip(1).any(|argument| words.iter().any(|word| argument == word));
     has(&["get"]) || (has(&["wal"]) && !has(&wal::OTHERS))
 }
+
+/// Whether a command takes signals itself: `wal receive` stores what is there before it ends.
+pub fn takes_signals(arguments: &[OsString]) -> bool {
+    let has = |word: &str| arguments.iter().skip(1).any(|argument| argument == word);
+    has("wal") && has("receive")
+}

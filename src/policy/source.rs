@@ -72,11 +72,21 @@ pub struct WalPolicy {
     pub limit_bytes: u64,
     /// Whether the server is told only when all sites have a file.
     pub synchronous: bool,
+    /// The replication slot of `wal receive`; without it one of the policy's name.
+    pub slot: Option<String>,
+    /// So many bytes of log it may hold at the server.
+    pub hold_bytes: u64,
 }
 
 impl Default for WalPolicy {
     fn default() -> Self {
-        Self { spool: None, limit_bytes: Self::DEFAULT_LIMIT_BYTES, synchronous: false }
+        Self {
+            spool: None,
+            limit_bytes: Self::DEFAULT_LIMIT_BYTES,
+            synchronous: false,
+            slot: None,
+            hold_bytes: Self::DEFAULT_HOLD_BYTES,
+        }
     }
 }
 
@@ -85,6 +95,25 @@ impl WalPolicy {
     pub const DEFAULT_LIMIT_BYTES: u64 = 1 << 30;
     /// A limit below this would not hold the segments that are on their way at once.
     pub const LEAST_LIMIT_BYTES: u64 = 64 << 20;
+    /// What a slot may hold where the policy says nothing: a site may be away for hours.
+    pub const DEFAULT_HOLD_BYTES: u64 = 10 << 30;
+    /// Less would be exceeded by a checkpoint's worth of log.
+    pub const LEAST_HOLD_BYTES: u64 = 64 << 20;
+
+    /// The name of the slot, for this policy: of what the server allows in such names.
+    pub fn slot_name(&self, policy: &str) -> String {
+        let allowed = |letter: char| if matches!(letter, 'a'..='z' | '0'..='9') { letter } else { '_' };
+        let own = || format!("farshore_{policy}").chars().map(allowed).take(MOST_SLOT_LETTERS).collect();
+        self.slot.clone().unwrap_or_else(own)
+    }
+}
+
+/// `NAMEDATALEN` without its end.
+const MOST_SLOT_LETTERS: usize = 63;
+
+/// Whether the server takes this for the name of a slot.
+pub fn is_slot_name(text: &str) -> bool {
+    (1..=MOST_SLOT_LETTERS).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
 /// The objects of a bucket.

@@ -8,6 +8,7 @@ use super::{
     BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, SourceKind, SourcePolicy, WalPolicy,
     document::{Findings, Path},
     meaning::{absolute, duration, name, plain_or_secret, secret, size, store, url},
+    source::is_slot_name,
     typed::{TypedMethod, TypedPlainOrSecret, TypedSource, TypedWal},
 };
 
@@ -61,11 +62,17 @@ fn wal(typed: Option<TypedWal>, method: PostgresMethod, path: &Path, findings: &
     if method != PostgresMethod::Physical {
         findings.add(path, "goes with method = \"physical\" only: a logical capture has no use for the log");
     }
+    let hold = size(typed.hold, "10GiB", WalPolicy::LEAST_HOLD_BYTES, &path.key("hold"), findings);
+    if typed.slot.as_ref().is_some_and(|slot| !is_slot_name(slot)) {
+        findings.add(&path.key("slot"), "is no name of a slot; should be lower-case letters, digits and _, 63 at most");
+    }
     let limit = size(typed.limit, "1GiB", WalPolicy::LEAST_LIMIT_BYTES, &path.key("limit"), findings);
     WalPolicy {
         spool: typed.spool.map(|spool| absolute(&spool, &path.key("spool"), findings)),
         limit_bytes: limit.unwrap_or(WalPolicy::DEFAULT_LIMIT_BYTES),
         synchronous: typed.synchronous.unwrap_or(false),
+        slot: typed.slot,
+        hold_bytes: hold.unwrap_or(WalPolicy::DEFAULT_HOLD_BYTES),
     }
 }
 

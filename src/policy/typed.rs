@@ -74,7 +74,7 @@ pub enum TypedSource {
         /// Where pg_dump and its kin are: an absolute directory.
         #[schemars(example = &"/usr/lib/postgresql/17/bin")]
         bin_directory: Option<String>,
-        /// How the write-ahead log is archived by `farshore wal push`. Only with method "physical".
+        /// How the write-ahead log is archived by `farshore wal push` and `farshore wal receive`. Only with method "physical".
         wal: Option<TypedWal>,
     },
     /// The objects of a bucket.
@@ -145,6 +145,13 @@ pub struct TypedWal {
     pub limit: Option<String>,
     /// Tell the server only when all sites have a file, not when it waits in the spool. Default: false.
     pub synchronous: Option<bool>,
+    /// The replication slot that `farshore wal receive` makes: lower-case letters, digits, `_`. Default: farshore_ and the policy's name.
+    #[schemars(length(min = 1), example = &"farshore_mattermost_eu")]
+    pub slot: Option<String>,
+    /// So much log may that slot hold at the server while a site does not take it: a size with a unit. Beyond that it is dropped, so that
+    /// the server's disk does not fill. Default: "10GiB".
+    #[schemars(length(min = 1), example = &"10GiB")]
+    pub hold: Option<String>,
 }
 
 /// Where recovery points go.

@@ -61,7 +61,10 @@ pub struct LogSystem {
     pub segment_bytes: Option<u64>,
     /// Files at the site, and their bytes there.
     pub stored: Amount,
-    /// When the site stored the newest segment.
+    /// Those of them that are parts of segments, stored while the server was still writing them.
+    #[serde(default)]
+    pub parts: Amount,
+    /// When the site stored the newest segment, or part of one.
     pub newest_at: Option<DateTime<Utc>>,
     /// How much would be lost if the server were lost now, at most.
     pub rpo_seconds: Option<f64>,
@@ -153,13 +156,12 @@ impl LogSiteReport {
         let mut text = format!("{mark} {}: the log of {}\n", printable(&self.site), counted(self.systems.len() as u64, "cluster"));
         for system in &self.systems {
             let rpo = system.rpo_seconds.map_or_else(String::new, |rpo| format!(", the newest stored {} ago", seconds(rpo)));
-            let _ = writeln!(
-                text,
-                "  cluster {}: {} ({}){rpo}",
-                system.system,
-                counted(system.stored.objects, "file"),
-                bytes(system.stored.bytes)
-            );
+            let parts = match system.parts.objects {
+                0 => String::new(),
+                many => format!(", {} of segments that were still being written", counted(many, "part")),
+            };
+            let (files, stored) = (counted(system.stored.objects, "file"), bytes(system.stored.bytes));
+            let _ = writeln!(text, "  cluster {}: {files} ({stored}{parts}){rpo}", system.system);
             let mut table = Table::new(&[
                 ("timeline", Align::Right),
                 ("first", Align::Left),

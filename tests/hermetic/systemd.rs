@@ -12,8 +12,8 @@ use farshore::cli::Cli;
 
 const SERVICES: [&str; 4] =
     ["farshore-backup@.service", "farshore-drill@.service", "farshore-verify@.service", "farshore-prune@.service"];
-/// It runs for ever, and no timer starts it.
-const DAEMON: &str = "farshore-wal@.service";
+/// They run for ever, and no timer starts them.
+const DAEMONS: [&str; 2] = ["farshore-wal@.service", "farshore-wal-receive@.service"];
 const TIMERS: [&str; 4] = ["farshore-backup@.timer", "farshore-drill@.timer", "farshore-verify@.timer", "farshore-prune@.timer"];
 
 /// What `systemd-analyze security` may say at most, times ten ("OK" begins at 5.0; 10.0 is no protection at all).
@@ -39,7 +39,7 @@ fn installed() -> (tempfile::TempDir, PathBuf) {
     let stub = directory.path().join("farshore");
     fs::write(&stub, "#!/bin/sh\n").expect("a file in it");
     fs::set_permissions(&stub, fs::Permissions::from_mode(0o755)).expect("a file in it");
-    for name in SERVICES.into_iter().chain(TIMERS).chain([DAEMON]) {
+    for name in SERVICES.into_iter().chain(TIMERS).chain(DAEMONS) {
         let text = unit(name).replace("/usr/bin/farshore", &stub.display().to_string());
         fs::write(directory.path().join(name), text).expect("a file in it");
     }
@@ -54,7 +54,7 @@ fn instance(name: &str) -> String {
 #[test]
 fn systemd_finds_nothing_to_say_about_the_units() {
     let (_guard, directory) = installed();
-    for name in SERVICES.into_iter().chain(TIMERS).chain([DAEMON]) {
+    for name in SERVICES.into_iter().chain(TIMERS).chain(DAEMONS) {
         let output = systemd_analyze(&["verify", "--man=no", "--recursive-errors=no", &instance(name)], &directory);
         let said = String::from_utf8_lossy(&output.stderr);
         let about_ours: Vec<&str> = said.lines().filter(|line| line.contains("farshore")).collect();
@@ -75,7 +75,7 @@ fn systemd_does_find_a_misspelt_directive() {
 #[test]
 fn the_services_are_confined() {
     let (_guard, directory) = installed();
-    for name in SERVICES.into_iter().chain([DAEMON]) {
+    for name in SERVICES.into_iter().chain(DAEMONS) {
         let threshold = format!("--threshold={MOST_EXPOSURE}");
         let output = systemd_analyze(&["security", "--no-pager", "--offline=yes", &threshold, &instance(name)], &directory);
         let said = String::from_utf8_lossy(&output.stdout);
@@ -114,12 +114,25 @@ fn each_service_starts_a_command_that_the_program_takes() {
 
 #[test]
 fn what_empties_the_spool_is_started_for_ever_and_a_push_can_leave_it_to_that() {
-    let text = unit(DAEMON);
+    let text = unit(DAEMONS[0]);
     let command = text.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/")).unwrap();
     Cli::try_parse_from(command.replace("%i", "demo").split_whitespace()).unwrap();
     let push = text.lines().find_map(|line| line.split_once("archive_command = '")).unwrap().1.trim_end_matches('\'');
     Cli::try_parse_from(push.split_whitespace()).unwrap();
     assert!(text.contains("ReadWritePaths=-/var/spool/farshore") && text.contains("Restart=always"));
+}
+
+#[test]
+fn what_receives_the_log_is_started_again_but_for_what_a_person_must_mend() {
+    let text = unit(DAEMONS[1]);
+    let command = text.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/")).unwrap();
+    let other =
+        text.lines().find_map(|line| line.strip_prefix("#                           [Service] ExecStart=/usr/bin/")).unwrap();
+    for command in [command, other] {
+        Cli::try_parse_from(command.replace("%i", "demo").split_whitespace()).unwrap();
+    }
+    let code = farshore::report::ExitCode::Source.code();
+    assert!(text.contains("Restart=always") && text.contains(&format!("RestartPreventExitStatus={code}\n")));
 }
 
 #[test]

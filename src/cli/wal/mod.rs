@@ -7,6 +7,7 @@ mod get;
 mod prefetch;
 mod prune;
 mod push;
+mod receive;
 mod sites;
 mod spool;
 mod status;
@@ -24,7 +25,7 @@ pub(super) struct Args {
 }
 
 /// The words of the subcommands that serve no recovery.
-pub(super) const OTHERS: [&str; 6] = ["push", "status", "prune", "upload", "prefetch", "help"];
+pub(super) const OTHERS: [&str; 7] = ["push", "receive", "status", "prune", "upload", "prefetch", "help"];
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
@@ -33,6 +34,8 @@ enum Command {
     /// Deliver a file of the log to a server that recovers: restore_command = 'farshore wal get POLICY %f %p'. It ends with 1 only
     /// where it is proven that there is no such file, and with 126 or more for whatever goes wrong.
     Get(get::Args),
+    /// Receive the log from the server as it is written, so that only seconds can be lost. It runs until it is stopped.
+    Receive(receive::Args),
     /// Say what is archived, what is missing in it, what waits, and how much would be lost if the server were lost now.
     Status(status::Args),
     /// Delete what of the log no recovery point needs. `farshore prune` does it, too.
@@ -49,6 +52,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     match args.command {
         Command::Push(args) => push::run(context, args).await,
         Command::Get(args) => get::run(context, args).await,
+        Command::Receive(args) => receive::run(context, args).await,
         Command::Status(args) => status::run(context, args).await,
         Command::Prune(args) => prune::run(context, args).await,
         Command::Upload(args) => upload::run(context, args).await,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::{
     cli::{CliError, place},
     operations::Spool,
-    policy::{Policy, PostgresMethod, SourceKind, WalPolicy},
+    policy::{Policy, PostgresMethod, PostgresPolicy, SourceKind, WalPolicy},
 };
 
 /// The file of the policy that a word means; without one the only policy that there is.
@@ -20,21 +20,24 @@ pub(super) fn read(path: &Path) -> Result<Policy, CliError> {
     place::load_policy(&path.display().to_string())
 }
 
-/// How the log of a policy's cluster is archived: that of the source of this name, else of its only one of method "physical".
+/// How the log of a policy's cluster is archived: see [`cluster_of`].
 pub(super) fn wal_of<'a>(policy: &'a Policy, source: Option<&str>) -> Result<&'a WalPolicy, CliError> {
-    let physical: Vec<(&str, &WalPolicy)> = policy
+    Ok(&cluster_of(policy, source)?.1.wal)
+}
+
+/// The policy's cluster, and the name of its source: the source of this name, else its only one of method "physical".
+pub(super) fn cluster_of<'a>(policy: &'a Policy, source: Option<&str>) -> Result<(&'a str, &'a PostgresPolicy), CliError> {
+    let physical: Vec<(&str, &PostgresPolicy)> = policy
         .sources
         .iter()
         .filter_map(|source| match &source.kind {
-            SourceKind::Postgres(postgres) if postgres.method == PostgresMethod::Physical => {
-                Some((source.name.as_str(), &postgres.wal))
-            }
+            SourceKind::Postgres(postgres) if postgres.method == PostgresMethod::Physical => Some((source.name.as_str(), postgres)),
             _ => None,
         })
         .filter(|(name, _)| source.is_none_or(|source| source == *name))
         .collect();
     match (physical.as_slice(), source) {
-        ([(_, wal)], _) => Ok(wal),
+        ([cluster], _) => Ok(*cluster),
         ([], Some(source)) => Err(CliError::Usage(format!(
             "policy {} has no source {source:?} of kind \"postgres\" and method \"physical\"",
             policy.name

@@ -72,6 +72,21 @@ impl Archives {
         }
     }
 
+    /// The beginning of a segment that no site has whole, from the site whose parts of it go furthest; nothing if there are none.
+    ///
+    /// # Errors
+    /// Of the first site that failed: its parts may go further.
+    pub(super) async fn parts(&self, segment: &LogName) -> Result<Option<Vec<u8>>, OperationError> {
+        let mut furthest: Option<Vec<u8>> = None;
+        for (site, reader) in &self.sites {
+            let bytes = opened(site.as_ref(), reader).await?.fetch_parts(segment).await?;
+            if bytes.len() > furthest.as_ref().map_or(0, Vec::len) {
+                furthest = Some(bytes);
+            }
+        }
+        Ok(furthest)
+    }
+
     /// Segments that come after a file, by the first site that has any.
     pub(super) async fn after(&self, name: &LogName, most: usize) -> Result<Vec<LogName>, OperationError> {
         let mut failed = None;

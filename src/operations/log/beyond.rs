@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     operations::OperationError,
-    repository::{Repository, StoredLog},
+    repository::{LogKind, Repository, StoredLog},
     sources::postgres::physical::{Layout, Lsn, RecoveryTarget, Segment, facts::PhysicalFacts},
 };
 
@@ -49,9 +49,22 @@ fn judge(layout: Layout, timeline: u32, stop: Lsn, target: &RecoveryTarget, file
     let reach = there.reach(timeline, own).or_else(|| there.reach(timeline, own + 1));
     let last = reach.map_or(own, |(_, last)| last);
     let is_cut_off = reach != there.newest() && there.has_after(timeline, last + 1);
-    let reaches = reach.map_or_else(|| "does not go beyond the point".to_owned(), |reach| format!("reaches {}", name(reach)));
+    // Of the segment after that there may be the beginning.
+    let begun = Segment { number: last + 1, timeline: reach.map_or(timeline, |(timeline, _)| timeline) };
+    let parts = || {
+        let is_of = |file: &&StoredLog| file.name.segment().and_then(|segment| layout.parse(segment)) == Some(begun);
+        files.iter().filter(|file| file.name.kind() == LogKind::Part).filter(is_of)
+    };
+    let part_end = parts().filter_map(|part| part.name.range()).map(|range| range.end).max();
+    let part_end = part_end.map_or(0, |end| begun.number * layout.segment_bytes + end);
+    let reaches = match (reach, part_end) {
+        (None, 0) => "does not go beyond the point".to_owned(),
+        (Some(reach), 0) => format!("reaches {}", name(reach)),
+        (_, end) => format!("reaches into {}, to {}", layout.name(begun), Lsn(end)),
+    };
     let stored_at =
         reach.and_then(|reach| files.iter().find(|file| number_of(layout, &file.name) == Some(reach))).map(|file| file.stored_at);
+    let stored_at = parts().map(|part| part.stored_at).max().or(stored_at);
     let gap = || {
         format!(
             "the archive {reaches}, and then has a gap: the server would stop there. Restore from a point behind the gap (`farshore wal status` shows which reach how far), or with --to-lsn to a place before it"
@@ -59,7 +72,7 @@ fn judge(layout: Layout, timeline: u32, stop: Lsn, target: &RecoveryTarget, file
     };
     let late = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M:%SZ");
     match target {
-        RecoveryTarget::Lsn(lsn) if layout.segment_before(*lsn) > last => Err(if is_cut_off {
+        RecoveryTarget::Lsn(lsn) if layout.segment_before(*lsn) > last && lsn.0 > part_end => Err(if is_cut_off {
             gap()
         } else {
             format!("the archive {reaches}, and {lsn} lies beyond that: ask for less, or --to-latest")
@@ -97,6 +110,18 @@ mod tests {
             stored_at: at(number.cast_signed()),
         };
         numbers.iter().map(stored).collect()
+    }
+
+    #[test]
+    fn the_beginning_of_the_next_segment_counts_as_far_as_it_goes() {
+        let mut archive = archive(&[5, 6]);
+        let part = LogName::part(7, "000000010000000000000007", &(0..0x1000)).unwrap();
+        archive.push(StoredLog { name: part, bytes: 1, stored_at: at(9) });
+        let said = |target| judge(LAYOUT, 1, STOP, &target, &archive);
+        let latest = said(RecoveryTarget::Latest).unwrap();
+        assert!(latest.contains("reaches into 000000010000000000000007, to 0/7001000, stored at 2025-11-26 11:09"), "{latest}");
+        assert!(said(RecoveryTarget::Lsn(Lsn(0x700_1000))).is_ok() && said(RecoveryTarget::Time(at(9))).is_ok());
+        assert!(said(RecoveryTarget::Lsn(Lsn(0x700_1001))).unwrap_err().contains("lies beyond that"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 use super::{
     archives::{Answer, Archives},
     io,
-    local::has_itself,
+    local::{has_itself, has_more_itself, padded},
     off_thread,
     prefetch::Ahead,
     refused,
@@ -49,7 +49,8 @@ pub enum Delivered {
     AtHand,
 }
 
-/// Delivers a file: under a name of its own first, and whole under the one that the server wants.
+/// Delivers a file: under a name of its own first, and whole under the one that the server wants. Where the archive ends in parts of a segment, that segment is
+/// delivered with zeros for what is not known.
 ///
 /// # Errors
 /// Everything but a proof that there is no such file. A server must not take it for the end of the log.
@@ -60,11 +61,18 @@ pub async fn deliver(request: GetRequest<'_>) -> Result<Delivered, OperationErro
     if !ahead.take(name, to, &clock).await? {
         let bytes = match archives.fetch(name).await? {
             Answer::File(bytes) => bytes,
+            Answer::Absent if name.kind() != LogKind::Segment => return Ok(Delivered::Absent),
             Answer::Absent => {
                 // The end of the log, after which the server asks for its last segment again, and then for the next timeline's history:
                 // what was fetched ahead is of no use any more.
                 ahead.discard();
-                return Ok(Delivered::Absent);
+                let Some(bytes) = beginning(archives, name).await? else { return Ok(Delivered::Absent) };
+                if has_more_itself(directory, name, &bytes) {
+                    return Ok(Delivered::AtHand);
+                }
+                let to = to.to_owned();
+                off_thread(move || write(&to, &bytes)).await?;
+                return Ok(Delivered::File);
             }
             Answer::Gap { .. } if has_itself(directory, name) => return Ok(Delivered::AtHand),
             Answer::Gap { next, site } => {
@@ -87,6 +95,21 @@ pub async fn deliver(request: GetRequest<'_>) -> Result<Delivered, OperationErro
         }
     }
     Ok(Delivered::File)
+}
+
+/// A segment of which only parts are archived, padded to its length; nothing if not even its header is. If it is stored whole meanwhile, that.
+///
+/// # Errors
+/// Those of the sites; if the log went on meanwhile, that it did: the server asks again.
+async fn beginning(archives: &Archives, name: &LogName) -> Result<Option<Vec<u8>>, OperationError> {
+    let Some(bytes) = archives.parts(name).await? else { return Ok(None) };
+    match archives.fetch(name).await? {
+        Answer::Absent => padded(name, bytes).map_err(|detail| refused(name.file(), detail)),
+        Answer::File(whole) => Ok(Some(whole)),
+        Answer::Gap { next, site } => {
+            Err(refused(name.file(), format!("{} came to {site} while parts of it were fetched: try again", next.file())))
+        }
+    }
 }
 
 fn directory_of(to: &Path) -> Result<&Path, OperationError> {

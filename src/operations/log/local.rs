@@ -113,6 +113,30 @@ fn check_segment(system: u64, segment: &str, bytes: &[u8]) -> Result<Segment, St
     page.check(segment, system, bytes.len() as u64)
 }
 
+/// The whole segment that begins with these bytes, with zeros for those that are not known: replay ends where they begin. Nothing if they
+/// are too few to tell how long it is.
+///
+/// # Errors
+/// In words, if they are no such beginning.
+pub(super) fn padded(name: &LogName, mut bytes: Vec<u8>) -> Result<Option<Vec<u8>>, String> {
+    let Some(page) = FirstPage::read(&bytes) else { return Ok(None) };
+    let whole = usize::try_from(page.layout.segment_bytes).unwrap_or(usize::MAX);
+    if bytes.len() > whole || whole as u64 > MAX_LOG_FILE_BYTES {
+        return Err(format!("has parts of {} bytes, and its header says {whole}", bytes.len()));
+    }
+    bytes.resize(whole, 0);
+    check(name, &bytes).map(|()| Some(bytes))
+}
+
+/// Whether a server has all of `ours` of this segment itself, and more: then its own takes it further.
+pub(super) fn has_more_itself(directory: &Path, name: &LogName, ours: &[u8]) -> bool {
+    let Ok(own) = std::fs::read(directory.join(name.file())) else { return false };
+    // What is known ends where there are only zeros.
+    let known = ours.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let begins_alike = own.len() == ours.len() && own.get(..known) == ours.get(..known);
+    begins_alike && own[known..].iter().any(|byte| *byte != 0)
+}
+
 /// Whether a server has this segment itself, and a later one of its timeline as well, so that it is whole.
 pub(super) fn has_itself(directory: &Path, name: &LogName) -> bool {
     let Some(own) = name.segment().filter(|_| name.kind() == LogKind::Segment) else { return false };

@@ -9,7 +9,9 @@
 //!   that is not the file is an error: the server would end its recovery, and become a primary that lacks what was committed.
 //! * Pruning deletes only what lies before the beginning of every recovery point that is there, whoever made it.
 //!
-//! Leaves out on purpose: streaming, and recovery itself.
+//! * What is received from the server beside that ([`receive`]) is stored at every site before its slot lets go of it.
+//!
+//! Leaves out on purpose: recovery itself.
 
 mod archives;
 mod beyond;
@@ -19,6 +21,7 @@ mod local;
 mod prefetch;
 mod prune;
 mod push;
+mod receive;
 mod spool;
 mod status;
 mod upload;
@@ -30,6 +33,7 @@ pub use local::system_below;
 pub use prefetch::{PrefetchRequest, prefetch};
 pub use prune::{LogPruneRequest, prune_log};
 pub use push::{PushRequest, Pushed, push};
+pub use receive::{ReceiveRequest, receive};
 pub use spool::{SiteState, Spool, UploadError, UploadState};
 pub use status::{LogStatusRequest, log_status};
 pub use upload::{OpenLogSite, UploadEnd, UploadRequest, upload};

@@ -5,10 +5,12 @@
 //! A point that is made later may begin earlier, on a timeline that went back; but then its log is stored later than the points that are
 //! there. So nothing goes that was stored after the first of them. Histories of timelines stay.
 //!
+//! Parts of a segment go as soon as it is there whole, whatever points there are.
+//!
 //! Order: the site's time → files → points → files are deleted → keys that no file needs. If we stop here, anywhere, the next prune goes
 //! on. Where a point cannot be read, nothing is deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::coverage::{PhysicalPoint, physical_points};
 use crate::{
@@ -86,7 +88,10 @@ fn doomed<'a>(files: &'a [StoredLog], points: &[PhysicalPoint], report: &mut Log
     for file in files {
         by_system.entry(file.name.system()).or_default().push(file);
     }
-    let mut doomed = Vec::new();
+    let whole: BTreeSet<(u64, &str)> =
+        files.iter().filter(|file| file.name.kind() == LogKind::Segment).map(|file| of(&file.name)).collect();
+    let mut doomed: Vec<&StoredLog> =
+        files.iter().filter(|file| file.name.kind() == LogKind::Part && whole.contains(&of(&file.name))).collect();
     for (system, files) in by_system {
         let own: Vec<&PhysicalPoint> = points.iter().filter(|point| point.layout.system == system).collect();
         let Some(first) = own.iter().min_by_key(|point| point.start) else {
@@ -107,6 +112,11 @@ fn doomed<'a>(files: &'a [StoredLog], points: &[PhysicalPoint], report: &mut Log
     doomed
 }
 
+/// Cluster and segment of a file.
+fn of(name: &LogName) -> (u64, &str) {
+    (name.system(), name.segment().unwrap_or_default())
+}
+
 /// The number of the segment that a file is, or is about; nothing for what always stays.
 fn number(layout: Layout, name: &LogName) -> Option<u64> {
     let segment = name.segment().filter(|_| name.kind() != LogKind::History)?;
@@ -115,6 +125,8 @@ fn number(layout: Layout, name: &LogName) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use chrono::{DateTime, TimeDelta};
 
     use super::{Layout, LogName, LogPruneReport, PhysicalPoint, StoredLog, doomed};
@@ -176,6 +188,25 @@ mod tests {
         let points = [point(1, 1 << 40, LAYOUT)];
         let gone: Vec<_> = doomed(&files, &points, &mut report).into_iter().map(|file| file.name.file()).collect();
         assert_eq!(gone, [names[0]]);
+    }
+
+    #[test]
+    fn parts_go_once_their_segment_is_whole_and_others_only_as_segments_do() {
+        let part = |segment: &str, from, to| LogName::part(7, segment, &(from..to)).unwrap();
+        let (second, third) = ("000000010000000000000002", "000000010000000000000003");
+        let mut files = files(&[second]);
+        for name in [part(second, 0, 50), part(second, 50, 70), part(third, 0, 50), part("000000020000000000000002", 0, 9)] {
+            files.push(StoredLog { name, ..files[0].clone() });
+        }
+        let gone = |points: &[PhysicalPoint]| -> Vec<String> {
+            let doomed = doomed(&files, points, &mut LogPruneReport::default());
+            let names: BTreeSet<String> = doomed.into_iter().map(|file| file.name.to_string()).collect();
+            names.into_iter().map(|name| name[15..].to_owned()).collect()
+        };
+        let parts = ["000000010000000000000002.part-00000000-00000032", "000000010000000000000002.part-00000032-00000046"];
+        assert_eq!(gone(&[]), parts);
+        assert_eq!(gone(&[point(1, 2 << 24, LAYOUT)]), parts);
+        assert_eq!(gone(&[point(1, 4 << 24, LAYOUT)]).len(), 5);
     }
 
     #[test]

@@ -59,13 +59,16 @@ pub async fn log_status(request: LogStatusRequest<'_>) -> Result<LogSiteReport, 
             None => None,
         };
         let layout = layout.filter(|layout| layout.segment_bytes.is_power_of_two() && layout.segment_bytes >= 1 << 20);
-        let newest_at = segments.iter().map(|file| file.stored_at).max();
-        let mut stored = Amount::default();
+        let is_part = |file: &&StoredLog| file.name.kind() == LogKind::Part;
+        let newest_at = segments.iter().copied().chain(files.iter().filter(is_part)).map(|file| file.stored_at).max();
+        let (mut stored, mut parts) = (Amount::default(), Amount::default());
         files.iter().for_each(|file| stored.add(file.bytes));
+        files.iter().filter(is_part).for_each(|file| parts.add(file.bytes));
         let mut found = LogSystem {
             system: system.to_string(),
             segment_bytes: layout.map(|layout| layout.segment_bytes),
             stored,
+            parts,
             newest_at,
             rpo_seconds: newest_at.map(|at| (now - at).as_seconds_f64().max(0.0)),
             timelines: Vec::new(),

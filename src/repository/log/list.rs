@@ -42,17 +42,19 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub async fn segments_after(&self, name: &LogName, most: usize) -> Result<Vec<LogName>> {
+        self.log_after(name, most, &[LogKind::Segment, LogKind::Partial]).await
+    }
+
+    /// The first files of these kinds that belong to later segments of a file's timeline, at most so many.
+    pub(super) async fn log_after(&self, name: &LogName, most: usize, kinds: &[LogKind]) -> Result<Vec<LogName>> {
         let mut found = Vec::new();
         let mut after = name.to_string();
         while found.len() < most {
             let page = page_after(&self.store, &name.folder(), &after).await?;
             let Some(last) = page.last() else { break };
             after.clone_from(last);
-            let segments = page
-                .iter()
-                .filter_map(|key| LogName::parse(key))
-                .filter(|found| matches!(found.kind(), LogKind::Segment | LogKind::Partial) && found.segment() > name.segment());
-            found.extend(segments);
+            let names = page.iter().filter_map(|key| LogName::parse(key));
+            found.extend(names.filter(|found| kinds.contains(&found.kind()) && found.segment() > name.segment()));
         }
         found.truncate(most);
         Ok(found)

@@ -6,6 +6,7 @@
 //! * A file is sealed under a key that lives in one process, for a day at most; the key is stored before anything is sealed under it,
 //!   and lies with the other keys, so that rotation finds it.
 //! * A file that is read is whole and what its name says, or there is an error. Nothing of it is handed out before.
+//! * Of a segment that is not there whole, parts may be: objects of the same form, which [`LogReader::fetch_parts`] joins.
 //! * That a file is not there is told from every other reason not to get it ([`LogAnswer`]).
 //!
 //! Leaves out on purpose: what the bytes mean, and which files are no longer needed (operations decide that).
@@ -13,6 +14,7 @@
 mod format;
 mod list;
 mod name;
+mod parts;
 mod put;
 mod read;
 mod remove;

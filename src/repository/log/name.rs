@@ -1,8 +1,9 @@
 //! What a file of the log is called: by the server, and as an object. Nothing but these few forms is taken, so that no name leads out of
 //! its place.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
+use super::MAX_LOG_FILE_BYTES;
 use crate::repository::format::LOG;
 
 /// What a file is, by its name.
@@ -16,6 +17,9 @@ pub enum LogKind {
     Backup,
     /// From where a timeline came: `<8 digits>.history`.
     History,
+    /// Some bytes of a segment that the server was still writing: `<24 digits>.part-<8 digits>-<8 digits>`, from and to. The server knows
+    /// no such file.
+    Part,
 }
 
 /// A file of a cluster's log.
@@ -33,12 +37,27 @@ impl LogName {
         Some(Self { system, file: file.to_owned(), kind: kind_of(file)? })
     }
 
+    /// These bytes of a segment; nothing for a range without bytes or of more than a segment may have.
+    pub fn part(system: u64, segment: &str, range: &Range<u64>) -> Option<Self> {
+        let is_one = is_hex(segment, 24) && range.start < range.end && range.end <= MAX_LOG_FILE_BYTES;
+        is_one.then(|| Self { system, file: format!("{segment}.part-{:08X}-{:08X}", range.start, range.end), kind: LogKind::Part })
+    }
+
     /// Reads the key of an object; nothing for one that is none, or is written in another way than ours.
     pub fn parse(key: &str) -> Option<Self> {
         let mut parts = key.strip_prefix(LOG)?.splitn(3, '/');
         let (system, _, file) = (parts.next()?, parts.next()?, parts.next()?);
-        let name = Self::new(system.parse().ok()?, file)?;
+        let system = system.parse().ok()?;
+        let name = Self::new(system, file).or_else(|| {
+            let (segment, range) = file.split_once('.')?;
+            Self::part(system, segment, &range_of(range)?)
+        })?;
         (name.to_string() == key).then_some(name)
+    }
+
+    /// Which bytes of its segment a part has.
+    pub fn range(&self) -> Option<Range<u64>> {
+        range_of(self.file.split_once('.')?.1)
     }
 
     /// The cluster's system identifier.
@@ -87,6 +106,13 @@ pub(super) fn system_folder(system: u64) -> String {
 /// As the server writes numbers into names: upper case.
 fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))
+}
+
+/// Reads `part-<from>-<to>`.
+fn range_of(text: &str) -> Option<Range<u64>> {
+    let (from, to) = text.strip_prefix("part-")?.split_once('-')?;
+    let number = |text: &str| is_hex(text, 8).then(|| u64::from_str_radix(text, 16).ok())?;
+    Some(number(from)?..number(to)?)
 }
 
 fn kind_of(file: &str) -> Option<LogKind> {
@@ -147,6 +173,42 @@ mod tests {
         {
             let other = format!("{segment}{ending}");
             assert_eq!(LogName::new(1, &other).is_some(), ending.is_empty(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_an_object_and_no_file_of_a_server() {
+        let segment = "0000000A000000010000000F";
+        let key = format!("wal/7/0000000A/{segment}.part-0000002A-00FFFFFF");
+        let name = LogName::part(7, segment, &(42..0xFF_FFFF)).unwrap();
+        assert_eq!(
+            (name.to_string(), name.kind(), name.segment(), name.timeline()),
+            (key.clone(), LogKind::Part, Some(segment), 10)
+        );
+        assert_eq!((LogName::parse(&key), name.range()), (Some(name.clone()), Some(42..0xFF_FFFF)));
+        assert_eq!(LogName::new(7, name.file()), None);
+        assert_eq!(LogName::new(7, segment).unwrap().range(), None);
+        let most = 128 << 20;
+        assert!(LogName::part(7, segment, &(0..most)).is_some());
+        for hostile in [5..5, 6..5, 0..0, 0..most + 1, most..most + 1, u64::MAX - 1..u64::MAX] {
+            assert_eq!(LogName::part(7, segment, &hostile), None, "{hostile:?}");
+        }
+        for (from, to) in [
+            ("0000002A-00FFFFFF", "00000000-00000000"),
+            ("0000002A-00FFFFFF", "00FFFFFF-0000002A"),
+            ("0000002A-00FFFFFF", "0000002A-08000001"),
+            ("0000002A-00FFFFFF", "0000002A-FFFFFFFF"),
+            ("00FFFFFF", "00ffffff"),
+            ("-00FFFFFF", ""),
+            ("00FFFFFF", "00FFFFFF-00FFFFFF"),
+            ("0000002A", "000000002A"),
+            ("0000002A", "+000002A"),
+            (".part", ".Part"),
+            (".part", ".partial.part"),
+            (".part", ""),
+        ] {
+            let other = key.replace(from, to);
+            assert_eq!(LogName::parse(&other), None, "{other}");
         }
     }
 

@@ -104,7 +104,9 @@ impl Repository {
         if name.kind() == LogKind::History {
             return Ok(LogAnswer::Absent);
         }
-        Ok(match self.segments_after(name, 1).await?.pop() {
+        // A part counts: whoever stores one has stored all segments before.
+        let later = [LogKind::Segment, LogKind::Partial, LogKind::Part];
+        Ok(match self.log_after(name, 1, &later).await?.pop() {
             Some(next) => LogAnswer::Gap { next },
             None => LogAnswer::Absent,
         })

@@ -51,6 +51,8 @@ const MARKER: &str = "farshore-scratch-cluster";
 const LONGEST_SOCKET_DIRECTORY: usize = 90;
 /// How long the server may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Lines of its log that are told when it does not come up, and among how many of the last they are looked for.
+const REASON_LINES: (usize, usize) = (5, 40);
 /// How long replaying a log may take.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
@@ -144,8 +146,7 @@ impl ScratchCluster {
             let ended = self.server.try_wait().map_err(SourceError::io("the scratch cluster"))?;
             if ended.is_some() || since.elapsed() > patience {
                 let log = fs::read_to_string(self.place.directory.join("log")).unwrap_or_default();
-                let end: Vec<&str> = log.lines().rev().take(5).collect();
-                let end = end.into_iter().rev().collect::<Vec<_>>().join("; ");
+                let end = reason(&log);
                 return Err(SourceError::Program {
                     program: "postgres".to_owned(),
                     detail: format!("the server on {} did not come up: {end}; {}", self.place.data.display(), self.place.remedy),
@@ -154,6 +155,15 @@ impl ScratchCluster {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// Lines of a log that say why a server ended: not what it goes on to tell of its own end.
+fn reason(log: &str) -> String {
+    let (told, among) = REASON_LINES;
+    let last: Vec<&str> = log.lines().rev().take(among).collect();
+    let telling: Vec<&str> = last.iter().copied().filter(|line| !line.contains("LOG:  ")).take(told).collect();
+    let chosen = if telling.is_empty() { last.into_iter().take(told).collect() } else { telling };
+    chosen.into_iter().rev().collect::<Vec<_>>().join("; ")
 }
 
 impl Drop for ScratchCluster {

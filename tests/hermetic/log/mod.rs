@@ -5,6 +5,7 @@ mod faults;
 mod get;
 mod keys;
 mod killed;
+mod parts;
 mod prefetch;
 mod prune;
 mod push;

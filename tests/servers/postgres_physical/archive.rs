@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::PathBuf,
-    process::Output,
+    process::{Command, Output},
     time::{Duration, Instant},
 };
 
@@ -16,12 +16,12 @@ use crate::{
 };
 
 /// What the server's user needs for archiving: a policy, keys, a site, a spool.
-pub struct Archive {
+pub(super) struct Archive {
     place: TempDir,
 }
 
 impl Archive {
-    pub fn new(wal: &str) -> Self {
+    pub(super) fn new(wal: &str) -> Self {
         let archive = Self { place: directory() };
         let key = |file: &str| {
             let output = archive.farshore(&["key", "generate", "--output", &archive.text(file)]);
@@ -43,18 +43,30 @@ impl Archive {
         archive
     }
 
-    pub fn text(&self, name: &str) -> String {
+    pub(super) fn text(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.place.path().join(name)
     }
 
-    /// The program as the server's user.
-    pub fn farshore(&self, arguments: &[&str]) -> Output {
+    /// From now on the policy's cluster is reached by this address.
+    pub(super) fn follows(&self, url: &str) {
+        let policy = fs::read_to_string(self.path("policy.toml")).unwrap();
+        fs::write(self.path("policy.toml"), policy.replace("postgres://farshore@/postgres", url)).unwrap();
+    }
+
+    /// The program as the server's user, to be started.
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = as_postgres(env!("CARGO_BIN_EXE_farshore").into());
-        command.args(arguments).env("FARSHORE_CACHE_DIR", self.path("cache")).current_dir(self.place.path()).output().unwrap()
+        command.args(arguments).env("FARSHORE_CACHE_DIR", self.path("cache")).current_dir(self.place.path());
+        command
+    }
+
+    /// The program as the server's user.
+    pub(super) fn farshore(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
     }
 
     fn program(&self) -> String {
@@ -62,12 +74,12 @@ impl Archive {
     }
 
     /// A primary that archives here.
-    pub fn primary(&self, server: Server) -> Cluster {
+    pub(super) fn primary(&self, server: Server) -> Cluster {
         let command = format!("archive_command={} wal push --wait 3s {} %p", self.program(), self.text("policy.toml"));
         Cluster::new(server, &["archive_mode=on", &command, "wal_keep_size=0", "autovacuum=off", "checkpoint_timeout=30s"])
     }
 
-    fn restore_command(&self) -> String {
+    pub(super) fn restore_command(&self) -> String {
         format!(
             "restore_command={} wal get --identity {} {} %f %p",
             self.program(),
@@ -77,7 +89,7 @@ impl Archive {
     }
 
     /// Segments at the site, by name, with the paths of their objects.
-    pub fn segments(&self) -> Vec<(String, PathBuf)> {
+    pub(super) fn segments(&self) -> Vec<(String, PathBuf)> {
         let mut found: Vec<(String, PathBuf)> = tree(&self.path("site/wal"))
             .into_keys()
             .map(|key| (key.rsplit('/').next().unwrap().to_owned(), self.path("site/wal").join(&key)))
@@ -113,7 +125,7 @@ pub fn load(primary: &Cluster, round: u32) {
 }
 
 /// A base backup without any log, on which a recovery begins.
-fn base(primary: &Cluster, settings: &[&str]) -> Cluster {
+pub(super) fn base(primary: &Cluster, settings: &[&str]) -> Cluster {
     let copy = Cluster::unstarted(primary.server, settings);
     let mut basebackup = primary.program("pg_basebackup");
     basebackup.arg("-D").arg(copy.data()).args(["-c", "fast", "--no-sync", "-X", "none"]);

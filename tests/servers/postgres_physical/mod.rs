@@ -10,6 +10,7 @@ mod failures;
 mod incremental;
 mod load;
 mod point_in_time;
+mod receive;
 mod restore;
 mod rights;
 mod standby;

@@ -141,6 +141,6 @@ impl Log<'_> {
 }
 
 /// `00000002.history`.
-fn is_history(name: &str) -> bool {
+pub fn is_history(name: &str) -> bool {
     name.strip_suffix(".history").is_some_and(|number| number.len() == 8 && number.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }

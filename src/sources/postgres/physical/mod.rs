@@ -33,10 +33,12 @@ mod data;
 mod examine;
 mod existing;
 pub mod facts;
+mod follow;
 mod handed;
 mod history;
 mod incremental;
 mod label;
+mod lineage;
 mod listing;
 mod log;
 mod outside;
@@ -57,12 +59,14 @@ mod wal;
 pub use capture::{PhysicalOptions, PostgresPhysical};
 pub use changes::{Changes, PIECE_BYTES};
 pub use control::Control;
+pub use follow::{Follower, Held, Stand};
 pub use label::Lsn;
+pub use lineage::Lineage;
 pub use recovery::{Action, Fetch, Recovery, RecoveryTarget, Timeline};
 pub use scratch::PhysicalScratch;
 pub use start::Start;
 pub use target::{PhysicalTarget, PhysicalTargetOptions};
-pub use wal::{FirstPage, Layout, Segment};
+pub use wal::{FirstPage, Layout, Segment, SegmentCheck};
 
 /// Where the entries of each kind lie in a snapshot.
 const CONFIG: &str = "config/";

@@ -1,0 +1,119 @@
+//! What the sites take from: the one session with the server, and the last few segments as far as they are known.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{Mutex, watch};
+
+use crate::sources::{
+    SourceError,
+    postgres::physical::{Follower, Layout, Lineage, Lsn, Segment, SegmentCheck},
+};
+
+/// Bytes of segments that are kept, so that several sites, and parts and the whole, take one read; two segments at least.
+const KEPT_BYTES: u64 = 64 << 20;
+
+/// How the server's log stands, for the sites to go by.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    pub(super) layout: Layout,
+    /// As far as the log is on the server's disk.
+    pub(super) end: Lsn,
+    pub(super) lineage: Arc<Lineage>,
+    /// By name.
+    pub(super) histories: Arc<Vec<(String, Bytes)>>,
+    /// The first segment to begin with.
+    pub(super) first: u64,
+    /// The first segment that the slot holds; what is before may go at any time.
+    pub(super) held: u64,
+    /// There will be no other: whoever has stored this much ends.
+    pub(super) is_last: bool,
+}
+
+/// A segment as far as it was read.
+struct Open {
+    segment: Segment,
+    bytes: Vec<u8>,
+    check: SegmentCheck,
+}
+
+#[derive(Default)]
+pub(super) struct Line {
+    /// Nothing while there is no connection.
+    pub(super) follower: Option<Follower>,
+    /// The one used last at the end.
+    open: Vec<Open>,
+}
+
+/// What a read brought.
+pub(super) enum Read {
+    Bytes(Bytes),
+    /// The server does not have the segment, or not any more.
+    Gone(String),
+    /// There is no connection now; it is being seen to.
+    Away,
+}
+
+pub(super) struct Feed {
+    pub(super) line: Mutex<Line>,
+    pub(super) view: watch::Sender<Option<View>>,
+}
+
+impl Feed {
+    pub(super) fn new() -> Self {
+        Self { line: Mutex::default(), view: watch::Sender::new(None) }
+    }
+
+    /// Reads these bytes of a segment, all of which must be on the server's disk.
+    pub(super) async fn read(&self, layout: Layout, segment: Segment, from: u64, to: u64) -> Read {
+        let mut line = self.line.lock().await;
+        match line.read(layout, segment, from, to).await {
+            Ok(read) => read,
+            // Rows may still be on their way: the next statement begins on a new connection.
+            Err(error) => {
+                line.follower = None;
+                match error {
+                    SourceError::Unfit { subject, detail } => Read::Gone(format!("{subject}: {detail}")),
+                    _ => Read::Away,
+                }
+            }
+        }
+    }
+
+    /// Reads a whole segment, so that the next who wants it has it at once.
+    pub(super) async fn warm(&self, layout: Layout, segment: Segment) {
+        // Whoever wants it meets the error.
+        drop(self.read(layout, segment, 0, layout.segment_bytes).await);
+    }
+}
+
+impl Line {
+    async fn read(&mut self, layout: Layout, segment: Segment, from: u64, to: u64) -> Result<Read, SourceError> {
+        let mut open = match self.open.iter().position(|open| open.segment == segment) {
+            Some(at) => self.open.remove(at),
+            // All that is read is on the server's disk, so that every page must be right.
+            None => Open { segment, bytes: Vec::new(), check: layout.check(segment, 1, Lsn(u64::MAX)) },
+        };
+        if (open.bytes.len() as u64) < to {
+            let Some(follower) = &self.follower else { return Ok(Read::Away) };
+            let name = layout.name(segment);
+            // One that failed is not kept: it is read anew from its beginning.
+            if !follower.read(&name, &mut open.bytes, &mut open.check, to).await? {
+                return Ok(Read::Gone(format!("pg_wal/{name} is not there")));
+            }
+        }
+        let range = usize::try_from(from).unwrap_or(usize::MAX)..usize::try_from(to).unwrap_or(usize::MAX);
+        let bytes = Bytes::copy_from_slice(&open.bytes[range]);
+        let most = usize::try_from(KEPT_BYTES / layout.segment_bytes).unwrap_or(2).max(2);
+        if self.open.len() >= most {
+            self.open.remove(0);
+        }
+        self.open.push(open);
+        Ok(Read::Bytes(bytes))
+    }
+
+    /// Forgets what was read: another server may have other bytes.
+    pub(super) fn forget(&mut self) {
+        self.open.clear();
+    }
+}

@@ -1,0 +1,240 @@
+//! One site: everything in the order of the log, one file after the other, so that there is never a hole at the site, whenever the region is lost.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{
+    feed::{Feed, Read, View},
+    refused,
+};
+use crate::{
+    clock::SharedClock,
+    operations::{OperationError, log::OpenLogSite},
+    repository::{LogName, LogPut, LogWriter},
+    sources::postgres::physical::Segment,
+};
+
+/// A site that failed is tried again after this, and then after ever longer.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// The header of a segment, without which nobody can tell its parts. Bytes.
+const LEAST_PART_BYTES: u64 = 64;
+
+/// The first segment that a site does not have for sure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Next {
+    /// The server's timeline when this was so.
+    pub(super) timeline: u32,
+    pub(super) number: u64,
+}
+
+/// A site, and how far it has the log.
+pub(super) struct Site<'a> {
+    pub(super) site: Arc<dyn OpenLogSite>,
+    pub(super) feed: &'a Feed,
+    pub(super) part_every: Duration,
+    pub(super) clock: SharedClock,
+    /// Nothing before it has begun.
+    pub(super) next: &'a watch::Sender<Option<Next>>,
+    writer: Option<LogWriter>,
+    /// The segment of which it has parts, and as far as they go.
+    part: Option<(Segment, u64)>,
+    part_at: Option<Duration>,
+    histories: HashSet<String>,
+    complaint: Option<String>,
+}
+
+/// What a step came to.
+#[derive(PartialEq, Eq)]
+enum Step {
+    /// There may be more to do.
+    Done,
+    /// It has all that there is, or all but a part whose time has not come.
+    Idle,
+    /// Nothing can be read now.
+    Away,
+}
+
+impl<'a> Site<'a> {
+    pub(super) fn new(
+        site: Arc<dyn OpenLogSite>,
+        feed: &'a Feed,
+        part_every: Duration,
+        clock: SharedClock,
+        next: &'a watch::Sender<Option<Next>>,
+    ) -> Self {
+        let (writer, part, part_at, complaint) = (None, None, None, None);
+        Self { site, feed, part_every, clock, next, writer, part, part_at, histories: HashSet::new(), complaint }
+    }
+
+    /// Stores what there is, for as long as there may be more. Returns whether it has everything of the last view.
+    pub(super) async fn run(mut self) -> bool {
+        let mut views = self.feed.view.subscribe();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Some(view) = views.borrow_and_update().clone() else {
+                if views.changed().await.is_err() {
+                    return false;
+                }
+                continue;
+            };
+            self.begin(&view);
+            let is_last = view.is_last;
+            match self.step(&view).await {
+                Ok(Step::Done) => {
+                    pause = FIRST_PAUSE;
+                    if self.complaint.take().is_some() {
+                        tracing::info!(site = self.site.name(), "takes the log again");
+                    }
+                }
+                Ok(step) if is_last => return step == Step::Idle,
+                Ok(_) => self.wait(&mut views, self.until_part()).await,
+                Err(error) => {
+                    self.writer = None;
+                    self.complain(error.to_string());
+                    if is_last {
+                        return false;
+                    }
+                    self.wait_out(&mut views, pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Waits for another view, at most so long.
+    async fn wait(&self, views: &mut watch::Receiver<Option<View>>, most: Duration) {
+        let _ = tokio::time::timeout(most, views.changed()).await;
+    }
+
+    /// Waits so long, or until the end is near.
+    async fn wait_out(&self, views: &mut watch::Receiver<Option<View>>, pause: Duration) {
+        let ends = views.wait_for(|view| view.as_ref().is_some_and(|view| view.is_last));
+        let _ = tokio::time::timeout(pause, ends).await;
+    }
+
+    fn until_part(&self) -> Duration {
+        let since = self.part_at.map_or(self.part_every, |at| self.clock.monotonic().saturating_sub(at));
+        self.part_every.saturating_sub(since).max(Duration::from_millis(50))
+    }
+
+    /// Where to go on: on another timeline from where that one begins, and never before what the server has.
+    fn begin(&mut self, view: &View) {
+        let before = *self.next.borrow();
+        let mut number = before.map_or(view.first, |next| next.number);
+        if let Some(differs) = before.and_then(|next| view.lineage.differs_from(view.layout, next.timeline)) {
+            number = number.min(differs);
+        }
+        if number < view.first {
+            let name = |number| view.layout.name(view.lineage.segment(view.layout, number));
+            tracing::error!(
+                site = self.site.name(),
+                "the server has no log before {}, and the site does not have {} and what follows it: the archive has a gap. Make a backup now, which begins behind it",
+                name(view.first),
+                name(number)
+            );
+            number = view.first;
+        }
+        self.goes_on(view, number);
+    }
+
+    fn goes_on(&self, view: &View, number: u64) {
+        let next = Some(Next { timeline: view.lineage.timeline(), number });
+        self.next.send_if_modified(|before| std::mem::replace(before, next) != next);
+    }
+
+    fn complain(&mut self, message: String) {
+        if self.complaint.as_ref() != Some(&message) {
+            tracing::warn!(site = self.site.name(), "does not take the log, which waits at the server: {message}");
+            self.complaint = Some(message);
+        }
+    }
+
+    /// Stores one file more.
+    async fn step(&mut self, view: &View) -> Result<Step, OperationError> {
+        for (file, bytes) in view.histories.iter() {
+            if self.histories.contains(file) {
+                continue;
+            }
+            let name = LogName::new(view.layout.system, file).ok_or_else(|| refused(file, "is no history"))?;
+            self.put(&name, bytes.clone()).await?;
+            self.histories.insert(file.clone());
+            return Ok(Step::Done);
+        }
+        let next = self.next.borrow().map_or(view.first, |next| next.number);
+        let segment = view.lineage.segment(view.layout, next);
+        if next < view.layout.segment_of(view.end) { self.whole(view, segment).await } else { self.part(view, segment).await }
+    }
+
+    async fn whole(&mut self, view: &View, segment: Segment) -> Result<Step, OperationError> {
+        let (layout, name) = (view.layout, view.layout.name(segment));
+        let bytes = match self.feed.read(layout, segment, 0, layout.segment_bytes).await {
+            Read::Bytes(bytes) => bytes,
+            Read::Away => return Ok(Step::Away),
+            Read::Gone(why) if segment.number < view.held => {
+                tracing::error!(
+                    site = self.site.name(),
+                    "{why}: the archive has a gap at {name}. Make a backup now, which begins behind it"
+                );
+                self.goes_on(view, segment.number + 1);
+                return Ok(Step::Done);
+            }
+            Read::Gone(why) => return Err(refused(name, format!("{why}, although the slot holds it"))),
+        };
+        let file = LogName::new(layout.system, &name).ok_or_else(|| refused(&name, "is no name of a segment"))?;
+        let following = view.lineage.segment(layout, segment.number + 1);
+        let feed = self.feed;
+        let ahead = async {
+            if following.number < layout.segment_of(view.end) {
+                feed.warm(layout, following).await;
+            }
+        };
+        let (stored, ()) = tokio::join!(self.put(&file, bytes), ahead);
+        stored?;
+        self.part = None;
+        self.goes_on(view, segment.number + 1);
+        Ok(Step::Done)
+    }
+
+    async fn part(&mut self, view: &View, segment: Segment) -> Result<Step, OperationError> {
+        let (layout, to) = (view.layout, view.end.0 % view.layout.segment_bytes);
+        let from = self.part.filter(|(of, _)| *of == segment).map_or(0, |(_, to)| to);
+        let is_due = view.is_last || self.part_at.is_none_or(|at| self.clock.monotonic().saturating_sub(at) >= self.part_every);
+        // The server may be behind what was read of another one, before it was replaced.
+        let is_there = segment.number == layout.segment_of(view.end) && to > from && to >= LEAST_PART_BYTES;
+        if !is_there || !is_due {
+            return Ok(Step::Idle);
+        }
+        let name = layout.name(segment);
+        let bytes = match self.feed.read(layout, segment, from, to).await {
+            Read::Bytes(bytes) => bytes,
+            Read::Away => return Ok(Step::Away),
+            Read::Gone(why) => return Err(refused(name, why)),
+        };
+        let file = LogName::part(layout.system, &name, &(from..to)).ok_or_else(|| refused(&name, "is no name of a segment"))?;
+        let began = self.clock.monotonic();
+        self.put(&file, bytes).await?;
+        (self.part, self.part_at) = (Some((segment, to)), Some(began));
+        Ok(Step::Done)
+    }
+
+    /// Stores a file; it is confirmed when this returns.
+    async fn put(&mut self, name: &LogName, bytes: Bytes) -> Result<(), OperationError> {
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => self.site.open().await?,
+        };
+        match self.writer.insert(writer).put(name, bytes).await? {
+            LogPut::Stored | LogPut::There => Ok(()),
+            LogPut::Other { place } => Err(refused(
+                place,
+                format!(
+                    "another file of this name with other bytes is archived, so that nothing more of timeline {} is: two servers with one identity write to this archive, as after a fail-over when the old primary still runs. Stop the wrong one; if this is the right one, archive it to another site",
+                    name.timeline()
+                ),
+            )),
+        }
+    }
+}
