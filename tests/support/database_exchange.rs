@@ -177,6 +177,11 @@ impl Exchange {
         Self { delay, ..self }
     }
 
+    /// Contents that are finished.
+    pub fn finished(&self) -> usize {
+        self.contents.lock().unwrap().len()
+    }
+
     pub fn all_entries(&self) -> Vec<Entry> {
         self.entries.lock().unwrap().clone()
     }

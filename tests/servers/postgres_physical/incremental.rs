@@ -35,7 +35,7 @@ const ROUNDS: [(&[Work], &[Work]); 6] = [
                 "app",
                 "UPDATE big SET words = words || '.' WHERE id % 911 = 3; SELECT nextval('counter') FROM generate_series(1, 50)",
             ),
-            ("app", "DELETE FROM big WHERE id >= 100000; UPDATE big SET words = upper(words) WHERE id % 313 = 1"),
+            ("app", "DELETE FROM big WHERE id >= 100000; UPDATE big SET words = upper(words) WHERE id % 313 = 1; CHECKPOINT"),
         ],
         // Bits of the visibility map are cleared, which no summary says.
         &[(

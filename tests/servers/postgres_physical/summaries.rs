@@ -1,6 +1,6 @@
 //! The server's summaries of its log: read as the server itself reads them, and not believed without need.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use farshore::sources::{
     Captured,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     postgres::{Server, run},
-    support::soak,
+    support::{database_exchange::Exchange, soak},
 };
 
 fn files(cluster: &Cluster) -> Vec<PathBuf> {
@@ -192,6 +192,30 @@ async fn everything_is_read_with_the_reason_when_a_summary_is_gone_or_not_whole(
     cluster.start();
     let (_, captured) = follow(&cluster, Some((&first.0, &first.1))).await;
     assert!(reading(&captured).contains("incremental"), "a setting on the command line outweighs it: {}", reading(&captured));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_while_the_earlier_capture_ran_is_read_again() {
+    let cluster = summarised(Server::Eighteen, &[]);
+    cluster.psql("app", "CREATE TABLE rows AS SELECT n AS id, repeat('x', 500) AS words FROM generate_series(1, 20000) n; VACUUM");
+    let earlier = Exchange::slow(Duration::from_millis(3));
+    let source = cluster.source("app");
+    let change = async {
+        // The largest file is read first, and alone.
+        while earlier.finished() < 20 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        // The checkpoint ends a summary: what comes before the earlier one's end is in another than what comes after.
+        tokio::task::block_in_place(|| cluster.psql("app", "UPDATE rows SET words = 'changed' WHERE id % 700 = 0; CHECKPOINT"));
+    };
+    let (captured, ()) = tokio::join!(earlier.capture(&source, 1), change);
+    let captured = captured.unwrap();
+    let path = format!("data/{}", cluster.psql("app", "SELECT pg_relation_filepath('rows')"));
+    assert!(!earlier.bytes(&path).windows(7).any(|bytes| bytes == b"changed"), "it was read before it changed");
+    let next = follow(&cluster, Some((&earlier, &captured))).await;
+    assert!(reading(&next.1).contains("incremental"), "{}", reading(&next.1));
+    let full = follow(&cluster, None).await;
+    assert_eq!(differences(&next.0, &full.0), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
