@@ -168,12 +168,9 @@ pub(super) fn fetch(facts: &PhysicalFacts, place: &PlaceArgs, policy: Option<&st
     if place.first_versions {
         argv.push("--first-versions".to_owned());
     }
-    if let Some(policy) = policy {
-        // A name is looked up at the same place by whoever calls.
-        let path = PathBuf::from(policy);
-        argv.push(if path.exists() { absolute(&path)? } else { policy.to_owned() });
-    }
-    Ok(Fetch { argv, identities, found })
+    // A name is looked up at the same place by whoever calls.
+    let policy = policy.map(|policy| if Path::new(policy).exists() { absolute(Path::new(policy)) } else { Ok(policy.to_owned()) });
+    Ok(Fetch { argv, identities, policy: policy.transpose()?, found })
 }
 
 /// An identity that only a person can open is of no use to the server.

@@ -87,6 +87,9 @@ pub async fn upload(request: UploadRequest<'_>) -> Result<UploadEnd, OperationEr
         let work = Work::begin(&request);
         work.tell()?;
         let ends = join_all((0..request.sites.len()).map(|site| work.site(site))).await;
+        if !request.spool.directory().exists() {
+            return Ok(UploadEnd::Idle);
+        }
         work.tell()?;
         let end = ends.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().max_by_key(|end| *end == UploadEnd::Changed);
         let end = end.unwrap_or(UploadEnd::Idle);
@@ -163,6 +166,10 @@ impl<'a> Work<'a> {
                 return Ok(UploadEnd::Changed);
             }
             let spool = Arc::clone(&request.spool);
+            if !spool.directory().exists() {
+                // Somebody took it away, and a push makes it anew.
+                return Ok(UploadEnd::Idle);
+            }
             let waiting = off_thread(move || spool.waiting()).await?;
             let now = request.clock.monotonic();
             if !waiting.is_empty() {

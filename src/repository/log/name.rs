@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(LogName::new(7, segment).unwrap().range(), None);
         let most = 128 << 20;
         assert!(LogName::part(7, segment, &(0..most)).is_some());
-        for hostile in [5..5, 6..5, 0..0, 0..most + 1, most..most + 1, u64::MAX - 1..u64::MAX] {
+        for hostile in [5..5, std::ops::Range { start: 6, end: 5 }, 0..0, 0..most + 1, most..most + 1, u64::MAX - 1..u64::MAX] {
             assert_eq!(LogName::part(7, segment, &hostile), None, "{hostile:?}");
         }
         for (from, to) in [

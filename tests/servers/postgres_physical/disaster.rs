@@ -28,9 +28,11 @@ impl Operator<'_> {
 
     fn restore(&self, name: &str, more: &[&str]) -> Output {
         let (to, bin) = (self.archive.text(name), self.server.bin().display().to_string());
-        let site = self.archive.text("site");
-        let words = ["restore", "--site", &site, "latest", "--source", "db", "--to", &to, "--bin-directory", &bin];
-        self.run(&words.into_iter().chain(more.iter().copied()).collect::<Vec<_>>())
+        let (site, policy) = (self.archive.text("site"), self.archive.text("policy.toml"));
+        // By the policy, or on the bad day without.
+        let from: &[&str] = if name == "now" { &[&policy, "latest", "--site", "far"] } else { &["latest", "--site", &site] };
+        let words: &[&str] = &["--source", "db", "--to", &to, "--bin-directory", &bin];
+        self.run(&[&["restore"], from, words, more].concat())
     }
 
     fn restored(&self, name: &str, more: &[&str]) -> Value {

@@ -111,6 +111,9 @@ pub async fn receive(request: ReceiveRequest) -> Result<(), OperationError> {
     Ok(())
 }
 
+/// Names and bytes of the histories of timelines.
+type Histories = Arc<Vec<(String, Bytes)>>;
+
 /// What went wrong at the server.
 enum Trouble {
     /// It may pass by itself.
@@ -132,7 +135,7 @@ struct Watched<'a> {
     /// Of each site the first segment that it does not have.
     confirmed: &'a [watch::Sender<Option<Next>>],
     /// Its log, and what it came out of.
-    known: Option<(Layout, Arc<Lineage>, Arc<Vec<(String, Bytes)>>)>,
+    known: Option<(Layout, Arc<Lineage>, Histories)>,
     /// The first segment to begin with, and the first that the slot holds. Nothing until that is known of this connection.
     first: Option<(u64, u64)>,
     /// When the slot was moved or touched last.

@@ -69,7 +69,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let own = place.path().join("key.txt");
         std::fs::write(&own, "AGE-SECRET-KEY-1").unwrap();
-        let fetch = Fetch { argv: vec!["get".to_owned()], identities: vec![own.clone()], found: String::new() };
+        let fetch = Fetch { argv: vec!["get".to_owned()], identities: vec![own.clone()], ..Fetch::default() };
         let handed = Handed::to(&fetch, (65_534, 65_534)).unwrap();
         let copy = handed.fetch.identities[0].clone();
         assert!(handed.setting().starts_with("restore_command='get' '--identity' '/"), "{}", handed.setting());

@@ -63,8 +63,10 @@ pub enum Action {
 /// What a server calls for each file of the log that it wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fetch {
-    /// The program and its arguments, without those below; the file's name and where to put it come last.
+    /// The program and its options, without those below; the file's name and where to put it come last.
     pub argv: Vec<String>,
+    /// The policy, where one is meant: it stands right before the file's name.
+    pub policy: Option<String>,
     /// Files with what opens the log, each handed over by `--identity`. The server's user must be able to read them.
     pub identities: Vec<PathBuf>,
     /// What the archive has, in words, for the plan.
@@ -75,7 +77,7 @@ impl Fetch {
     /// As a `restore_command`: words for a shell, in which a percent sign has a meaning for the server.
     pub fn command(&self) -> String {
         let identities = self.identities.iter().flat_map(|path| ["--identity".to_owned(), path.display().to_string()]);
-        let words = self.argv.iter().cloned().chain(identities);
+        let words = self.argv.iter().cloned().chain(identities).chain(self.policy.clone());
         let quoted = words.map(|word| format!("'{}'", word.replace('\'', "'\\''").replace('%', "%%")));
         quoted.chain(["%f".to_owned(), "\"%p\"".to_owned()]).collect::<Vec<_>>().join(" ")
     }
@@ -258,11 +260,12 @@ mod tests {
             fetch: Some(Fetch {
                 argv: vec!["/opt/it's/farshore".to_owned(), "a\nb".to_owned()],
                 identities: vec!["100%".into()],
+                policy: Some("p".to_owned()),
                 found: String::new(),
             }),
             archives: true,
         };
-        let expected = "restore_command = '''/opt/it''\\\\''''s/farshore'' ''a\\nb'' ''--identity'' ''100%%'' %f \"%p\"'\n\
+        let expected = "restore_command = '''/opt/it''\\\\''''s/farshore'' ''a\\nb'' ''--identity'' ''100%%'' ''p'' %f \"%p\"'\n\
                         recovery_target = ''\nrecovery_target_lsn = ''\nrecovery_target_time = ''\nrecovery_target_xid = ''\n\
                         recovery_target_name = 'it''s \\\\ here'\nrecovery_target_inclusive = 'off'\nrecovery_target_action = 'pause'\n\
                         recovery_target_timeline = '3'\n";
