@@ -61,12 +61,12 @@ pub async fn deliver(request: GetRequest<'_>) -> Result<Delivered, OperationErro
     if !ahead.take(name, to, &clock).await? {
         let bytes = match archives.fetch(name).await? {
             Answer::File(bytes) => bytes,
-            Answer::Absent if name.kind() != LogKind::Segment => return Ok(Delivered::Absent),
             Answer::Absent => {
                 // The end of the log, after which the server asks for its last segment again, and then for the next timeline's history:
                 // what was fetched ahead is of no use any more.
                 ahead.discard();
-                let Some(bytes) = beginning(archives, name).await? else { return Ok(Delivered::Absent) };
+                let beginning = if name.kind() == LogKind::Segment { beginning(archives, name).await? } else { None };
+                let Some(bytes) = beginning else { return Ok(Delivered::Absent) };
                 if has_more_itself(directory, name, &bytes) {
                     return Ok(Delivered::AtHand);
                 }
