@@ -156,6 +156,12 @@ async fn a_restore_stops_at_every_kind_of_target_and_says_how_far_it_came() {
     past.restore(&waiting.data(), recovery, false).await.unwrap();
     std::fs::write(waiting.data().join("postgresql.conf"), "").unwrap();
     assert!(waiting.try_start_waiting(), "{}", waiting.log());
+    // It can be read as soon as it is consistent, and that is before it is there.
+    let since = std::time::Instant::now();
+    while waiting.psql("app", "SELECT pg_get_wal_replay_pause_state()") != "paused" {
+        assert!(since.elapsed().as_secs() < 60, "{}", waiting.log());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     assert_eq!(
         waiting.psql("app", "SELECT count(*), pg_is_in_recovery(), pg_get_wal_replay_pause_state() FROM markers"),
         format!("{}|t|paused", number + 1)
