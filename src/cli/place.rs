@@ -41,6 +41,11 @@ pub(super) struct Words {
 }
 
 impl PlaceArgs {
+    /// A site of a policy, read with identities that come from elsewhere.
+    pub(super) fn of_site(name: &str) -> Self {
+        Self { site: Some(name.to_owned()), identity: Vec::new(), first_versions: false }
+    }
+
     /// With an address in `--site` there is no POLICY among the words; otherwise it is the first.
     pub(super) fn words(&self, words: Vec<String>, wanted: usize, usage: &str) -> Result<Words, CliError> {
         let mut rest = words;
@@ -93,6 +98,14 @@ impl Place {
             None if self.identities.is_empty() => Expected::Unknown,
             None => Expected::Encrypted,
         }
+    }
+
+    /// The policy, and what of it holds for this site.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] where the place is a bare address.
+    pub(super) fn of_policy(&self) -> Result<(&Policy, &SitePolicy), CliError> {
+        self.policy.as_ref().zip(self.site.as_ref()).ok_or_else(|| CliError::Usage("a POLICY is needed".to_owned()))
     }
 
     /// Name of the policy whose points are meant.

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{CliError, place::PlaceArgs};
 use crate::{
-    operations::look_beyond,
+    operations::{OperationError, look_beyond},
     repository::{Point, Repository, Snapshot, is_passphrase_wrapped},
     sources::postgres::physical::{Action, Fetch, Lsn, Recovery, RecoveryTarget, Timeline, facts::PhysicalFacts},
 };
@@ -137,9 +137,23 @@ impl RecoveryArgs {
         recovery.check(&facts, point.consistent_at).map_err(|said| CliError::Usage(format!("point {}: {said}", point.id)))?;
         let fetch = match recovery.target {
             RecoveryTarget::Point => None,
-            _ => Some(fetch(&facts, place, policy, look_beyond(repository, &facts, &recovery.target).await?)?),
+            _ => {
+                let found = look_beyond(repository, &facts, &recovery.target).await?.ok_or_else(|| nothing(repository, &facts))?;
+                Some(fetch(&facts, place, policy, found)?)
+            }
         };
         Ok(Recovery { fetch, ..recovery })
+    }
+}
+
+/// The error for a cluster of whose log nothing is archived.
+fn nothing(repository: &Repository, facts: &PhysicalFacts) -> OperationError {
+    OperationError::Refused {
+        subject: repository.store().describe(),
+        detail: format!(
+            "nothing of the log of this cluster ({}) is archived there: a restore ends with the backup itself. Leave out --to-…, or name the site that has the log (--site)",
+            facts.system_identifier
+        ),
     }
 }
 

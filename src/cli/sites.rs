@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::{CliError, Context, place};
+use super::{
+    CliError, Context, identity,
+    place::{self, Place, PlaceArgs},
+};
 use crate::{
     policy::{Policy, SitePolicy},
     report::{ExitCode, Look},
@@ -13,6 +16,42 @@ pub(super) fn meant<'a>(policy: &'a Policy, name: Option<&str>) -> Result<Vec<&'
     match name {
         Some(name) => Ok(vec![place::choose_site(policy, Some(name))?]),
         None => Ok(policy.sites.iter().collect()),
+    }
+}
+
+/// A policy, and which of its sites a command goes through that needs the agent's key, or a reader's.
+#[derive(Debug, clap::Args)]
+pub(super) struct EachSite {
+    /// A policy file, or the name of one in /etc/farshore/policies.
+    policy: String,
+    /// Only this site of the policy; without it, each in turn.
+    #[arg(long, value_name = "NAME")]
+    site: Option<String>,
+    /// A reader's identity, where the policy names no agent key.
+    #[arg(long, value_name = "FILE", env = "FARSHORE_IDENTITY_FILE", value_delimiter = ':')]
+    identity: Vec<std::path::PathBuf>,
+}
+
+impl EachSite {
+    /// Does `one` at each of them, and prints the reports.
+    pub(super) async fn each<R: Serialize>(
+        &self,
+        context: &Context,
+        one: impl AsyncFn(&Place) -> Result<R, CliError>,
+        code: impl Fn(&R) -> ExitCode,
+        text: impl Fn(&R, Look) -> String,
+    ) -> Result<ExitCode, CliError> {
+        let policy = place::load_policy(&self.policy)?;
+        let identities = identity::read(self.identity.clone()).await?;
+        let mut done = Sites::new();
+        for site in meant(&policy, self.site.as_deref())? {
+            let at = async {
+                let place = place::find_with(Some(&self.policy), &PlaceArgs::of_site(&site.name), identities.clone()).await?;
+                one(&place).await
+            };
+            done.take(context, at.await, &code);
+        }
+        done.finish(context, text)
     }
 }
 

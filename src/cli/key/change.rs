@@ -191,7 +191,7 @@ async fn open(
     site: &str,
     identities: &Identities,
 ) -> Result<(place::Place, Repository), CliError> {
-    let place_args = PlaceArgs { site: Some(site.to_owned()), identity: Vec::new(), first_versions: false };
+    let place_args = PlaceArgs::of_site(site);
     let place = place::find_with(Some(&args.policy), &place_args, identities.clone()).await?;
     let repository = place.open(&context.cache_dir).await?;
     Ok((place, repository))

@@ -7,7 +7,6 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::spool;
 use crate::{
     cli::{
         CliError, assemble,
@@ -37,12 +36,10 @@ pub(super) struct WrittenSite {
 impl WrittenSite {
     async fn opened(&self) -> Result<LogWriter, CliError> {
         let word = self.policy.display().to_string();
-        let policy = spool::read(&self.policy)?;
-        let site = place::choose_site(&policy, Some(&self.site))?;
         // The agent's own key: whoever pushes needs no other.
-        let args = PlaceArgs { site: Some(self.site.clone()), identity: Vec::new(), first_versions: false };
-        let place = place::find_with(Some(&word), &args, Identities::none()).await?;
-        let recipients = assemble::recipients(&policy, &site.encryption)?;
+        let place = place::find_with(Some(&word), &PlaceArgs::of_site(&self.site), Identities::none()).await?;
+        let (policy, site) = place.of_policy()?;
+        let recipients = assemble::recipients(policy, &site.encryption)?;
         let repository = Arc::new(place.open(&self.cache).await?);
         Ok(LogWriter::new(repository, recipients, self.key.clone(), policy.limits.compression_level)?)
     }

@@ -232,13 +232,10 @@ async fn archived(
     checks: &mut Vec<Check>,
 ) -> Result<Recovery, OperationError> {
     let facts = PhysicalFacts::read(&snapshot.facts).map_err(|error| OperationError::rebuilding(&snapshot.source, error))?;
-    let system = facts.system_identifier.parse().ok();
-    if system.is_none() || repository.log_files(system).await?.is_empty() {
-        return Ok(Recovery::default());
-    }
     let target = RecoveryTarget::Latest;
     let found = match look_beyond(repository, &facts, &target).await {
-        Ok(found) => (request.fetch)(&facts, found),
+        Ok(None) => return Ok(Recovery::default()),
+        Ok(Some(found)) => (request.fetch)(&facts, found),
         Err(OperationError::Refused { detail, .. }) => Err(detail),
         Err(error) => return Err(error),
     };

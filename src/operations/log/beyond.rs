@@ -10,7 +10,7 @@ use crate::{
     sources::postgres::physical::{Layout, Lsn, RecoveryTarget, Segment, facts::PhysicalFacts},
 };
 
-/// What the archive at this site has beyond a snapshot with these facts, in words.
+/// What the archive at this site has beyond a snapshot with these facts, in words; nothing where nothing of its cluster is archived.
 ///
 /// # Errors
 /// [`OperationError::Refused`] where the log does not go so far, or has a gap before: the server would find that out after the whole
@@ -19,7 +19,7 @@ pub async fn look_beyond(
     repository: &Repository,
     facts: &PhysicalFacts,
     target: &RecoveryTarget,
-) -> Result<String, OperationError> {
+) -> Result<Option<String>, OperationError> {
     let site = repository.store().describe();
     let unclear = || refused(&site, "the point does not say which cluster it is of, or where its log ends");
     let system = facts.system_identifier.parse().map_err(|_| unclear())?;
@@ -30,14 +30,9 @@ pub async fn look_beyond(
     }
     let files = repository.log_files(Some(system)).await?;
     if files.is_empty() {
-        return Err(refused(
-            &site,
-            format!(
-                "nothing of the log of this cluster ({system}) is archived there: a restore ends with the backup itself. Leave out --to-…, or name the site that has the log (--site)"
-            ),
-        ));
+        return Ok(None);
     }
-    judge(layout, facts.timeline, stop, target, &files).map_err(|detail| refused(&site, detail))
+    judge(layout, facts.timeline, stop, target, &files).map(Some).map_err(|detail| refused(&site, detail))
 }
 
 /// The same, of what is there.

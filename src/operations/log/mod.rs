@@ -39,6 +39,7 @@ pub use status::{LogStatusRequest, log_status};
 pub use upload::{OpenLogSite, UploadEnd, UploadRequest, upload};
 
 use super::OperationError;
+use crate::repository::LogName;
 
 /// An error of a local file.
 fn io(subject: impl Into<String>) -> impl FnOnce(std::io::Error) -> OperationError {
@@ -48,6 +49,15 @@ fn io(subject: impl Into<String>) -> impl FnOnce(std::io::Error) -> OperationErr
 
 fn refused(subject: impl Into<String>, detail: impl Into<String>) -> OperationError {
     OperationError::Refused { subject: subject.into(), detail: detail.into() }
+}
+
+/// The error for a file of whose name another one is archived at `place`.
+fn another_is_archived(place: String, name: &LogName) -> OperationError {
+    let detail = format!(
+        "another file of this name with other bytes is archived, so that nothing more of timeline {} is: two servers with one identity write to this archive, as after a fail-over when the old primary still runs. Stop the wrong one; if this is the right one, archive it to another site",
+        name.timeline()
+    );
+    refused(place, detail)
 }
 
 /// Runs what waits for disks off the async threads.

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, future::join_all, stream};
 
 use super::{
-    SiteState, Spool, UploadError, UploadState, off_thread,
+    SiteState, Spool, UploadError, UploadState, another_is_archived, off_thread,
     spool::{Held, Waiting},
 };
 use crate::{
@@ -245,10 +245,7 @@ impl<'a> Work<'a> {
                 continue;
             };
             refused.insert(timeline(&name));
-            let message = format!(
-                "{place}: another file of this name with other bytes is archived, so that nothing more of timeline {} is: two servers with one identity write to this archive, as after a fail-over when the old primary still runs. Stop the wrong one; if this is the right one, archive it to another site",
-                name.timeline()
-            );
+            let message = another_is_archived(place, &name).to_string();
             self.failed(site, message, Some(timeline(&name)))?;
         }
         Ok(())

@@ -208,7 +208,7 @@ impl ScratchPlace {
         fs::write(directory.join(MARKER), "a scratch cluster of farshore: may be removed\n").map_err(io(directory))?;
         fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(io(directory))?;
         let (socket, socket_directory) = if directory.as_os_str().len() > LONGEST_SOCKET_DIRECTORY {
-            let made = private_directory("farshore-socket-").map_err(io(directory))?;
+            let made = private_directory("farshore-socket-", &std::env::temp_dir()).map_err(io(directory))?;
             (made.path().to_owned(), Some(made))
         } else {
             (directory.to_owned(), None)
@@ -230,7 +230,7 @@ impl ScratchPlace {
     pub fn beside(data: &Path, owner: (u32, u32), remedy: &'static str) -> Result<Self, SourceError> {
         let io = |path: &Path| SourceError::io(path.display().to_string());
         // In the directory for temporary files, whose name is short enough for a socket.
-        let directory = private_directory("farshore-server-").map_err(io(data))?.keep();
+        let directory = private_directory("farshore-server-", &std::env::temp_dir()).map_err(io(data))?.keep();
         let account = rustix::process::geteuid().is_root().then_some(owner);
         let place = Self {
             data: fs::canonicalize(data).map_err(io(data))?,
@@ -286,10 +286,13 @@ impl ScratchPlace {
     }
 }
 
-/// A directory among the temporary files that nobody else can enter: whoever gets to the socket in it is a superuser.
-fn private_directory(prefix: &str) -> std::io::Result<TempDir> {
+/// A directory in `place` that nobody else can enter: whoever gets to a socket in it is a superuser, and to a key in it a reader.
+///
+/// # Errors
+/// The operating system's.
+pub(super) fn private_directory(prefix: &str, place: &Path) -> std::io::Result<TempDir> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix).permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700)).tempdir()
+    builder.prefix(prefix).permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700)).tempdir_in(place)
 }
 
 impl Drop for ScratchPlace {

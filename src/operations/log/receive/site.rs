@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     clock::SharedClock,
-    operations::{OperationError, log::OpenLogSite},
+    operations::{
+        OperationError,
+        log::{OpenLogSite, another_is_archived},
+    },
     repository::{LogName, LogPut, LogWriter},
     sources::postgres::physical::Segment,
 };
@@ -228,13 +231,7 @@ impl<'a> Site<'a> {
         };
         match self.writer.insert(writer).put(name, bytes).await? {
             LogPut::Stored | LogPut::There => Ok(()),
-            LogPut::Other { place } => Err(refused(
-                place,
-                format!(
-                    "another file of this name with other bytes is archived, so that nothing more of timeline {} is: two servers with one identity write to this archive, as after a fail-over when the old primary still runs. Stop the wrong one; if this is the right one, archive it to another site",
-                    name.timeline()
-                ),
-            )),
+            LogPut::Other { place } => Err(another_is_archived(place, name)),
         }
     }
 }

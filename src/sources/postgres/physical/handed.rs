@@ -3,7 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::Write as _,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
+    os::unix::fs::{OpenOptionsExt as _, chown},
     path::{Path, PathBuf},
 };
 
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::recovery::Fetch;
-use crate::sources::SourceError;
+use crate::sources::{SourceError, postgres::scratch::private_directory};
 
 /// A file system that lies in memory on every Linux: nothing of a key gets to a disk.
 const MEMORY: &str = "/dev/shm";
@@ -35,9 +35,7 @@ impl Handed {
         }
         let place = if Path::new(MEMORY).is_dir() { PathBuf::from(MEMORY) } else { std::env::temp_dir() };
         let io = |path: &Path| SourceError::io(path.display().to_string());
-        let mut private = tempfile::Builder::new();
-        let private = private.prefix("farshore-keys-").permissions(fs::Permissions::from_mode(0o700));
-        let directory = private.tempdir_in(&place).map_err(io(&place))?;
+        let directory = private_directory("farshore-keys-", &place).map_err(io(&place))?;
         chown(directory.path(), Some(owner.0), Some(owner.1)).map_err(io(directory.path()))?;
         let mut identities = Vec::new();
         for (number, path) in fetch.identities.iter().enumerate() {

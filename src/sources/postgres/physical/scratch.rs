@@ -101,15 +101,9 @@ impl Rebuild for PhysicalScratch {
         };
         observer.phase("database recovery", None);
         let began = clock.monotonic();
-        let mut settings = apart(&place, &facts)?;
-        let handed = self.recovery.fetch.as_ref().map(|fetch| Handed::to(fetch, place.owner())).transpose()?;
-        settings.extend(handed.as_ref().map(Handed::setting));
-        let database = if facts.databases.iter().any(|name| name == "postgres") { "postgres" } else { &facts.database };
-        let config = PostgresConfig::parse(&place.url(&facts.superuser, database), None)?;
         let data = place.data().to_owned();
-        let cluster = ScratchCluster::serve(place, &server.path, major, settings, &config).await?;
+        let (cluster, config) = recover(place, &server, &facts, &self.recovery).await?;
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Serving { _cluster: cluster };
-        drop(handed);
         let recovered = clock.monotonic();
         observer.phase("verification", None);
         rebuilt.checks.push(reached(&config, &facts).await?);
@@ -127,11 +121,31 @@ impl Rebuild for PhysicalScratch {
     }
 }
 
+/// Recovers the cluster whose data directory `place` has, apart from everything, with its user's copies of the keys for as long as that
+/// takes. Returns it running, and how a superuser reaches it.
+///
+/// # Errors
+/// [`SourceError::Program`] with the end of the server's log; [`SourceError::Io`].
+pub(super) async fn recover(
+    place: ScratchPlace,
+    server: &programs::Program,
+    facts: &PhysicalFacts,
+    recovery: &Recovery,
+) -> Result<(ScratchCluster, PostgresConfig), SourceError> {
+    let mut settings = apart(&place, facts)?;
+    let handed = recovery.fetch.as_ref().map(|fetch| Handed::to(fetch, place.owner())).transpose()?;
+    settings.extend(handed.as_ref().map(Handed::setting));
+    let database = if facts.databases.iter().any(|name| name == "postgres") { "postgres" } else { &facts.database };
+    let config = PostgresConfig::parse(&place.url(&facts.superuser, database), None)?;
+    let cluster = ScratchCluster::serve(place, &server.path, server.major, settings, &config).await?;
+    Ok((cluster, config))
+}
+
 /// Settings of a server that recovers apart from everything, with files for them in `place`.
 ///
 /// # Errors
 /// [`SourceError::Io`].
-pub(super) fn apart(place: &ScratchPlace, facts: &PhysicalFacts) -> Result<Vec<String>, SourceError> {
+fn apart(place: &ScratchPlace, facts: &PhysicalFacts) -> Result<Vec<String>, SourceError> {
     let nothing = place.write("postgresql.conf", "")?;
     let allow = place.write("pg_hba.conf", "local all all trust\n")?;
     let names = place.write("pg_ident.conf", "")?;

@@ -12,10 +12,9 @@ use chrono::{DateTime, Utc};
 
 use super::{
     facts::PhysicalFacts,
-    handed::Handed,
     label::Lsn,
     recovery::{AFTERWARDS, Recovery, RecoveryTarget},
-    scratch::{apart, exactly},
+    scratch::{exactly, recover},
 };
 use crate::{
     progress::{Check, CheckOutcome, PhaseTime},
@@ -25,7 +24,7 @@ use crate::{
             PostgresConfig,
             failure::Side,
             programs,
-            scratch::{ScratchCluster, ScratchPlace, server_command},
+            scratch::{ScratchPlace, server_command},
         },
     },
 };
@@ -75,17 +74,11 @@ impl Start {
         let remedy =
             "what was restored is as it should be: mend that and start the server, or empty the directory and restore again";
         let place = ScratchPlace::beside(directory, owner, remedy)?;
-        let mut settings = apart(&place, facts)?;
-        let handed = recovery.fetch.as_ref().map(|fetch| Handed::to(fetch, owner)).transpose()?;
-        settings.extend(handed.as_ref().map(Handed::setting));
-        let database = if facts.databases.iter().any(|name| name == "postgres") { "postgres" } else { &facts.database };
-        let config = PostgresConfig::parse(&place.url(&facts.superuser, database), None)?;
-        let cluster = ScratchCluster::serve(place, &server.path, major, settings, &config).await?;
+        let (cluster, config) = recover(place, &server, facts, recovery).await?;
         let reached = Reached::ask(&config).await?;
         done.checks.push(reached.check(facts, recovery));
         forget(&config).await?;
         cluster.stop().await?;
-        drop(handed);
         // Made by the server's own calls of us, and of no use to anybody now.
         if let Err(error) = std::fs::remove_dir_all(directory.join(FETCHED_AHEAD))
             && error.kind() != std::io::ErrorKind::NotFound
