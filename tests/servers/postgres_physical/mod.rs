@@ -4,6 +4,7 @@ mod archive;
 mod cluster;
 mod delta;
 mod differential;
+mod direct;
 mod disaster;
 mod drill;
 mod failures;

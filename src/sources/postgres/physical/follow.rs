@@ -182,7 +182,7 @@ impl Follower {
         let offset = known.len() as u64;
         if to.saturating_sub(offset) > ROW_BYTES {
             let wanted = [Wanted { path: format!("pg_wal/{name}"), offset, bytes: to - offset }];
-            let (mut reading, mut is_there) = (Reading::begin(&self.session, &wanted).await?, true);
+            let (mut reading, mut is_there) = (Reading::begin(&self.session, None, &wanted).await?, true);
             while let Some(row) = self.in_time(reading.next()).await? {
                 is_there &= row.is_there;
                 while let Some(bytes) = self.in_time(reading.bytes()).await? {

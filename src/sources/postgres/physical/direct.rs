@@ -1,0 +1,300 @@
+//! The server's files, read where they lie: for an agent that runs on the server's machine and may read its data directory.
+//!
+//! The same rules as over SQL (what is listed, in which order it is read, what a missing or a shorter file means), with less work: bytes
+//! do not go through the server's memory and a connection.
+//!
+//! Promises: the directory is the running server's own, and not a copy at the same path, since the slot that was just made there under a
+//! random name is found in it. No symbolic link is followed but those that PostgreSQL itself makes (`pg_wal`, tablespaces), and only
+//! regular files of the data directory's owner are read: whoever may write there gets no file of somebody else's into a backup. What is
+//! anything else (a key that root owns, a configuration that is a link) the server is asked for.
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::fs::FileExt},
+    path::Path,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use rustix::{
+    buffer::spare_capacity,
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat},
+    io::Errno,
+};
+use tokio::sync::mpsc;
+
+use super::{
+    CONTROL_FILE,
+    read::{Row, Wanted},
+    server::{Server, check_control},
+};
+use crate::sources::SourceError;
+
+/// Bytes read at once.
+const READ_BYTES: u64 = 1 << 20;
+/// Reads that wait for whoever takes them.
+const READ_AHEAD: usize = 2;
+/// No `pg_control` is longer.
+const CONTROL_BYTES: u64 = 8192;
+
+/// The data directory of the server that is captured, open.
+#[derive(Debug)]
+pub struct Direct {
+    root: OwnedFd,
+    owner: u32,
+    /// Where `pg_wal` and the tablespaces lie: a path in the data directory, and what lies there.
+    elsewhere: Vec<(String, OwnedFd)>,
+}
+
+/// A row and its bytes, or why there is none.
+type Delivered = Result<(Row, Bytes), SourceError>;
+
+impl Direct {
+    /// Opens the data directory of the server that has just made the replication slot `slot`.
+    ///
+    /// # Errors
+    /// Why its files have to be read over SQL, for a report.
+    pub async fn open(server: &Server, slot: &str) -> Result<Self, String> {
+        let (server, slot) = (server.clone(), slot.to_owned());
+        let opened = tokio::task::spawn_blocking(move || Self::open_here(&server, &slot));
+        opened.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    fn open_here(server: &Server, slot: &str) -> Result<Self, String> {
+        let shown = &server.data_directory;
+        let unreadable = |error: Errno| format!("{shown} cannot be read here ({})", io::Error::from(error).kind());
+        let root = directory(CWD, shown.as_str()).map_err(unreadable)?;
+        let owner = fstat(&root).map_err(unreadable)?.st_uid;
+        let mut direct = Self { root, owner, elsewhere: Vec::new() };
+        match statat(&direct.root, format!("pg_replslot/{slot}/state"), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => {}
+            Err(Errno::NOENT) => return Err(format!("{shown} is not the server's on this machine")),
+            Err(error) => return Err(unreadable(error)),
+        }
+        let mut control = vec![0; CONTROL_BYTES as usize];
+        let file = direct.file(CONTROL_FILE).map_err(unreadable)?.ok_or(format!("{shown}/{CONTROL_FILE} is missing"))?;
+        let length = file.read_at(&mut control, 0).map_err(|error| format!("{shown}/{CONTROL_FILE}: {error}"))?;
+        control.truncate(length);
+        if check_control(server, &control).is_none() {
+            return Err(format!("{shown}/{CONTROL_FILE} was just being written, or is another cluster's"));
+        }
+        let tablespaces = server.tablespaces.iter().map(|(_, (oid, location))| (format!("pg_tblspc/{oid}"), location.clone()));
+        let log = [("pg_wal".to_owned(), format!("{shown}/pg_wal"))];
+        for (path, location) in log.into_iter().chain(tablespaces) {
+            let there = directory(CWD, location.as_str()).map_err(|error| format!("{location}: {}", io::Error::from(error)))?;
+            if fstat(&there).map_err(unreadable)?.st_uid != owner {
+                return Err(format!("{location} is not of the owner of {shown}"));
+            }
+            direct.elsewhere.push((path, there));
+        }
+        Ok(direct)
+    }
+
+    /// A file of the server's; none if it is not there.
+    fn file(&self, path: &str) -> Result<Option<File>, Errno> {
+        let below = |(prefix, there): &'_ (String, OwnedFd)| {
+            let rest = path.strip_prefix(prefix.as_str())?.strip_prefix('/')?;
+            Some((there.try_clone(), rest.to_owned()))
+        };
+        let (start, rest) = match self.elsewhere.iter().find_map(below) {
+            Some((there, rest)) => (there, rest),
+            None => (self.root.try_clone(), path.to_owned()),
+        };
+        let mut here = start.map_err(|_| Errno::MFILE)?;
+        let (above, name) = rest.rsplit_once('/').unwrap_or(("", rest.as_str()));
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut open = || -> Result<OwnedFd, Errno> {
+            for part in above.split('/').filter(|part| !part.is_empty()) {
+                if part == ".." {
+                    return Err(Errno::LOOP);
+                }
+                here = openat(&here, part, flags | OFlags::DIRECTORY, Mode::empty())?;
+            }
+            openat(&here, name, flags, Mode::empty())
+        };
+        let file = match open() {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let stat = fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_uid != self.owner {
+            return Err(Errno::PERM);
+        }
+        Ok(Some(File::from(file)))
+    }
+
+    /// Reads these ranges, in their order, on a thread of its own; nothing if one of the files is not for us to read, but for the server.
+    pub async fn read(self: &Arc<Self>, wanted: &[Wanted]) -> Option<mpsc::Receiver<Delivered>> {
+        let (direct, wanted) = (Arc::clone(self), wanted.to_vec());
+        let opened = tokio::task::spawn_blocking(move || {
+            let mut files: Vec<Ranges> = Vec::new();
+            for (number, one) in wanted.into_iter().enumerate() {
+                let ranges = (number, one.offset, one.bytes);
+                match files.last_mut().filter(|file| file.path == one.path) {
+                    Some(file) => file.wanted.push(ranges),
+                    None => files.push(Ranges { file: direct.file(&one.path).ok()?, path: one.path, wanted: vec![ranges] }),
+                }
+            }
+            Some(files)
+        });
+        let files = opened.await.ok().flatten()?;
+        let (sender, receiver) = mpsc::channel(READ_AHEAD);
+        tokio::task::spawn_blocking(move || deliver(files, &sender));
+        Some(receiver)
+    }
+}
+
+/// What is wanted of a file.
+struct Ranges {
+    path: String,
+    /// None where it is not there.
+    file: Option<File>,
+    /// Number of the range, offset, bytes.
+    wanted: Vec<(usize, u64, u64)>,
+}
+
+/// Until all is read, something fails, or nobody listens any more.
+fn deliver(files: Vec<Ranges>, sender: &mpsc::Sender<Delivered>) {
+    for Ranges { path, file, wanted } in files {
+        for (wanted, offset, bytes) in wanted {
+            let end = offset.saturating_add(bytes);
+            let mut at = offset;
+            loop {
+                let length = READ_BYTES.min(end - at);
+                let read = file.as_ref().map_or_else(|| Ok(Vec::new()), |file| fill(file, at, length));
+                let row = Row { wanted, offset: at, is_there: file.is_some() };
+                let read = read.map_err(SourceError::io(&path));
+                let got = read.as_ref().map_or(0, Vec::len) as u64;
+                if sender.blocking_send(read.map(|bytes| (row, bytes.into()))).is_err() {
+                    return;
+                }
+                at += got;
+                if got < length || at >= end {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Opens a directory; only its own path may lead through symbolic links.
+fn directory(below: impl std::os::fd::AsFd, path: impl AsRef<Path>) -> Result<OwnedFd, Errno> {
+    openat(below, path.as_ref(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// So many bytes from there on, or as many as there are.
+fn fill(file: &File, at: u64, length: u64) -> io::Result<Vec<u8>> {
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        let from = at + bytes.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut bytes), from) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The allocator may have given more room than was asked for.
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc};
+
+    use super::{Direct, READ_BYTES, Server, Wanted, directory};
+    use crate::sources::postgres::physical::wal::Layout;
+
+    fn server(data_directory: &Path) -> Server {
+        Server {
+            version: 180_000,
+            layout: Layout { segment_bytes: 16 << 20, system: 1 },
+            page_bytes: 8192,
+            checksums: true,
+            version_directory: "PG_18_1".to_owned(),
+            data_directory: data_directory.display().to_string(),
+            mode: 0o700,
+            tablespaces: Vec::new(),
+            direct: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_not_the_servers_is_not_read() {
+        let data = tempfile::tempdir().unwrap();
+        let why = Direct::open(&server(&data.path().join("none")), "farshore_1").await.unwrap_err();
+        assert!(why.contains("cannot be read here"), "{why}");
+        let why = Direct::open(&server(data.path()), "farshore_1").await.unwrap_err();
+        assert!(why.contains("is not the server's on this machine"), "{why}");
+        fs::create_dir_all(data.path().join("pg_replslot/farshore_1")).unwrap();
+        fs::write(data.path().join("pg_replslot/farshore_1/state"), b"").unwrap();
+        fs::create_dir(data.path().join("global")).unwrap();
+        fs::write(data.path().join("global/pg_control"), [1; 8192]).unwrap();
+        let why = Direct::open(&server(data.path()), "farshore_1").await.unwrap_err();
+        assert!(why.contains("another cluster's"), "{why}");
+    }
+
+    /// A data directory beside a secret of somebody else's, and with a tablespace.
+    fn laid() -> (tempfile::TempDir, Arc<Direct>) {
+        let place = tempfile::tempdir().unwrap();
+        let below = |name: &str| place.path().join(name);
+        for name in ["data/base/5", "data/pg_tblspc", "space/PG_18_1/5", "other"] {
+            fs::create_dir_all(below(name)).unwrap();
+        }
+        fs::write(below("other/secret"), b"secret").unwrap();
+        fs::write(below("data/base/5/1"), b"one").unwrap();
+        fs::write(below("space/PG_18_1/5/2"), b"two").unwrap();
+        symlink(below("space"), below("data/pg_tblspc/16384")).unwrap();
+        symlink(below("other/secret"), below("data/base/5/link")).unwrap();
+        symlink(below("other"), below("data/base/6")).unwrap();
+        let root = directory(super::CWD, below("data")).unwrap();
+        let owner = super::fstat(&root).unwrap().st_uid;
+        let elsewhere = vec![("pg_tblspc/16384".to_owned(), directory(super::CWD, below("space")).unwrap())];
+        (place, Arc::new(Direct { root, owner, elsewhere }))
+    }
+
+    #[test]
+    fn no_link_leads_out_of_the_data_directory() {
+        let (_place, direct) = laid();
+        for path in ["base/5/link", "base/6/secret", "base/../../other/secret", "base/5", "pg_tblspc/16384/../other/secret"] {
+            assert!(direct.file(path).is_err(), "{path}");
+        }
+        for path in ["base/5/1", "pg_tblspc/16384/PG_18_1/5/2"] {
+            assert!(direct.file(path).unwrap().is_some(), "{path}");
+        }
+        for path in ["base/5/3", "base/7/1", "pg_tblspc/16384/PG_18_1/6/2"] {
+            assert!(direct.file(path).unwrap().is_none(), "{path}");
+        }
+        let others = Direct { owner: direct.owner + 1, root: direct.root.try_clone().unwrap(), elsewhere: Vec::new() };
+        assert!(others.file("base/5/1").is_err(), "a file of somebody else's");
+    }
+
+    #[tokio::test]
+    async fn ranges_come_in_order_and_end_with_their_file() {
+        let (place, direct) = laid();
+        let bytes: Vec<u8> = (0..3 * READ_BYTES / 2).map(|at| (at % 251) as u8).collect();
+        fs::write(place.path().join("data/base/5/4"), &bytes).unwrap();
+        let wanted = |path: &str, offset, bytes| Wanted { path: path.to_owned(), offset, bytes };
+        let all = [
+            wanted("base/5/1", 0, 100),
+            wanted("base/5/3", 0, 8),
+            wanted("base/5/4", 8192, 8192),
+            wanted("base/5/4", 16_384, 9 << 20),
+        ];
+        let mut rows = direct.read(&all).await.unwrap();
+        let mut came = Vec::new();
+        while let Some(row) = rows.recv().await {
+            let (row, bytes) = row.unwrap();
+            came.push((row.wanted, row.offset, row.is_there, bytes));
+        }
+        assert_eq!((came[0].0, came[0].2, came[0].3.as_ref()), (0, true, b"one".as_slice()));
+        assert_eq!((came[1].0, came[1].2, came[1].3.len()), (1, false, 0));
+        assert_eq!((came[2].0, came[2].1, came[2].3.as_ref()), (2, 8192, &bytes[8192..16_384]));
+        let rest: Vec<u8> = came[3..].iter().flat_map(|row| row.3.to_vec()).collect();
+        assert!(came[3..].iter().all(|row| row.0 == 3 && row.2) && rest == bytes[16_384..]);
+        assert!(direct.read(&[wanted("base/5/1", 0, 1), wanted("base/5/link", 0, 1)]).await.is_none(), "the server reads these");
+    }
+}
