@@ -157,4 +157,46 @@ fn a_standby_is_followed_for_sites_that_go_their_own_pace_and_whatever_becomes_o
     let said = format!("the site has nothing between {before} and ");
     assert_eq!(receiver.log().matches(&said).count(), 2, "{}", receiver.log());
     receiver.stop();
+
+    // What one site has lost comes from the other, as far as points need it.
+    let policy = archive.text("policy.toml");
+    let backed = archive.farshore(&["backup", &policy]);
+    assert!(backed.status.success(), "{backed:?}");
+    let receiver = Receiver::start(&archive);
+    pair.writes(2);
+    receiver.waits_until("it keeps up", || pair.is_caught_up());
+    receiver.stop();
+    fs::remove_dir_all(archive.path("near/wal")).unwrap();
+    let identity = archive.text("operator.txt");
+    let copies = |more: &[&str]| {
+        let fixed = ["copy", "--wal", "--from", "far", "--to", "near", "--identity", &identity, &policy];
+        let copied = archive.farshore(&[&fixed, more].concat());
+        assert!(copied.status.success(), "{copied:?}");
+        String::from_utf8(copied.stdout).unwrap()
+    };
+    let planned = copies(&["--dry-run"]);
+    assert!(planned.contains("log of cluster ") && segments(&archive, "near").is_empty(), "{planned}");
+    copies(&["--all"]);
+    let (near, far) = (segments(&archive, "near"), segments(&archive, "site"));
+    assert!(near.len() >= 2 && far.ends_with(&near) && !near.contains(&before), "{near:?} of {far:?}");
+    let (last, to) = (near.last().unwrap(), archive.text("fetched"));
+    let system = pair.primary.psql("postgres", "SELECT system_identifier FROM pg_control_system()");
+    let got = archive.farshore(&[
+        "wal",
+        "get",
+        "--no-prefetch",
+        "--site",
+        "near",
+        "--system",
+        &system,
+        "--identity",
+        &identity,
+        &policy,
+        last,
+        &to,
+    ]);
+    assert!(got.status.success(), "{got:?}");
+    assert_eq!(fs::read(&to).unwrap().len(), 16 << 20);
+    let again = copies(&["--all"]);
+    assert!(again.contains(": 0 files (0 B)"), "{again}");
 }
