@@ -12,6 +12,7 @@ mod incremental;
 mod load;
 mod point_in_time;
 mod receive;
+mod receive_gaps;
 mod restore;
 mod rights;
 mod standby;
