@@ -258,7 +258,7 @@ def compare(work):
     say(subprocess.run([PGBACKREST, "version"], check=True, capture_output=True, text=True).stdout.strip())
     bench = Bench(work)
     try:
-        for name in os.environ.get("FARSHORE_BENCH_PARTS", "backups").split():
+        for name in os.environ.get("FARSHORE_BENCH_PARTS", "backups log").split():
             PARTS[name](bench)
     finally:
         bench.stop()
