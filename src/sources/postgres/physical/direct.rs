@@ -47,8 +47,8 @@ pub struct Direct {
     elsewhere: Vec<(String, OwnedFd)>,
 }
 
-/// A row and its bytes, or why there is none.
-type Delivered = Result<(Row, Bytes), SourceError>;
+/// A row and its bytes, the end, or why there is none.
+type Delivered = Result<Option<(Row, Bytes)>, SourceError>;
 
 impl Direct {
     /// Opens the data directory of the server that has just made the replication slot `slot`.
@@ -93,89 +93,96 @@ impl Direct {
 
     /// A file of the server's; none if it is not there.
     fn file(&self, path: &str) -> Result<Option<File>, Errno> {
-        let below = |(prefix, there): &'_ (String, OwnedFd)| {
-            let rest = path.strip_prefix(prefix.as_str())?.strip_prefix('/')?;
-            Some((there.try_clone(), rest.to_owned()))
-        };
-        let (start, rest) = match self.elsewhere.iter().find_map(below) {
-            Some((there, rest)) => (there, rest),
-            None => (self.root.try_clone(), path.to_owned()),
-        };
-        let mut here = start.map_err(|_| Errno::MFILE)?;
-        let (above, name) = rest.rsplit_once('/').unwrap_or(("", rest.as_str()));
+        match self.open_file(path) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_file(&self, path: &str) -> Result<File, Errno> {
+        let (start, rest) = self
+            .elsewhere
+            .iter()
+            .find_map(|(prefix, there)| Some((there, path.strip_prefix(prefix.as_str())?.strip_prefix('/')?)))
+            .unwrap_or((&self.root, path));
+        let (above, name) = rest.rsplit_once('/').unwrap_or(("", rest));
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut open = || -> Result<OwnedFd, Errno> {
-            for part in above.split('/').filter(|part| !part.is_empty()) {
-                if part == ".." {
-                    return Err(Errno::LOOP);
-                }
-                here = openat(&here, part, flags | OFlags::DIRECTORY, Mode::empty())?;
+        let mut here: Option<OwnedFd> = None;
+        for part in above.split('/').filter(|part| !part.is_empty()) {
+            if part == ".." {
+                return Err(Errno::LOOP);
             }
-            openat(&here, name, flags, Mode::empty())
-        };
-        let file = match open() {
-            Ok(file) => file,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+            here = Some(openat(here.as_ref().unwrap_or(start), part, flags | OFlags::DIRECTORY, Mode::empty())?);
+        }
+        let file = openat(here.as_ref().unwrap_or(start), name, flags, Mode::empty())?;
         let stat = fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_uid != self.owner {
             return Err(Errno::PERM);
         }
-        Ok(Some(File::from(file)))
+        Ok(File::from(file))
     }
 
     /// Reads these ranges, in their order, on a thread of its own; nothing if one of the files is not for us to read, but for the server.
-    pub async fn read(self: &Arc<Self>, wanted: &[Wanted]) -> Option<mpsc::Receiver<Delivered>> {
+    pub async fn read(self: &Arc<Self>, wanted: &[Wanted]) -> Option<Delivery> {
         let (direct, wanted) = (Arc::clone(self), wanted.to_vec());
-        let opened = tokio::task::spawn_blocking(move || {
-            let mut files: Vec<Ranges> = Vec::new();
-            for (number, one) in wanted.into_iter().enumerate() {
-                let ranges = (number, one.offset, one.bytes);
-                match files.last_mut().filter(|file| file.path == one.path) {
-                    Some(file) => file.wanted.push(ranges),
-                    None => files.push(Ranges { file: direct.file(&one.path).ok()?, path: one.path, wanted: vec![ranges] }),
-                }
-            }
-            Some(files)
+        // Looked at first, and opened one after the other: descriptors are scarce where there are many readers.
+        let looked = tokio::task::spawn_blocking(move || {
+            let is_ours = |one: &Wanted| direct.file(&one.path).is_ok();
+            wanted.chunk_by(|one, next| one.path == next.path).all(|ranges| is_ours(&ranges[0])).then_some((direct, wanted))
         });
-        let files = opened.await.ok().flatten()?;
+        let (direct, wanted) = looked.await.ok().flatten()?;
         let (sender, receiver) = mpsc::channel(READ_AHEAD);
-        tokio::task::spawn_blocking(move || deliver(files, &sender));
-        Some(receiver)
+        tokio::task::spawn_blocking(move || {
+            let end = direct.deliver(&wanted, &sender).map(|()| None);
+            // Nobody may listen any more.
+            let _ = sender.blocking_send(end);
+        });
+        Some(Delivery(receiver))
     }
-}
 
-/// What is wanted of a file.
-struct Ranges {
-    path: String,
-    /// None where it is not there.
-    file: Option<File>,
-    /// Number of the range, offset, bytes.
-    wanted: Vec<(usize, u64, u64)>,
-}
-
-/// Until all is read, something fails, or nobody listens any more.
-fn deliver(files: Vec<Ranges>, sender: &mpsc::Sender<Delivered>) {
-    for Ranges { path, file, wanted } in files {
-        for (wanted, offset, bytes) in wanted {
-            let end = offset.saturating_add(bytes);
-            let mut at = offset;
+    /// Until all is read, or nobody listens any more.
+    fn deliver(&self, wanted: &[Wanted], sender: &mpsc::Sender<Delivered>) -> Result<(), SourceError> {
+        let mut open: Option<(&str, Option<File>)> = None;
+        for (number, one) in wanted.iter().enumerate() {
+            if open.as_ref().is_none_or(|(path, _)| *path != one.path) {
+                let file = self.file(&one.path).map_err(|error| SourceError::io(&one.path)(error.into()))?;
+                open = Some((&one.path, file));
+            }
+            let file = open.as_ref().and_then(|(_, file)| file.as_ref());
+            let end = one.offset.saturating_add(one.bytes);
+            let mut at = one.offset;
             loop {
                 let length = READ_BYTES.min(end - at);
-                let read = file.as_ref().map_or_else(|| Ok(Vec::new()), |file| fill(file, at, length));
-                let row = Row { wanted, offset: at, is_there: file.is_some() };
-                let read = read.map_err(SourceError::io(&path));
-                let got = read.as_ref().map_or(0, Vec::len) as u64;
-                if sender.blocking_send(read.map(|bytes| (row, bytes.into()))).is_err() {
-                    return;
+                let bytes =
+                    file.map_or_else(|| Ok(Vec::new()), |file| fill(file, at, length)).map_err(SourceError::io(&one.path))?;
+                let read = bytes.len() as u64;
+                let row = Row { wanted: number, offset: at, is_there: file.is_some() };
+                if sender.blocking_send(Ok(Some((row, bytes.into())))).is_err() {
+                    return Ok(());
                 }
-                at += got;
-                if got < length || at >= end {
+                at += read;
+                if read < length || at >= end {
                     break;
                 }
             }
         }
+        Ok(())
+    }
+}
+
+/// Ranges as they are read.
+pub struct Delivery(mpsc::Receiver<Delivered>);
+
+impl Delivery {
+    /// The next row with its bytes; none at the end.
+    ///
+    /// # Errors
+    /// The file system's, and where the thread that reads died: what came so far is not all.
+    pub async fn next(&mut self) -> Result<Option<(Row, Bytes)>, SourceError> {
+        self.0.recv().await.unwrap_or_else(|| {
+            Err(SourceError::io("the data directory")(io::Error::other("a defect: whoever reads it gave up; the log says why")))
+        })
     }
 }
 
@@ -286,8 +293,7 @@ mod tests {
         ];
         let mut rows = direct.read(&all).await.unwrap();
         let mut came = Vec::new();
-        while let Some(row) = rows.recv().await {
-            let (row, bytes) = row.unwrap();
+        while let Some((row, bytes)) = rows.next().await.unwrap() {
             came.push((row.wanted, row.offset, row.is_there, bytes));
         }
         assert_eq!((came[0].0, came[0].2, came[0].3.as_ref()), (0, true, b"one".as_slice()));
@@ -296,5 +302,12 @@ mod tests {
         let rest: Vec<u8> = came[3..].iter().flat_map(|row| row.3.to_vec()).collect();
         assert!(came[3..].iter().all(|row| row.0 == 3 && row.2) && rest == bytes[16_384..]);
         assert!(direct.read(&[wanted("base/5/1", 0, 1), wanted("base/5/link", 0, 1)]).await.is_none(), "the server reads these");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_died_is_no_end() {
+        let (sender, receiver) = super::mpsc::channel(1);
+        drop(sender);
+        assert!(super::Delivery(receiver).next().await.is_err());
     }
 }

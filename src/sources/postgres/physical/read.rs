@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio_postgres::CopyOutStream;
 
-use super::direct::Direct;
+use super::direct::{Delivery, Direct};
 use crate::sources::{
     SourceError,
     postgres::{connect::Session, quote::literal},
@@ -53,7 +53,7 @@ pub struct Reading<'a>(Way<'a>);
 enum Way<'a> {
     Rows(Rows<'a>),
     /// What is delivered, and what of the present row was not taken yet.
-    Files(mpsc::Receiver<Result<(Row, Bytes), SourceError>>, Bytes),
+    Files(Delivery, Bytes),
 }
 
 impl<'a> Reading<'a> {
@@ -79,13 +79,10 @@ impl<'a> Reading<'a> {
     pub async fn next(&mut self) -> Result<Option<Row>, SourceError> {
         match &mut self.0 {
             Way::Rows(rows) => rows.next().await,
-            Way::Files(files, rest) => {
-                let delivered = files.recv().await.transpose()?;
-                Ok(delivered.map(|(row, bytes)| {
-                    *rest = bytes;
-                    row
-                }))
-            }
+            Way::Files(files, rest) => Ok(files.next().await?.map(|(row, bytes)| {
+                *rest = bytes;
+                row
+            })),
         }
     }
 
