@@ -22,6 +22,7 @@ mod local;
 mod prefetch;
 mod prune;
 mod push;
+mod ready;
 mod receive;
 mod spool;
 mod status;

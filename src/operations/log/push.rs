@@ -2,13 +2,16 @@
 //!
 //! Order: the file is looked at → it is on the disk of the spool under its name → whoever empties the spool runs → success. With
 //! `synchronous`, success waits until the file has left the spool. If we stop here, anywhere, the server pushes the file again.
+//! A segment that whoever empties the spool has taken from the server already is a success as soon as every site has it.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
     Spool, io,
     local::{examine, system_around},
-    off_thread, refused,
+    off_thread,
+    ready::Ready,
+    refused,
     spool::Added,
 };
 use crate::{
@@ -20,6 +23,11 @@ use crate::{
 
 /// How often a full spool, or one that is to be emptied, is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// How long a segment that is on its way to the sites is waited for, before it is taken into the spool as well.
+const COMING_LASTS: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+const LOOK_FOR_COMING_EVERY: Duration = Duration::from_millis(3);
 
 /// So long a process may take until it is seen to empty the spool.
 const START_LASTS: Duration = Duration::from_secs(2);
@@ -57,7 +65,15 @@ pub struct Pushed {
 pub async fn push(request: PushRequest<'_>) -> Result<Pushed, OperationError> {
     let PushRequest { spool, path, synchronous, patience, start, clock } = request;
     let owned = path.to_owned();
-    let examined = off_thread(move || examine(&owned, system_around(&owned)?)).await?;
+    let system = off_thread(move || system_around(&owned)).await?;
+    let began = clock.monotonic();
+    if let Some(name) = path.file_name().and_then(|name| LogName::new(system, name.to_str()?))
+        && is_at_the_sites(&spool, &name, path, patience.min(COMING_LASTS), &clock).await?
+    {
+        return Ok(Pushed { name, warnings: spool.state().errors() });
+    }
+    let owned = path.to_owned();
+    let examined = off_thread(move || examine(&owned, system)).await?;
     let name = examined.name.clone();
     spool.prepare()?;
     let state = spool.state();
@@ -68,7 +84,6 @@ pub async fn push(request: PushRequest<'_>) -> Result<Pushed, OperationError> {
         }
     }
     let mut starter = Starter { start, clock: &clock, started: None };
-    let began = clock.monotonic();
     let too_late = || clock.monotonic().saturating_sub(began) >= patience;
     let size = examined.bytes.len() as u64;
     while !spool.holds(&name) && !spool.has_room(size)? {
@@ -89,6 +104,7 @@ pub async fn push(request: PushRequest<'_>) -> Result<Pushed, OperationError> {
             ),
         ));
     }
+    Ready(&spool).follow(system, path);
     starter.ensure(&spool)?;
     while synchronous && spool.holds(&name) {
         if too_late() {
@@ -99,6 +115,28 @@ pub async fn push(request: PushRequest<'_>) -> Result<Pushed, OperationError> {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(Pushed { name, warnings: spool.state().errors() })
+}
+
+/// Whether every site has this file of the server already, or will in a moment.
+async fn is_at_the_sites(
+    spool: &Spool,
+    name: &LogName,
+    path: &Path,
+    patience: Duration,
+    clock: &SharedClock,
+) -> Result<bool, OperationError> {
+    let (ready, began) = (Ready(spool), clock.monotonic());
+    loop {
+        // In this order: the one mark goes when the other has come.
+        let is_coming = ready.is_coming(name);
+        if ready.is_stored(name, path) {
+            return Ok(true);
+        }
+        if !is_coming || clock.monotonic().saturating_sub(began) >= patience || !spool.is_held()? {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK_FOR_COMING_EVERY).await;
+    }
 }
 
 /// Sees to it that somebody empties the spool.

@@ -48,6 +48,8 @@ pub(super) struct Waiting {
     pub(super) bytes: u64,
     /// Since when.
     pub(super) since: DateTime<Utc>,
+    /// Whether it is not in the spool, but where the server has it.
+    pub(super) at_server: bool,
 }
 
 /// What became of a file that was to be added.
@@ -153,7 +155,7 @@ impl Spool {
                 let name = entry.file_name().to_str().and_then(|file| LogName::new(system, file));
                 let Some(name) = name else { continue };
                 match entry.metadata().and_then(|data| Ok((data.len(), data.modified()?))) {
-                    Ok((bytes, since)) => waiting.push(Waiting { name, bytes, since: since.into() }),
+                    Ok((bytes, since)) => waiting.push(Waiting { name, bytes, since: since.into(), at_server: false }),
                     // Every site has it by now.
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
                     Err(error) => return Err(io(entry.path().display().to_string())(error)),

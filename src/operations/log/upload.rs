@@ -1,4 +1,4 @@
-//! Emptying the spool: every file to every site, in order, several at once.
+//! Emptying the spool: every file to every site, in order, several at once; and beside it segments that the server has ready and will push next.
 //!
 //! Each site goes its own pace: one that is down keeps files in the spool, and no other site from having them. What a site has confirmed
 //! is known while the process lives; after that files are pushed once more, and found to be there.
@@ -17,6 +17,7 @@ use futures_util::{StreamExt, future::join_all, stream};
 
 use super::{
     SiteState, Spool, UploadError, UploadState, another_is_archived, off_thread,
+    ready::{Identity, Ready},
     spool::{Held, Waiting},
 };
 use crate::{
@@ -34,6 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const COPIES: u64 = 3;
 /// More files at once make no site faster.
 const MOST_AT_ONCE: u64 = 8;
+/// What the server has ready is looked at while no more files wait in the spool: a site that is slower than the server is not kept up with.
+const MOST_BEFORE_READY: usize = 2;
 /// How often progress is written down.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 /// How long one that has just been started waits for another that is about to end.
@@ -84,6 +87,7 @@ pub async fn upload(request: UploadRequest<'_>) -> Result<UploadEnd, OperationEr
     let Some(mut held) = take(&request.spool).await? else { return Ok(UploadEnd::Held) };
     loop {
         request.spool.clean(request.clock.now())?;
+        Ready(&request.spool).clean();
         let work = Work::begin(&request, &held);
         work.tell()?;
         let ends = join_all((0..request.sites.len()).map(|site| work.site(site))).await;
@@ -127,6 +131,10 @@ struct Known {
     state: UploadState,
     /// Which sites, by their place in the request, have what still waits.
     confirmed: HashMap<LogName, HashSet<usize>>,
+    /// What is taken from where the server has it, as it was; nothing before it was read.
+    taken: HashMap<LogName, Option<Identity>>,
+    /// What could not be read there; its push will say why.
+    left: HashSet<LogName>,
     told: Duration,
     /// When there was something to do last.
     busy: Duration,
@@ -142,7 +150,8 @@ impl<'a> Work<'a> {
             (site.name().to_owned(), SiteState { error, ..SiteState::default() })
         };
         let state = UploadState { sites: request.sites.iter().map(keep).collect(), error: None };
-        Self { request, held, known: Mutex::new(Known { state, confirmed: HashMap::new(), told: now, busy: now }) }
+        let known = Known { state, confirmed: HashMap::new(), taken: HashMap::new(), left: HashSet::new(), told: now, busy: now };
+        Self { request, held, known: Mutex::new(known) }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -171,7 +180,16 @@ impl<'a> Work<'a> {
                 // Somebody took it away, and a push makes it anew; another process has that one.
                 return Ok(UploadEnd::Idle);
             }
-            let waiting = off_thread(move || spool.waiting()).await?;
+            let may_take = self.may_take();
+            let waiting = off_thread(move || {
+                let mut waiting = spool.waiting()?;
+                if may_take && waiting.len() <= MOST_BEFORE_READY {
+                    waiting.extend(Ready(&spool).waiting().into_iter().filter(|ready| !spool.holds(&ready.name)));
+                    waiting.sort_by(|left, right| left.name.cmp(&right.name));
+                }
+                Ok(waiting)
+            })
+            .await?;
             let now = request.clock.monotonic();
             if !waiting.is_empty() {
                 self.known().busy = now;
@@ -211,14 +229,34 @@ impl<'a> Work<'a> {
 
     /// What is to be stored at a site next.
     fn due(&self, site: usize, waiting: Vec<Waiting>, met: &HashSet<(u64, u32)>, refused: &HashSet<(u64, u32)>) -> Vec<LogName> {
-        let known = self.known();
+        let mut known = self.known();
         let has = |name: &LogName| known.confirmed.get(name).is_some_and(|sites| sites.contains(&site));
-        let names = waiting.into_iter().map(|waiting| waiting.name);
-        let mut due = names.filter(|name| !has(name) && !refused.contains(&timeline(name))).peekable();
-        match due.peek() {
-            Some(first) if !met.contains(&timeline(first)) => due.take(1).collect(),
-            _ => due.take_while(|name| met.contains(&timeline(name))).collect(),
+        let is_left = |file: &Waiting| file.at_server && known.left.contains(&file.name);
+        let is_due = |file: &Waiting| !has(&file.name) && !refused.contains(&timeline(&file.name)) && !is_left(file);
+        let mut due = waiting.into_iter().filter(is_due).peekable();
+        let due: Vec<Waiting> = match due.peek() {
+            Some(first) if !met.contains(&timeline(&first.name)) => due.take(1).collect(),
+            _ => due.take_while(|file| met.contains(&timeline(&file.name))).collect(),
+        };
+        let taken: Vec<&LogName> = due.iter().filter(|file| file.at_server).map(|file| &file.name).collect();
+        Ready(&self.request.spool).begin(taken.iter().copied());
+        for name in taken {
+            known.taken.entry(name.clone()).or_default();
         }
+        due.into_iter().map(|file| file.name).collect()
+    }
+
+    /// Whether what the server has ready may be taken: not while a site does not take anything.
+    fn may_take(&self) -> bool {
+        let known = self.known();
+        known.state.error.is_none() && known.state.sites.values().all(|site| site.error.is_none())
+    }
+
+    /// What was to be taken from the server is left for its push.
+    fn leave(&self, known: &mut Known, name: &LogName) {
+        known.taken.remove(name);
+        known.confirmed.remove(name);
+        Ready(&self.request.spool).end(name);
     }
 
     async fn store(
@@ -229,20 +267,23 @@ impl<'a> Work<'a> {
         met: &mut HashSet<(u64, u32)>,
         refused: &mut HashSet<(u64, u32)>,
     ) -> Result<(), OperationError> {
-        let spool = &self.request.spool;
         let mut stored = stream::iter(files)
             .map(|name| async move {
-                let (reading, wanted) = (Arc::clone(spool), name.clone());
-                let Some(bytes) = off_thread(move || reading.read(&wanted)).await? else { return Ok((name, LogPut::There)) };
-                let put = writer.put(&name, bytes.into()).await?;
-                Ok::<_, OperationError>((name, put))
+                let read = self.read(&name).await?;
+                let (put, identity) = match read {
+                    // Every site has it by now, or its push will bring it.
+                    None => return Ok((name, None, None)),
+                    Some((bytes, identity)) => (writer.put(&name, bytes.into()).await?, identity),
+                };
+                Ok::<_, OperationError>((name, Some(put), identity))
             })
             .buffer_unordered(at_once);
         while let Some(outcome) = stored.next().await {
-            let (name, put) = outcome?;
+            let (name, put, identity) = outcome?;
+            let Some(put) = put else { continue };
             let LogPut::Other { place } = put else {
                 met.insert(timeline(&name));
-                self.confirmed(site, &name)?;
+                self.confirmed(site, &name, identity)?;
                 continue;
             };
             refused.insert(timeline(&name));
@@ -252,14 +293,58 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// A site has a file.
-    fn confirmed(&self, site: usize, name: &LogName) -> Result<(), OperationError> {
+    /// The bytes of a file: from the spool, or, if it is not there, from where the server has it, and as what. Nothing if it is at neither.
+    async fn read(&self, name: &LogName) -> Result<Option<(Vec<u8>, Option<Identity>)>, OperationError> {
+        let (spool, wanted) = (Arc::clone(&self.request.spool), name.clone());
+        if let Some(bytes) = off_thread(move || spool.read(&wanted)).await? {
+            return Ok(Some((bytes, None)));
+        }
+        if !self.known().taken.contains_key(name) {
+            return Ok(None);
+        }
+        let (spool, wanted) = (Arc::clone(&self.request.spool), name.clone());
+        let read = off_thread(move || Ready(&spool).read(&wanted)).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "not taken from the server");
+            None
+        });
+        let Some((bytes, identity)) = read else {
+            let mut known = self.known();
+            known.left.insert(name.clone());
+            self.leave(&mut known, name);
+            return Ok(None);
+        };
+        Ok(Some((bytes, Some(identity))))
+    }
+
+    /// A site has a file; one that was taken from the server, as it was there.
+    fn confirmed(&self, site: usize, name: &LogName, identity: Option<Identity>) -> Result<(), OperationError> {
         let mut known = self.known();
+        if let Some(identity) = identity {
+            let is_same = match known.taken.get_mut(name) {
+                Some(Some(other)) => *other == identity,
+                Some(unread) => {
+                    *unread = Some(identity);
+                    true
+                }
+                None => false,
+            };
+            if !is_same {
+                self.leave(&mut known, name);
+                return Ok(());
+            }
+        }
         let sites = known.confirmed.entry(name.clone()).or_default();
         sites.insert(site);
         if sites.len() == self.request.sites.len() {
+            match known.taken.remove(name) {
+                Some(Some(identity)) => Ready(&self.request.spool).stored(name, &identity)?,
+                // It came into the spool meanwhile.
+                Some(None) => Ready(&self.request.spool).end(name),
+                None => {}
+            }
             self.request.spool.remove(name)?;
             known.confirmed.remove(name);
+            known.left.remove(name);
         }
         let now = self.request.clock.now();
         let state = known.state.sites.entry(self.request.sites[site].name().to_owned()).or_default();
@@ -276,6 +361,8 @@ impl<'a> Work<'a> {
         let name = self.request.sites[site].name();
         tracing::warn!(site = name, "{message}");
         let mut known = self.known();
+        let taken: Vec<LogName> = known.taken.keys().cloned().collect();
+        taken.iter().for_each(|name| self.leave(&mut known, name));
         let state = known.state.sites.entry(name.to_owned()).or_default();
         let since = state.error.as_ref().map_or_else(|| self.request.clock.now(), |error| error.since);
         if state.error.as_ref().is_none_or(|error| error.conflict.is_none() || conflict.is_some()) {

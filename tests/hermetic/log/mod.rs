@@ -10,6 +10,7 @@ mod parts;
 mod prefetch;
 mod prune;
 mod push;
+mod ready;
 mod status;
 
 use std::{

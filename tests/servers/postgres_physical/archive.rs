@@ -22,6 +22,11 @@ pub(super) struct Archive {
 
 impl Archive {
     pub(super) fn new(wal: &str) -> Self {
+        Self::at(wal, |archive| format!("{{ kind = \"filesystem\", path = \"{}\" }}", archive.text("site")))
+    }
+
+    /// At this store, as the policy writes it.
+    pub(super) fn at(wal: &str, store: impl Fn(&Self) -> String) -> Self {
         let archive = Self { place: directory() };
         let key = |file: &str| {
             let output = archive.farshore(&["key", "generate", "--output", &archive.text(file)]);
@@ -31,10 +36,10 @@ impl Archive {
         let (reader, _) = (key("operator.txt"), key("agent.key"));
         let policy = format!(
             "name = \"log\"\n[[source]]\nname = \"db\"\nkind = \"postgres\"\nmethod = \"physical\"\nurl = \"postgres://farshore@/postgres\"\n\
-             wal = {{ spool = \"{}\", {wal} }}\n[[site]]\nname = \"far\"\nstore = {{ kind = \"filesystem\", path = \"{}\" }}\n\
+             wal = {{ spool = \"{}\", {wal} }}\n[[site]]\nname = \"far\"\nstore = {}\n\
              [encryption]\nrecipients = [\"{reader}\"]\nagent = {{ file = \"{}\" }}\n",
             archive.text("spool"),
-            archive.text("site"),
+            store(&archive),
             archive.text("agent.key")
         );
         fs::write(archive.place.path().join("policy.toml"), policy).unwrap();
@@ -113,7 +118,7 @@ impl Archive {
         let last = primary.psql("postgres", "SELECT pg_walfile_name(pg_switch_wal())");
         let began = Instant::now();
         while !self.segments().iter().any(|(name, _)| *name == last)
-            || !files(&self.path("spool")).iter().all(|key| !key.contains('/'))
+            || files(&self.path("spool")).iter().any(|key| key.contains('/') && !key.contains("/."))
         {
             let archiver = || primary.psql("postgres", "SELECT * FROM pg_stat_archiver");
             assert!(began.elapsed() < Duration::from_secs(120), "{last}: {}\n{}", archiver(), primary.log());

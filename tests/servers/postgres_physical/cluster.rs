@@ -59,7 +59,8 @@ pub fn directory() -> TempDir {
     made
 }
 
-fn give(path: &Path) {
+/// Makes a file that of the user that servers run as.
+pub fn give(path: &Path) {
     if let Some((user, group)) = account() {
         chown(path, Some(user), Some(group)).unwrap();
     }

@@ -1,6 +1,7 @@
 //! Physical backups of PostgreSQL. Each test has a cluster of its own, since it has to configure, damage or restart one.
 
 mod archive;
+mod archive_clouds;
 mod cluster;
 mod delta;
 mod differential;

@@ -1,0 +1,183 @@
+//! Segments that a server has ready and has not pushed yet. They are stored from where they lie, and never written to the spool.
+//!
+//! ```text
+//! <spool>/<system>/.server             the directory of the server's log, as the last push named it
+//! <spool>/<system>/.<segment>.coming   on its way to the sites
+//! <spool>/<system>/.<segment>.stored   every site has confirmed it; which file that was
+//! ```
+//!
+//! PostgreSQL hands over one file, and waits. Where it is behind by several it names them in `archive_status`: whoever empties the spool
+//! takes those after the one that is being pushed. Their pushes find a mark, and that the file is still the one that was read.
+//!
+//! Marks are not put on the disk: without one a file is pushed as ever, and found to be at the sites. Only the process that empties the
+//! spool makes and removes them.
+
+use std::{
+    collections::HashSet,
+    fs::{self, Metadata},
+    io::{ErrorKind, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Spool, io,
+    local::{Examined, examine},
+    spool::Waiting,
+};
+use crate::{
+    operations::OperationError,
+    repository::{LogKind, LogName},
+};
+
+/// Segments after the one that is being pushed.
+const AHEAD: usize = 8;
+/// Where PostgreSQL says what it wants archived.
+const STATUS: &str = "archive_status";
+const READY: &str = ".ready";
+const SERVER: &str = ".server";
+const COMING: &str = ".coming";
+const STORED: &str = ".stored";
+
+/// What tells one file from another that had its name, and from itself after a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity(String);
+
+impl Identity {
+    fn of(file: &Metadata) -> Self {
+        let changed = (file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec());
+        Self(format!("{:?} {} {} {}", changed, file.dev(), file.ino(), file.len()))
+    }
+}
+
+/// What a server has ready, beside its spool.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ready<'a>(pub(super) &'a Spool);
+
+impl Ready<'_> {
+    fn folder(&self, system: u64) -> PathBuf {
+        self.0.directory().join(system.to_string())
+    }
+
+    fn mark(&self, name: &LogName, what: &str) -> PathBuf {
+        self.folder(name.system()).join(format!(".{}{what}", name.file()))
+    }
+
+    /// Says where the log of a server lies, by the path of a file in it. It is a matter of speed alone.
+    pub(super) fn follow(&self, system: u64, path: &Path) {
+        let Some(directory) = path.parent().and_then(|parent| fs::canonicalize(parent).ok()) else { return };
+        let folder = self.folder(system);
+        let there = fs::read(folder.join(SERVER)).is_ok_and(|there| there == directory.as_os_str().as_encoded_bytes());
+        if !there && directory.join(STATUS).is_dir() && folder.is_dir() {
+            let _ = replace(&folder.join(SERVER), directory.as_os_str().as_encoded_bytes());
+        }
+    }
+
+    fn server(&self, system: u64) -> Option<PathBuf> {
+        use std::os::unix::ffi::OsStringExt;
+        let directory = fs::read(self.folder(system).join(SERVER)).ok()?;
+        Some(PathBuf::from(std::ffi::OsString::from_vec(directory))).filter(|directory| directory.is_absolute())
+    }
+
+    /// Whether every site has this file of a server.
+    pub(super) fn is_stored(&self, name: &LogName, path: &Path) -> bool {
+        let stored = fs::read(self.mark(name, STORED)).ok();
+        stored.is_some_and(|stored| fs::metadata(path).is_ok_and(|file| Identity::of(&file).0.as_bytes() == stored))
+    }
+
+    /// Whether a file is on its way to the sites, if the process lives that says so.
+    pub(super) fn is_coming(&self, name: &LogName) -> bool {
+        self.mark(name, COMING).exists()
+    }
+
+    /// Segments that a server will push after the next one, in order. Marks of what it has pushed are removed.
+    pub(super) fn waiting(&self) -> Vec<Waiting> {
+        let systems = fs::read_dir(self.0.directory()).into_iter().flatten().flatten();
+        let systems = systems.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+        systems.flat_map(|system| self.waiting_of(system)).collect()
+    }
+
+    fn waiting_of(&self, system: u64) -> Vec<Waiting> {
+        let Some(server) = self.server(system) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(server.join(STATUS)) else { return Vec::new() };
+        let names = entries.flatten().filter_map(|entry| LogName::new(system, entry.file_name().to_str()?.strip_suffix(READY)?));
+        let mut ready: Vec<LogName> = names.filter(|name| name.kind() == LogKind::Segment).collect();
+        ready.sort();
+        self.forget_all_but(system, &ready);
+        let next = ready.into_iter().skip(1).take(AHEAD).filter(|name| !self.mark(name, STORED).exists());
+        let sized = |name: LogName| {
+            let file = fs::metadata(server.join(name.file())).ok()?;
+            Some(Waiting { bytes: file.len(), since: file.modified().ok()?.into(), at_server: true, name })
+        };
+        next.filter_map(sized).collect()
+    }
+
+    /// Removes marks of what is not ready any more.
+    fn forget_all_but(&self, system: u64, ready: &[LogName]) {
+        let ready: HashSet<&str> = ready.iter().map(LogName::file).collect();
+        for entry in fs::read_dir(self.folder(system)).into_iter().flatten().flatten() {
+            let file = entry.file_name();
+            let name = file.to_str().and_then(|file| file.strip_prefix('.')?.strip_suffix(STORED));
+            if name.is_some_and(|name| !ready.contains(name)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Says that files are on their way.
+    pub(super) fn begin<'n>(&self, names: impl IntoIterator<Item = &'n LogName>) {
+        names.into_iter().for_each(|name| drop(fs::write(self.mark(name, COMING), [])));
+    }
+
+    /// Takes that back.
+    pub(super) fn end(&self, name: &LogName) {
+        let _ = fs::remove_file(self.mark(name, COMING));
+    }
+
+    /// Removes what a process that died said.
+    pub(super) fn clean(&self) {
+        let systems = fs::read_dir(self.0.directory()).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+        for entry in systems.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten()) {
+            if entry.file_name().to_str().is_some_and(|name| name.ends_with(COMING)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// The bytes of a segment where the server has it; nothing if it is not there any more, or changed meanwhile.
+    ///
+    /// # Errors
+    /// [`OperationError::Refused`] for one that is not what its name says; [`OperationError::Io`].
+    pub(super) fn read(&self, name: &LogName) -> Result<Option<(Vec<u8>, Identity)>, OperationError> {
+        let Some(server) = self.server(name.system()) else { return Ok(None) };
+        let path = server.join(name.file());
+        let look = || match fs::metadata(&path) {
+            Ok(file) => Ok(Some(Identity::of(&file))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io(path.display().to_string())(error)),
+        };
+        let Some(before) = look()? else { return Ok(None) };
+        let Examined { bytes, .. } = examine(&path, name.system())?;
+        Ok((look()?.as_ref() == Some(&before)).then_some((bytes, before)))
+    }
+
+    /// Says that every site has this file.
+    ///
+    /// # Errors
+    /// [`OperationError::Io`].
+    pub(super) fn stored(&self, name: &LogName, identity: &Identity) -> Result<(), OperationError> {
+        let path = self.mark(name, STORED);
+        replace(&path, identity.0.as_bytes()).map_err(io(path.display().to_string()))?;
+        self.end(name);
+        Ok(())
+    }
+}
+
+/// Writes a file that is whole when it has its name.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{:016x}.new", rand::random::<u64>()));
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(&new)?.write_all(bytes)?;
+    fs::rename(&new, path)
+}
