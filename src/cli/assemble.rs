@@ -10,7 +10,7 @@ use crate::{
     operations::NamedSource,
     policy::{
         AzurePolicy, Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy, PostgresMethod, PostgresPolicy,
-        SecretReference, SourceKind, StorePolicy,
+        PostgresReadBy, SecretReference, SourceKind, StorePolicy,
     },
     report::Agent,
     repository::{LockTerm, Recipients, Workers},
@@ -21,7 +21,7 @@ use crate::{
         files::{FilesOptions, FilesSource},
         postgres::{
             LogicalOptions, PostgresConfig, PostgresLogical,
-            physical::{PhysicalOptions, PostgresPhysical},
+            physical::{PhysicalOptions, PostgresPhysical, ReadBy},
         },
     },
     stores::{
@@ -159,8 +159,13 @@ pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<
                         Arc::new(PostgresLogical::new(config, options))
                     }
                     PostgresMethod::Physical => {
-                        let options =
-                            PhysicalOptions { bin_directory: database.bin_directory.clone(), ..PhysicalOptions::default() };
+                        let read_by = match database.read_by {
+                            PostgresReadBy::Auto => ReadBy::Auto,
+                            PostgresReadBy::Sql => ReadBy::Sql,
+                            PostgresReadBy::Files => ReadBy::Files,
+                        };
+                        let bin_directory = database.bin_directory.clone();
+                        let options = PhysicalOptions { bin_directory, read_by, ..PhysicalOptions::default() };
                         Arc::new(PostgresPhysical::new(config, options))
                     }
                 }

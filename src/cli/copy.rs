@@ -1,12 +1,14 @@
 //! `farshore copy`.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+
+use serde::Serialize;
 
 use super::{CliError, Context, assemble, identity, place};
 use crate::{
     clock::SystemClock,
-    operations::{CopyRequest, CopyStep, copy, plan_copy, select_point},
-    report::{ExitCode, Look, timestamp},
+    operations::{CopyRequest, CopyStep, copy, plan_copied_log, plan_copy, select_point},
+    report::{CopiedLog, ExitCode, Look, Problem, problem_lines, timestamp},
 };
 
 #[derive(Debug, clap::Args)]
@@ -14,7 +16,7 @@ pub(super) struct Args {
     /// A policy file, or the name of one in /etc/farshore/policies.
     policy: String,
     /// Which points: ids, unambiguous beginnings of ids, `latest` or `latest-verified`.
-    #[arg(value_name = "POINT", required_unless_present = "all")]
+    #[arg(value_name = "POINT", required_unless_present_any = ["all", "wal"])]
     points: Vec<String>,
     /// All points of the policy that the target lacks.
     #[arg(long, conflicts_with = "points")]
@@ -28,6 +30,9 @@ pub(super) struct Args {
     /// A file with an age identity that opens the data at the source (repeatable).
     #[arg(long, value_name = "FILE", env = "FARSHORE_IDENTITY_FILE", value_delimiter = ':')]
     identity: Vec<PathBuf>,
+    /// After the points, the archived log of their clusters, from the beginning of the oldest point on that the target has then.
+    #[arg(long)]
+    wal: bool,
     /// Only say what would be copied, and what it would build on; no data is read.
     #[arg(long)]
     dry_run: bool,
@@ -44,7 +49,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     }
     let encryption = to.site.as_ref().map_or(&policy.encryption, |site| &site.encryption);
     let recipients = assemble::recipients(&policy, encryption)?;
-    let (source, target) = (from.open(&context.cache_dir).await?, to.open(&context.cache_dir).await?);
+    let source = Arc::new(from.open(&context.cache_dir).await?);
+    let target = Arc::new(to.open(&context.cache_dir).await?);
     let points = if args.all {
         let there: BTreeSet<_> = target.point_names(Some(&policy.name)).await?.into_iter().map(|name| name.id).collect();
         let here = source.point_names(Some(&policy.name)).await?;
@@ -62,6 +68,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         to_name: to.site.as_ref().map(|site| site.name.as_str()),
         recipients: &recipients,
         points,
+        log_of: args.wal.then_some(policy.name.as_str()),
+        compression_level: policy.limits.compression_level,
         workers: assemble::workers(&policy.limits)?,
         memory_bytes: policy.limits.memory_bytes,
         parallelism: assemble::parallelism(&policy.limits),
@@ -70,12 +78,35 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     };
     if args.dry_run {
         let steps = plan_copy(&request).await?;
-        context.print(&steps, |look| plan_text(&steps, &to.store.describe(), look))?;
-        return Ok(ExitCode::Success);
+        let to = to.store.describe();
+        if !args.wal {
+            context.print(&steps, |look| plan_text(&steps, &to, look))?;
+            return Ok(ExitCode::Success);
+        }
+        let (log, problems) = plan_copied_log(&request).await?;
+        let code = if problems.is_empty() { ExitCode::Success } else { ExitCode::Problems };
+        let plan = Plan { points: steps, log, problems };
+        context.print(&plan, |look| plan.text(&to, look))?;
+        return Ok(code);
     }
     let report = copy(&request).await?;
     context.print(&report, |look| report.text(look))?;
     Ok(report.exit_code())
+}
+
+/// What would be copied, with the log.
+#[derive(Debug, Serialize)]
+struct Plan {
+    points: Vec<CopyStep>,
+    log: Vec<CopiedLog>,
+    problems: Vec<Problem>,
+}
+
+impl Plan {
+    fn text(&self, to: &str, look: Look) -> String {
+        let log: String = self.log.iter().map(|log| format!("  {}\n", log.text())).collect();
+        format!("{}{log}{}", plan_text(&self.points, to, look), problem_lines(&self.problems))
+    }
 }
 
 fn plan_text(steps: &[CopyStep], to: &str, look: Look) -> String {

@@ -27,7 +27,7 @@ mod verify;
 
 pub use backup::{Backed, BackupPlan, BackupRequest, Destination, NamedSource, backup, plan_backup};
 pub use browse::{DiffLine, Listing, PointSummary, diff, list_entries, open_content, point_summaries};
-pub use copy::{CopyRequest, CopyStep, copy, plan_copy};
+pub use copy::{CopyRequest, CopyStep, copy, plan_copied_log, plan_copy};
 pub use doctor::{MachineExamination, SiteExamination, examine_machine, examine_site, examine_sources};
 pub use drill::{DrillRequest, Drilled, drill};
 pub use error::OperationError;

@@ -38,7 +38,9 @@ pub use schema::schema;
 pub use secret::{PlainOrSecret, SecretReference};
 pub use settings::{CrossCheck, DrillPolicy, Encryption, Limits, Objectives, Probe, Recipients, Retention};
 pub use site::{AzurePolicy, FilesystemPolicy, LockModePolicy, LockPolicy, S3Policy, SitePolicy, StorePolicy};
-pub use source::{BucketPolicy, CommandPolicy, FilesPolicy, PostgresMethod, PostgresPolicy, SourceKind, SourcePolicy, WalPolicy};
+pub use source::{
+    BucketPolicy, CommandPolicy, FilesPolicy, PostgresMethod, PostgresPolicy, PostgresReadBy, SourceKind, SourcePolicy, WalPolicy,
+};
 
 /// A valid policy.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -48,6 +48,18 @@ pub enum PostgresMethod {
     Physical,
 }
 
+/// How a cluster's files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PostgresReadBy {
+    /// From the data directory where this machine has it and it may be read, else over SQL.
+    #[default]
+    Auto,
+    /// Over SQL.
+    Sql,
+    /// From the data directory.
+    Files,
+}
+
 /// A PostgreSQL database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PostgresPolicy {
@@ -59,6 +71,8 @@ pub struct PostgresPolicy {
     pub password: Option<SecretReference>,
     /// Where `pg_dump` and its kin are; absolute. Without it they are looked for on the machine.
     pub bin_directory: Option<PathBuf>,
+    /// How its files are read; for a physical source.
+    pub read_by: PostgresReadBy,
     /// How its write-ahead log is archived; for a physical source.
     pub wal: WalPolicy,
 }

@@ -5,17 +5,18 @@ use std::{collections::BTreeMap, path::PathBuf};
 use ignore::gitignore::GitignoreBuilder;
 
 use super::{
-    BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, SourceKind, SourcePolicy, WalPolicy,
+    BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, PostgresReadBy, SourceKind,
+    SourcePolicy, WalPolicy,
     document::{Findings, Path},
     meaning::{absolute, duration, name, plain_or_secret, secret, size, store, url},
     source::is_slot_name,
-    typed::{TypedMethod, TypedPlainOrSecret, TypedSource, TypedWal},
+    typed::{TypedMethod, TypedPlainOrSecret, TypedReadBy, TypedSource, TypedWal},
 };
 
 /// One `[[source]]`; nothing if it lacks what its kind cannot be without (which was reported).
 pub fn source(typed: TypedSource, path: &Path, findings: &mut Findings<'_>) -> Option<SourcePolicy> {
     let (own, kind) = match typed {
-        TypedSource::Postgres { name, method, url: text, password, bin_directory, wal: typed } => {
+        TypedSource::Postgres { name, method, url: text, password, bin_directory, read_by, wal: typed } => {
             let method = match method {
                 None | Some(TypedMethod::Logical) => PostgresMethod::Logical,
                 Some(TypedMethod::Physical) => PostgresMethod::Physical,
@@ -25,6 +26,7 @@ pub fn source(typed: TypedSource, path: &Path, findings: &mut Findings<'_>) -> O
                 url: url(text, "password", &path.key("url"), findings).unwrap_or_default(),
                 password: secret(password, &path.key("password"), findings),
                 bin_directory: bin_directory.map(|directory| absolute(&directory, &path.key("bin_directory"), findings)),
+                read_by: reading(read_by, method, &path.key("read_by"), findings),
                 wal: wal(typed, method, &path.key("wal"), findings),
             };
             (name, Some(SourceKind::Postgres(postgres)))
@@ -54,6 +56,18 @@ pub fn source(typed: TypedSource, path: &Path, findings: &mut Findings<'_>) -> O
     };
     let name = name_of(own, path, findings);
     kind.map(|kind| SourcePolicy { name, kind })
+}
+
+/// How a cluster's files are read.
+fn reading(typed: Option<TypedReadBy>, method: PostgresMethod, path: &Path, findings: &mut Findings<'_>) -> PostgresReadBy {
+    if typed.is_some() && method != PostgresMethod::Physical {
+        findings.add(path, "goes with method = \"physical\" only: a logical capture reads no files");
+    }
+    match typed {
+        None | Some(TypedReadBy::Auto) => PostgresReadBy::Auto,
+        Some(TypedReadBy::Sql) => PostgresReadBy::Sql,
+        Some(TypedReadBy::Files) => PostgresReadBy::Files,
+    }
 }
 
 /// How a cluster's log is archived.

@@ -74,6 +74,8 @@ pub enum TypedSource {
         /// Where pg_dump and its kin are: an absolute directory.
         #[schemars(example = &"/usr/lib/postgresql/17/bin")]
         bin_directory: Option<String>,
+        /// How the cluster's files are read. Only with method "physical". Default: "auto".
+        read_by: Option<TypedReadBy>,
         /// How the write-ahead log is archived by `farshore wal push` and `farshore wal receive`. Only with method "physical".
         wal: Option<TypedWal>,
     },
@@ -130,6 +132,19 @@ pub enum TypedMethod {
     Logical,
     /// The whole cluster, file by file, with the log that makes it consistent.
     Physical,
+}
+
+/// How a cluster's files are read.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "ReadBy")]
+pub enum TypedReadBy {
+    /// From the data directory, if the agent runs on the server's machine and may read it, else over SQL.
+    Auto,
+    /// Over SQL: the server reads them.
+    Sql,
+    /// From the data directory; where that cannot be, the backup fails.
+    Files,
 }
 
 /// How a cluster's write-ahead log is archived.

@@ -27,7 +27,10 @@ pub struct CopyReport {
     pub points: Vec<CopiedPoint>,
     /// Ids of points that the target had already.
     pub present: Vec<String>,
-    /// Points that could not be copied because something at the source is damaged.
+    /// The archived log, of each cluster, where it was to be copied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<CopiedLog>,
+    /// Points, and files of the log, that could not be copied because something at the source is damaged.
     pub damaged: Vec<Problem>,
     /// What went wrong without stopping the work.
     pub problems: Vec<Problem>,
@@ -60,8 +63,42 @@ pub struct CopiedPoint {
     pub seconds: f64,
 }
 
+/// The log of a cluster that was copied, or would be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiedLog {
+    /// The cluster's system identifier.
+    pub system: String,
+    /// The first segment that the source has of what the points need.
+    pub first: Option<String>,
+    /// The last one.
+    pub last: Option<String>,
+    /// Files that were copied.
+    pub files: u64,
+    /// Their bytes: plain ones of what was copied, those of the objects in a plan.
+    pub bytes: u64,
+    /// Files that the target had already.
+    pub present: u64,
+}
+
+impl CopiedLog {
+    /// On one line, as people read it.
+    pub fn text(&self) -> String {
+        let range = match (&self.first, &self.last) {
+            (Some(first), Some(last)) => format!("{} to {}", printable(first), printable(last)),
+            _ => "no whole segment".to_owned(),
+        };
+        format!(
+            "log of cluster {}, {range}: {} files ({}), {} are there already",
+            printable(&self.system),
+            count(self.files),
+            bytes(self.bytes),
+            count(self.present)
+        )
+    }
+}
+
 impl CopyReport {
-    /// [`ExitCode::Damaged`] if a point could not be copied, else [`ExitCode::Problems`] if there were any.
+    /// [`ExitCode::Damaged`] if a point or a file of the log could not be copied, else [`ExitCode::Problems`] if there were any.
     pub fn exit_code(&self) -> ExitCode {
         match (self.damaged.is_empty(), self.problems.is_empty()) {
             (false, _) => ExitCode::Damaged,
@@ -86,6 +123,9 @@ impl CopyReport {
         let _ = writeln!(text, "  took           {}", seconds(self.seconds));
         for id in &self.present {
             let _ = writeln!(text, "  {} is there already", printable(id));
+        }
+        for log in &self.log {
+            let _ = writeln!(text, "  {}", log.text());
         }
         if !self.points.is_empty() {
             let mut table = Table::new(&[
@@ -120,7 +160,7 @@ impl CopyReport {
 
 #[cfg(test)]
 mod tests {
-    use super::{CopiedPoint, CopyReport, ExitCode, Look, Problem};
+    use super::{CopiedLog, CopiedPoint, CopyReport, ExitCode, Look, Problem};
 
     fn report() -> CopyReport {
         CopyReport {
@@ -131,6 +171,7 @@ mod tests {
             encryption: "2 recipients".into(),
             points: vec![CopiedPoint { id: "4f2a".into(), items: 1200, items_adopted: 1100, ..CopiedPoint::default() }],
             present: vec!["11aa".into()],
+            log: vec![CopiedLog { system: "7".into(), files: 3, bytes: 3 << 24, present: 1200, ..CopiedLog::default() }],
             damaged: vec![],
             problems: vec![],
         }
@@ -143,6 +184,7 @@ mod tests {
             text.starts_with("ok 1 recovery points copied\n  from           s3://far/p\n  to             /mnt/new\n"),
             "{text}"
         );
+        assert!(text.contains("\n  log of cluster 7, no whole segment: 3 files (48.0 MiB), 1,200 are there already\n"), "{text}");
         assert!(text.contains("\n  11aa is there already\n") && text.contains("1,200      1,100"), "{text}");
         assert_eq!(report().exit_code(), ExitCode::Success);
     }

@@ -24,7 +24,7 @@ impl Problem {
 const MOST_LINES: usize = 50;
 
 /// The problems as lines of a text; nothing if there are none.
-pub(super) fn problem_lines(problems: &[Problem]) -> String {
+pub fn problem_lines(problems: &[Problem]) -> String {
     if problems.is_empty() {
         return String::new();
     }

@@ -1,5 +1,6 @@
 //! The policy: what is refused, in which words and where; what is meant by what is accepted.
 
+mod received;
 mod sites;
 
 use std::{path::PathBuf, time::Duration};

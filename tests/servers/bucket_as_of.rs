@@ -14,10 +14,10 @@ use chrono::{TimeDelta, Utc};
 use farshore::{
     clock::{Moment, SharedClock},
     sources::{
-        ConsistencyTime, Rebuild,
+        ConsistencyTime,
         bucket::{BucketOptions, BucketSource, BucketTarget},
     },
-    stores::{GetOptions, PutOptions, S3Config, S3Store, SharedStore, Store, read_all},
+    stores::{GetOptions, PutOptions, S3Config, S3Store, SharedStore, read_all},
 };
 
 use crate::{

@@ -88,7 +88,8 @@ impl Recovery {
 
     /// Copies the points that `wanted` names, or all.
     pub async fn copy(&self, from: &Far, to: &Far, wanted: Option<&str>, cache: &Path) -> Result<CopyReport, OperationError> {
-        let (source, target) = (self.open_far(from, cache).await?, self.open_far(to, cache).await?);
+        let source = Arc::new(self.open_far(from, cache).await?);
+        let target = Arc::new(self.open_far(to, cache).await?);
         let points = match wanted {
             Some(wanted) => vec![source.find_point(Some(&self.policy.name), wanted).await?],
             None => source.point_names(Some(&self.policy.name)).await?,
@@ -99,6 +100,8 @@ impl Recovery {
             to_name: Some(to.name),
             recipients: &to.recipients,
             points,
+            log_of: Some(&self.policy.name),
+            compression_level: 1,
             workers: Arc::clone(&self.workers),
             memory_bytes: 0,
             parallelism: 2,

@@ -99,6 +99,10 @@ struct CheckReport {
     data_keys: u64,
     /// Data keys that stay closed, with the reason.
     closed: Vec<(String, String)>,
+    /// Keys of the archived log at the site.
+    log_keys: u64,
+    /// Those that stay closed, with the reason.
+    closed_log: Vec<(String, String)>,
 }
 
 pub(super) async fn check(context: &Context, args: CheckArgs) -> Result<ExitCode, CliError> {
@@ -113,6 +117,8 @@ pub(super) async fn check(context: &Context, args: CheckArgs) -> Result<ExitCode
         point: None,
         data_keys: 0,
         closed: Vec::new(),
+        log_keys: 0,
+        closed_log: Vec::new(),
     };
     let mut code = ExitCode::Success;
     if let Some(name) = repository.point_names(place.policy_name()).await?.pop() {
@@ -120,15 +126,24 @@ pub(super) async fn check(context: &Context, args: CheckArgs) -> Result<ExitCode
         let reader = Reader::open(&repository, assemble::workers(&limits)?, Budget::new(limits.memory_bytes)).await?;
         let keys = check_point_keys(&repository, &reader, &repository.point(&name).await?).await?;
         (report.point, report.data_keys) = (Some(name.id), keys.data_keys);
-        for (id, error) in keys.closed {
-            // A key that is damaged for everybody is worse than one that is not for us.
-            let keys_only = matches!(error, RepositoryError::Key { .. }) && code != ExitCode::Damaged;
-            code = if keys_only { ExitCode::Keys } else { ExitCode::Damaged };
-            report.closed.push((hex::encode(id), error.to_string()));
-        }
+        report.closed = told(keys.closed, &mut code);
     }
+    let (log_keys, closed) = repository.open_log_keys().await?;
+    (report.log_keys, report.closed_log) = (log_keys, told(closed, &mut code));
     context.print(&report, |look| check_text(&report, look))?;
     Ok(code)
+}
+
+/// Keys that stay closed, as they are told; the exit code is for the worst of them.
+fn told(closed: Vec<([u8; 16], RepositoryError)>, code: &mut ExitCode) -> Vec<(String, String)> {
+    let mut told = Vec::new();
+    for (id, error) in closed {
+        // A key that is damaged for everybody is worse than one that is not for us.
+        let keys_only = matches!(error, RepositoryError::Key { .. }) && *code != ExitCode::Damaged;
+        *code = if keys_only { ExitCode::Keys } else { ExitCode::Damaged };
+        told.push((hex::encode(id), error.to_string()));
+    }
+    told
 }
 
 fn check_text(report: &CheckReport, look: Look) -> String {
@@ -144,7 +159,15 @@ fn check_text(report: &CheckReport, look: Look) -> String {
             report.data_keys
         )),
     }
-    for (_, detail) in &report.closed {
+    if report.log_keys > 0 {
+        text.push_str(&format!(
+            "{} Archived log: {} of {} log keys open\n",
+            if report.closed_log.is_empty() { look.ok() } else { look.failed() },
+            report.log_keys - report.closed_log.len() as u64,
+            report.log_keys
+        ));
+    }
+    for (_, detail) in report.closed.iter().chain(&report.closed_log) {
         text.push_str(&format!("  {}\n", printable(detail)));
     }
     text

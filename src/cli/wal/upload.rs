@@ -22,6 +22,7 @@ use crate::{
 /// How often it is looked whether the policy has changed.
 const READ_POLICY_EVERY: Duration = Duration::from_secs(2);
 /// A policy that cannot be read is tried again after this.
+const NICENESS: i32 = 5;
 const PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
@@ -39,6 +40,8 @@ pub(super) struct Args {
 pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliError> {
     // Away from whoever started it, so that it outlives the server's shell; by hand it stays where it is.
     let _ = rustix::process::setsid();
+    // The server's own work, and its pushes, go first.
+    let _ = rustix::process::nice(NICENESS);
     let file = spool::policy_path(Some(&args.policy))?;
     let clock = SystemClock::shared();
     let policy = spool::read(&file)?;

@@ -4,7 +4,8 @@
 //! had gone there, so that later backups to the target find the same chunks. Each point is a run of its own, with its own data key
 //! and commit: a copy that stops midway leaves whole points, or none.
 //!
-//! What both sites have in an earlier point of the same id is not read: see `snapshot`.
+//! What both sites have in an earlier point of the same id is not read: see `snapshot`. The archived log of the points' clusters goes after
+//! them, where it is asked for: see `operations::log`.
 
 mod snapshot;
 
@@ -15,11 +16,15 @@ use std::{
 
 use serde::Serialize;
 
-use super::{OperationError, backup::encryption_words};
+use super::{
+    OperationError,
+    backup::encryption_words,
+    log::{LogCopyRequest, copy_log, plan_log},
+};
 use crate::{
     clock::SharedClock,
     progress::{Observer, Problem, SharedObserver, Tally},
-    report::{CopiedPoint, CopyReport},
+    report::{CopiedLog, CopiedPoint, CopyReport},
     repository::{Budget, Point, PointName, Reader, Recipients, Repository, Workers, Writer},
 };
 
@@ -27,15 +32,19 @@ use crate::{
 #[derive(Debug)]
 pub struct CopyRequest<'a> {
     /// Where the points are. Its identities must open the data.
-    pub from: &'a Repository,
+    pub from: &'a Arc<Repository>,
     /// Where they go. The agent's identity is enough.
-    pub to: &'a Repository,
+    pub to: &'a Arc<Repository>,
     /// What the target is called in the policy, if it is in it.
     pub to_name: Option<&'a str>,
     /// Who can read the copies.
     pub recipients: &'a Recipients,
     /// Which points, in any order.
     pub points: Vec<PointName>,
+    /// The policy whose clusters' archived log is copied, too; without one no log is.
+    pub log_of: Option<&'a str>,
+    /// zstd level for the log.
+    pub compression_level: i32,
     /// Threads for CPU work.
     pub workers: Arc<Workers>,
     /// Bytes of memory for the data under way.
@@ -77,7 +86,30 @@ pub async fn plan_copy(request: &CopyRequest<'_>) -> Result<Vec<CopyStep>, Opera
     Ok(steps)
 }
 
-/// Copies points, oldest first. A point that the target has is passed over; one that is damaged at the source is named in the
+/// Plans the copy of the log: of each cluster what the target lacks; reads no data.
+///
+/// # Errors
+/// Those of listing, and of reading the points.
+pub async fn plan_copied_log(request: &CopyRequest<'_>) -> Result<(Vec<CopiedLog>, Vec<Problem>), OperationError> {
+    match log_request(request) {
+        Some(log) => plan_log(&log).await,
+        None => Ok((Vec::new(), Vec::new())),
+    }
+}
+
+fn log_request<'a>(request: &'a CopyRequest<'_>) -> Option<LogCopyRequest<'a>> {
+    Some(LogCopyRequest {
+        from: request.from,
+        to: request.to,
+        recipients: request.recipients,
+        policy: request.log_of?,
+        points: &request.points,
+        compression_level: request.compression_level,
+        memory_bytes: request.memory_bytes,
+    })
+}
+
+/// Copies points, oldest first, and the log after them. A point that the target has is passed over; one that is damaged at the source is named in the
 /// report, and the others are copied.
 ///
 /// # Errors
@@ -93,6 +125,7 @@ pub async fn copy(request: &CopyRequest<'_>) -> Result<CopyReport, OperationErro
         encryption: encryption_words(request.recipients),
         points: Vec::new(),
         present: Vec::new(),
+        log: Vec::new(),
         damaged: Vec::new(),
         problems: Vec::new(),
     };
@@ -113,6 +146,9 @@ pub async fn copy(request: &CopyRequest<'_>) -> Result<CopyReport, OperationErro
             }
             Err(error) => return Err(error),
         }
+    }
+    if let Some(log) = log_request(request) {
+        copy_log(&log, &tally, &mut report).await?;
     }
     report.problems = tally.problems();
     report.seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();

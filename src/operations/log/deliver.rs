@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::SharedClock,
     operations::OperationError,
-    repository::{LogKind, LogName, random},
+    repository::{LogKind, LogName},
 };
 
 /// Starts the process that fetches ahead into this directory.
@@ -71,7 +71,7 @@ pub async fn deliver(request: GetRequest<'_>) -> Result<Delivered, OperationErro
                     return Ok(Delivered::AtHand);
                 }
                 let to = to.to_owned();
-                off_thread(move || write(&to, &bytes)).await?;
+                off_thread(move || write(&to, &bytes, Lasting::of(&to))).await?;
                 return Ok(Delivered::File);
             }
             Answer::Gap { .. } if has_itself(directory, name) => return Ok(Delivered::AtHand),
@@ -86,7 +86,7 @@ pub async fn deliver(request: GetRequest<'_>) -> Result<Delivered, OperationErro
             }
         };
         let to = to.to_owned();
-        off_thread(move || write(&to, &bytes)).await?;
+        off_thread(move || write(&to, &bytes, Lasting::of(&to))).await?;
     }
     if let Some(start) = start.filter(|_| name.kind() == LogKind::Segment) {
         // What comes next is a matter of speed alone.
@@ -139,16 +139,43 @@ impl Drop for Temporary {
     }
 }
 
-/// Writes a file that is whole, and on the disk, when it gets its name.
-pub(super) fn write(to: &Path, bytes: &[u8]) -> Result<(), OperationError> {
+/// Whether a file has to outlive a crash of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasting {
+    /// It is on the disk when it gets its name.
+    Synced,
+    /// Nobody looks at it after a crash.
+    Cached,
+}
+
+impl Lasting {
+    /// PostgreSQL asks for a file under such a name, removes what lies there before it asks, and puts on the disk what it keeps
+    /// (`RestoreArchivedFile`, `KeepFileRestoredFromArchive`).
+    fn of(to: &Path) -> Self {
+        match to.file_name().is_some_and(|name| name == "RECOVERYXLOG" || name == "RECOVERYHISTORY") {
+            true => Self::Cached,
+            false => Self::Synced,
+        }
+    }
+}
+
+/// Writes a file that is whole when it gets its name.
+pub(super) fn write(to: &Path, bytes: &[u8], lasting: Lasting) -> Result<(), OperationError> {
     let place = to.display().to_string();
     let directory = directory_of(to)?;
-    let path = directory.join(format!("{TEMPORARY}{}", hex::encode(random::<8>())));
+    let path = directory.join(format!("{TEMPORARY}{:016x}", rand::random::<u64>()));
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(&path).map_err(io(&place))?;
     let mut temporary = Temporary(Some(path.clone()));
-    file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&path, to)).map_err(io(&place))?;
+    let written = file.write_all(bytes).and_then(|()| match lasting {
+        Lasting::Synced => file.sync_all(),
+        Lasting::Cached => Ok(()),
+    });
+    written.and_then(|()| fs::rename(&path, to)).map_err(io(&place))?;
     temporary.0 = None;
+    if lasting == Lasting::Cached {
+        return Ok(());
+    }
     // Whoever cannot sync a directory has the file all the same, and asks again after a crash.
     let _ = File::open(directory).and_then(|directory| directory.sync_all());
     Ok(())

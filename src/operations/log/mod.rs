@@ -15,6 +15,7 @@
 
 mod archives;
 mod beyond;
+mod copy;
 mod coverage;
 mod deliver;
 mod local;
@@ -28,6 +29,7 @@ mod upload;
 
 pub use archives::{Archives, OpenArchive};
 pub use beyond::look_beyond;
+pub(super) use copy::{LogCopyRequest, copy_log, plan_log};
 pub use deliver::{Delivered, GetRequest, deliver};
 pub use local::system_below;
 pub use prefetch::{PrefetchRequest, prefetch};

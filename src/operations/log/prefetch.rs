@@ -3,8 +3,11 @@
 //! ```text
 //! pg_wal/.farshore/lock                 held by the process that fetches
 //! pg_wal/.farshore/last                 what was delivered last
-//! pg_wal/.farshore/<system>/<segment>   whole, on the disk, authenticated
+//! pg_wal/.farshore/<system>/<segment>.<boot>   whole, authenticated
 //! ```
+//!
+//! What was fetched need not outlive a crash of the machine, and is not put on the disk: its name holds the machine's boot, and nobody looks for
+//! one of an earlier boot, of which only a part may be there. Where the boot is not known, files are put on the disk.
 //!
 //! A delivery takes what is there by renaming it. The directory lies beside the server's files and is for its user alone, like them. What
 //! is no longer wanted is removed; the process ends when nothing was delivered for a while, and leaves nothing behind.
@@ -23,7 +26,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::{
     archives::{Answer, Archives},
-    deliver::{StartPrefetch, is_temporary, write},
+    deliver::{Lasting, StartPrefetch, is_temporary, write},
     io, off_thread,
 };
 use crate::{
@@ -33,6 +36,8 @@ use crate::{
 };
 
 const DIRECTORY: &str = ".farshore";
+/// Where Linux says what boot this is.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// Segments ahead of the one delivered last.
 const AHEAD: usize = 8;
 /// Fetched at once.
@@ -55,16 +60,27 @@ const LIST_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(super) struct Ahead {
     directory: PathBuf,
+    /// The machine's boot; nothing where it is not known.
+    boot: Option<String>,
 }
 
 impl Ahead {
     /// For deliveries into this directory.
     pub(super) fn beside(directory: &Path) -> Self {
-        Self { directory: directory.join(DIRECTORY) }
+        Self::at(directory.join(DIRECTORY))
+    }
+
+    fn at(directory: PathBuf) -> Self {
+        let boot = fs::read_to_string(BOOT).ok().map(|boot| boot.trim().to_owned()).filter(|boot| !boot.is_empty());
+        Self { directory, boot }
     }
 
     fn path(&self, name: &LogName) -> PathBuf {
-        self.directory.join(name.system().to_string()).join(name.file())
+        let file = match &self.boot {
+            Some(boot) => format!("{}.{boot}", name.file()),
+            None => name.file().to_owned(),
+        };
+        self.directory.join(name.system().to_string()).join(file)
     }
 
     /// The name that says that a file is being fetched.
@@ -155,10 +171,11 @@ impl Ahead {
     /// Fetches a segment. One that is not there is nobody's error: it was listed, and a prune may have been faster.
     async fn fetch(&self, archives: &Archives, name: &LogName) -> Result<(), OperationError> {
         let (path, coming) = (self.path(name), self.coming(name));
+        let lasting = if self.boot.is_some() { Lasting::Cached } else { Lasting::Synced };
         fs::write(&coming, []).map_err(io(coming.display().to_string()))?;
         let fetched = async {
             let Answer::File(bytes) = archives.fetch(name).await? else { return Ok(()) };
-            off_thread(move || write(&path, &bytes)).await
+            off_thread(move || write(&path, &bytes, lasting)).await
         };
         let outcome = fetched.await;
         let _ = fs::remove_file(coming);
@@ -181,7 +198,7 @@ pub struct PrefetchRequest<'a> {
 /// # Errors
 /// [`OperationError::Io`].
 pub async fn prefetch(request: PrefetchRequest<'_>) -> Result<(), OperationError> {
-    let ahead = Ahead { directory: request.directory.to_owned() };
+    let ahead = Ahead::at(request.directory.to_owned());
     let place = ahead.directory.display().to_string();
     let Some(_held) = ahead.hold().await.map_err(io(&place))? else { return Ok(()) };
     ahead.clear();

@@ -13,7 +13,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,15 +23,16 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::{io, refused};
-use crate::{
-    operations::OperationError,
-    repository::{LogName, random},
-};
+use crate::{operations::OperationError, repository::LogName, sources::files::writeback};
 
 /// What did not get its name after so long was left behind by a process that died.
 const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
 const INCOMING: &str = ".incoming";
+const LOCK: &str = "lock";
 const STATUS: &str = "status.json";
+
+/// The disk begins with a file's bytes as soon as so many are there: a segment then takes as long as the disk, and not longer.
+const PIECE_BYTES: usize = 2 << 20;
 
 /// A directory in which files wait.
 #[derive(Debug, Clone)]
@@ -61,7 +62,7 @@ pub(super) enum Added {
 
 /// Held by the process that empties a spool; others see that it lives.
 #[derive(Debug)]
-pub(super) struct Held(#[expect(dead_code, reason = "the lock ends when the file is closed")] File);
+pub(super) struct Held(File);
 
 /// What keeps a site from having what waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,7 +188,7 @@ impl Spool {
             DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(io(&place))?;
             sync(&self.directory)?;
         }
-        let incoming = folder.join(format!(".{}.{}{INCOMING}", name.file(), hex::encode(random::<8>())));
+        let incoming = folder.join(format!(".{}.{:016x}{INCOMING}", name.file(), rand::random::<u64>()));
         loop {
             let there = File::open(&path).and_then(|file| {
                 file.sync_all()?;
@@ -262,13 +263,19 @@ impl Spool {
         self.flock(FlockOperation::NonBlockingLockExclusive)
     }
 
+    /// Whether the spool is still the one that is held: somebody may have taken it away, and another have made it anew.
+    pub(super) fn is_still(&self, held: &Held) -> bool {
+        let (there, ours) = (fs::metadata(self.directory.join(LOCK)), held.0.metadata());
+        matches!((there, ours), (Ok(there), Ok(ours)) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+    }
+
     /// Whether a process empties the spool.
     pub(super) fn is_held(&self) -> Result<bool, OperationError> {
         Ok(self.flock(FlockOperation::NonBlockingLockShared)?.is_none())
     }
 
     fn flock(&self, operation: FlockOperation) -> Result<Option<Held>, OperationError> {
-        let path = self.directory.join("lock");
+        let path = self.directory.join(LOCK);
         let place = path.display().to_string();
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(io(&place))?;
@@ -300,7 +307,12 @@ impl Spool {
 /// Writes a new file, which is on the disk when this returns.
 fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
+    for piece in bytes.chunks(PIECE_BYTES) {
+        file.write_all(piece)?;
+        if piece.len() == PIECE_BYTES {
+            writeback::begin(&file);
+        }
+    }
     file.sync_all()
 }
 
@@ -349,5 +361,19 @@ mod tests {
         assert!(spool.is_held().unwrap() && spool.hold().unwrap().is_none());
         drop(held);
         assert!(!spool.is_held().unwrap());
+    }
+
+    #[test]
+    fn a_spool_that_was_made_anew_is_not_the_one_that_is_held() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::new(directory.path().join("spool"), 10);
+        spool.prepare().unwrap();
+        let held = spool.hold().unwrap().unwrap();
+        assert!(spool.is_still(&held));
+        std::fs::remove_dir_all(spool.directory()).unwrap();
+        assert!(!spool.is_still(&held));
+        spool.prepare().unwrap();
+        let other = spool.hold().unwrap().unwrap();
+        assert!(spool.is_still(&other) && !spool.is_still(&held));
     }
 }

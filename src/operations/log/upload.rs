@@ -84,10 +84,10 @@ pub async fn upload(request: UploadRequest<'_>) -> Result<UploadEnd, OperationEr
     let Some(mut held) = take(&request.spool).await? else { return Ok(UploadEnd::Held) };
     loop {
         request.spool.clean(request.clock.now())?;
-        let work = Work::begin(&request);
+        let work = Work::begin(&request, &held);
         work.tell()?;
         let ends = join_all((0..request.sites.len()).map(|site| work.site(site))).await;
-        if !request.spool.directory().exists() {
+        if !request.spool.is_still(&held) {
             return Ok(UploadEnd::Idle);
         }
         work.tell()?;
@@ -119,6 +119,7 @@ async fn take(spool: &Spool) -> Result<Option<Held>, OperationError> {
 /// What is known while one process empties a spool.
 struct Work<'a> {
     request: &'a UploadRequest<'a>,
+    held: &'a Held,
     known: Mutex<Known>,
 }
 
@@ -132,7 +133,7 @@ struct Known {
 }
 
 impl<'a> Work<'a> {
-    fn begin(request: &'a UploadRequest<'a>) -> Self {
+    fn begin(request: &'a UploadRequest<'a>, held: &'a Held) -> Self {
         let now = request.clock.monotonic();
         // What was wrong before stays so until it is known to be right.
         let before = request.spool.state();
@@ -141,7 +142,7 @@ impl<'a> Work<'a> {
             (site.name().to_owned(), SiteState { error, ..SiteState::default() })
         };
         let state = UploadState { sites: request.sites.iter().map(keep).collect(), error: None };
-        Self { request, known: Mutex::new(Known { state, confirmed: HashMap::new(), told: now, busy: now }) }
+        Self { request, held, known: Mutex::new(Known { state, confirmed: HashMap::new(), told: now, busy: now }) }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -166,8 +167,8 @@ impl<'a> Work<'a> {
                 return Ok(UploadEnd::Changed);
             }
             let spool = Arc::clone(&request.spool);
-            if !spool.directory().exists() {
-                // Somebody took it away, and a push makes it anew.
+            if !spool.is_still(self.held) {
+                // Somebody took it away, and a push makes it anew; another process has that one.
                 return Ok(UploadEnd::Idle);
             }
             let waiting = off_thread(move || spool.waiting()).await?;

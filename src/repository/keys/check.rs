@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
-use super::wrap::{KeyKind, WrapName, fetch_wrap};
+use super::{
+    DataKeys,
+    wrap::{KeyKind, WrapName, fetch_wrap},
+};
 use crate::repository::{KeyCheck, PackCheck, Repository, RepositoryError, error::Result, format::Id};
 
 /// Wraps opened at once.
@@ -190,15 +193,31 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub async fn open_data_keys(&self, ids: impl IntoIterator<Item = Id>) -> Result<Vec<(Id, RepositoryError)>> {
-        let keys = self.data_keys();
-        let mut closed = Vec::new();
-        for id in ids {
-            match keys.get(&id).await {
-                Ok(_) => {}
-                Err(error) if error.is_damage() || matches!(error, RepositoryError::Key { .. }) => closed.push((id, error)),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(closed)
+        opened(&self.data_keys(), ids).await
     }
+
+    /// Opens every key of the log that the site has; returns how many there are, and those that do not open, each with the error.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn open_log_keys(&self) -> Result<(u64, Vec<(Id, RepositoryError)>)> {
+        let wraps = self.wraps_by_key().await?;
+        let ids: Vec<Id> = wraps.into_keys().filter(|(kind, _)| *kind == KeyKind::Log).map(|(_, id)| id).collect();
+        let keys = DataKeys::of_log(self.store.clone(), self.is_unencrypted(), self.identities.clone());
+        let count = ids.len() as u64;
+        Ok((count, opened(&keys, ids).await?))
+    }
+}
+
+/// Opens these keys; returns those that do not open.
+async fn opened(keys: &DataKeys, ids: impl IntoIterator<Item = Id>) -> Result<Vec<(Id, RepositoryError)>> {
+    let mut closed = Vec::new();
+    for id in ids {
+        match keys.get(&id).await {
+            Ok(_) => {}
+            Err(error) if error.is_damage() || matches!(error, RepositoryError::Key { .. }) => closed.push((id, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(closed)
 }

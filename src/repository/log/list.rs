@@ -64,7 +64,7 @@ impl Repository {
     ///
     /// # Errors
     /// The store's.
-    pub(super) async fn lists(&self, name: &LogName) -> Result<bool> {
+    pub async fn has_log_file(&self, name: &LogName) -> Result<bool> {
         let key = name.to_string();
         let page = self.store.list(&key, None, 1).await?;
         Ok(page.objects.first().is_some_and(|object| object.key == key))

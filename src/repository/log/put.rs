@@ -110,7 +110,7 @@ impl LogWriter {
         }
         // Where a site lets the last writer win, what is there must be looked for first.
         if repository.file.writes != "exclusive"
-            && let Some(found) = self.compare(name, &plain).await?
+            && let Some(found) = self.compare(name, plain.clone()).await?
         {
             return Ok(found);
         }
@@ -129,17 +129,21 @@ impl LogWriter {
         let options = PutOptions { if_absent: true, sha256: Some(hash), ..PutOptions::default() };
         match repository.store.put(&name.to_string(), object.into(), options).await {
             Ok(_) => Ok(LogPut::Stored),
-            Err(there @ StoreError::AlreadyExists { .. }) => self.compare(name, &plain).await?.ok_or_else(|| there.into()),
+            Err(there @ StoreError::AlreadyExists { .. }) => self.compare(name, plain).await?.ok_or_else(|| there.into()),
             Err(error) => Err(error.into()),
         }
     }
 
     /// What is stored under this name, held against these bytes; nothing if there is none.
-    async fn compare(&self, name: &LogName, plain: &Bytes) -> Result<Option<LogPut>> {
+    ///
+    /// # Errors
+    /// The store's; [`RepositoryError::Damaged`] if it cannot be read.
+    pub async fn compare(&self, name: &LogName, plain: impl Into<Bytes>) -> Result<Option<LogPut>> {
         let Some(head) = self.repository.log_head(name).await? else { return Ok(None) };
-        let (catalogue, bytes) = (Arc::clone(&self.repository.catalogue), plain.clone());
-        let hash = off_thread(move || Ok(catalogue.log_id(&bytes))).await?;
-        let same = head.size == plain.len() as u64 && head.hash == hash;
+        let (catalogue, plain): (_, Bytes) = (Arc::clone(&self.repository.catalogue), plain.into());
+        let size = plain.len() as u64;
+        let hash = off_thread(move || Ok(catalogue.log_id(&plain))).await?;
+        let same = head.size == size && head.hash == hash;
         let place = || format!("{}/{name}", self.repository.store.describe());
         Ok(Some(if same { LogPut::There } else { LogPut::Other { place: place() } }))
     }

@@ -96,7 +96,7 @@ impl Repository {
 
     /// Why a file cannot be fetched that the site says it has not: by its listings, which answer or fail as a whole.
     async fn absence(&self, name: &LogName) -> Result<LogAnswer> {
-        if self.lists(name).await? {
+        if self.has_log_file(name).await? {
             let place = format!("{}/{name}", self.store.describe());
             let detail = "the site lists it, and says that it is not there".to_owned();
             return Err(RepositoryError::Damaged { place, detail });

@@ -29,6 +29,7 @@ mod sparse;
 mod tree;
 mod walk;
 mod write;
+pub(crate) mod writeback;
 
 use std::path::PathBuf;
 

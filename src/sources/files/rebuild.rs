@@ -31,6 +31,9 @@ const BATCH_BYTES: u64 = 512 << 20;
 /// More names are never spared: so many are read to find one that is not.
 const SPARED_AT_MOST: usize = 16;
 
+/// Writes at once for each thread that decompresses: one that waits for the disk must not keep them waiting.
+const WRITES_EACH: usize = 4;
+
 /// Entries handed to a blocking thread at once.
 const ENTRIES_AT_ONCE: usize = 256;
 
@@ -166,7 +169,7 @@ impl FilesTarget {
                     }
                     .boxed()
                 })
-                .try_buffer_unordered(context.parallelism.max(1))
+                .try_buffer_unordered(context.parallelism.max(1) * WRITES_EACH)
                 .boxed();
             while let Some(done) = written.next().await {
                 let (progress, length) = done?;

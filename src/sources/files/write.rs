@@ -12,7 +12,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{FILE, attributes::FileAttributes, metadata::kind, place::Placing, sparse};
+use super::{FILE, attributes::FileAttributes, metadata::kind, place::Placing, sparse, writeback};
 
 /// A file that is being written under a temporary name beside its own.
 #[derive(Debug)]
@@ -98,8 +98,14 @@ impl Writing {
             }
         }
         let mut state = self.lock();
+        let steps = state.arrived / writeback::STEP;
         state.arrived += length;
         if state.arrived < self.stored {
+            let is_due = state.arrived / writeback::STEP > steps;
+            drop(state);
+            if is_due {
+                writeback::begin(&file);
+            }
             return Ok(Progress::More);
         }
         if state.end.is_some() {
@@ -108,6 +114,10 @@ impl Writing {
         placing.dress(&file, &self.path, &self.attributes)?;
         renameat(&place.directory, self.temporary.as_slice(), &place.directory, place.name)?;
         state.end = Some(End::Whole);
+        drop(state);
+        if self.stored >= writeback::STEP {
+            writeback::begin(&file);
+        }
         Ok(Progress::Whole)
     }
 

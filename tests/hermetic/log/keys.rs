@@ -10,7 +10,7 @@ use farshore::{
 };
 
 use super::faults::{assert_comes_back, begun, log_name, opened, put, writer};
-use super::name;
+use super::{Server, name};
 use crate::support::recovery::{Recovery, noise, objects};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -112,4 +112,25 @@ async fn prune_never_takes_a_key_of_the_log_for_one_that_no_pack_needs() {
     for number in [0, 30, 59] {
         assert_comes_back(&recovery, &recovery.identities, &store, number, "after two months").await;
     }
+}
+
+#[test]
+fn a_check_of_keys_tries_those_of_the_log() {
+    let server = Server::new();
+    server.pushes(1);
+    server.settles();
+    let check = |identity: &str| {
+        let identity = server.agent.text(identity);
+        server.agent.run(["key", "check", "policy.toml", "--identity", &identity])
+    };
+    let whole = check("operator.txt").succeeds();
+    assert!(whole.stdout.contains("Archived log: 1 of 1 log keys open\n"), "{}", whole.stdout);
+    let closed = check("agent.key").ends_with(7);
+    assert!(closed.stdout.contains("Archived log: 0 of 1 log keys open\n"), "{}", closed.stdout);
+    assert!(closed.stdout.contains("opens this key"), "{}", closed.stdout);
+    let mut keys = std::fs::read_dir(server.agent.path("site/keys")).unwrap().flatten();
+    let key = keys.find(|key| key.file_name().to_string_lossy().starts_with("log-")).unwrap().path();
+    std::fs::write(&key, "no key").unwrap();
+    let damaged = check("operator.txt").ends_with(8);
+    assert!(damaged.stdout.contains("Archived log: 0 of 1 log keys open\n"), "{}", damaged.stdout);
 }

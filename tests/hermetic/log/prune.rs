@@ -57,7 +57,7 @@ impl Capture for Cluster {
 }
 
 /// A recovery point that begins in this segment.
-async fn point(recovery: &Recovery, store: &SharedStore, timeline: u32, segment: u64) -> String {
+pub(super) async fn point(recovery: &Recovery, store: &SharedStore, timeline: u32, segment: u64) -> String {
     recovery.clock.advance(Duration::from_secs(60));
     let repository = recovery.open(store.clone(), &recovery.fresh_cache()).await.unwrap();
     let mut backed = backup(BackupRequest {
@@ -83,7 +83,7 @@ async fn prune(recovery: &Recovery, store: &SharedStore, dry_run: bool) -> Resul
     prune_log(LogPruneRequest { repository: &repository, dry_run, clock: recovery.shared_clock() }).await
 }
 
-async fn archived(store: &SharedStore) -> Vec<String> {
+pub(super) async fn archived(store: &SharedStore) -> Vec<String> {
     let keys = objects(store.as_ref()).await.into_keys().filter(|key| key.starts_with("wal/"));
     keys.map(|key| key.rsplit('/').next().unwrap().to_owned()).collect()
 }
@@ -95,7 +95,7 @@ async fn ten() -> (Recovery, SharedStore) {
     (recovery, store)
 }
 
-async fn fill(recovery: &Recovery, store: &SharedStore) {
+pub(super) async fn fill(recovery: &Recovery, store: &SharedStore) {
     let writer = writer(recovery, store.clone(), &LogKey::default()).await;
     for number in 1..=10 {
         put(&writer, number).await.unwrap();

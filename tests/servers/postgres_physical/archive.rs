@@ -57,6 +57,15 @@ impl Archive {
         fs::write(self.path("policy.toml"), policy.replace("postgres://farshore@/postgres", url)).unwrap();
     }
 
+    /// From now on the policy has another site, in the directory of its name.
+    pub(super) fn gets_site(&self, name: &str) {
+        let policy = fs::read_to_string(self.path("policy.toml")).unwrap();
+        let site = format!("[[site]]\nname = \"{name}\"\nstore = {{ kind = \"filesystem\", path = \"{}\" }}\n", self.text(name));
+        fs::write(self.path("policy.toml"), policy + &site).unwrap();
+        let made = self.farshore(&["init", &self.text("policy.toml"), "--site", name, "--create"]);
+        assert!(made.status.success(), "{made:?}");
+    }
+
     /// The program as the server's user, to be started.
     pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = as_postgres(env!("CARGO_BIN_EXE_farshore").into());

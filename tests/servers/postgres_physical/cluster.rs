@@ -12,7 +12,7 @@ use std::{
 
 use farshore::sources::postgres::{
     PostgresConfig,
-    physical::{PhysicalOptions, PostgresPhysical},
+    physical::{PhysicalOptions, PostgresPhysical, ReadBy},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -226,8 +226,14 @@ impl Cluster {
         );
     }
 
+    /// Of 15 the files are read over SQL, of the others from the data directory.
     pub fn source(&self, database: &str) -> PostgresPhysical {
-        PostgresPhysical::new(PostgresConfig::parse(&self.role_url(database), None).unwrap(), PhysicalOptions::default())
+        self.source_read_by(database, if matches!(self.server, Server::Fifteen) { ReadBy::Sql } else { ReadBy::Files })
+    }
+
+    pub fn source_read_by(&self, database: &str, read_by: ReadBy) -> PostgresPhysical {
+        let options = PhysicalOptions { read_by, ..PhysicalOptions::default() };
+        PostgresPhysical::new(PostgresConfig::parse(&self.role_url(database), None).unwrap(), options)
     }
 
     /// pg_checksums of the stopped server.

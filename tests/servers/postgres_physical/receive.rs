@@ -24,25 +24,25 @@ const MOST_LOST: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `wal receive`, killed when it goes out of scope.
-struct Receiver<'a> {
+pub(super) struct Receiver<'a> {
     archive: &'a Archive,
-    process: Child,
+    pub(super) process: Child,
 }
 
 impl<'a> Receiver<'a> {
-    fn start(archive: &'a Archive) -> Self {
+    pub(super) fn start(archive: &'a Archive) -> Self {
         let log = fs::OpenOptions::new().append(true).create(true).open(archive.path("receive.log")).unwrap();
         let mut command = archive.command(&["wal", "receive", &archive.text("policy.toml")]);
         let process = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Self { archive, process }
     }
 
-    fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         fs::read_to_string(self.archive.path("receive.log")).unwrap()
     }
 
     /// Ends it as systemd does; it stores what is there.
-    fn stop(mut self) {
+    pub(super) fn stop(mut self) {
         kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
         let ended = self.process.wait().unwrap();
         assert!(ended.success(), "{ended}: {}", self.log());
@@ -54,7 +54,7 @@ impl<'a> Receiver<'a> {
     }
 
     #[track_caller]
-    fn waits_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+    pub(super) fn waits_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let began = Instant::now();
         while !is_so() {
             assert!(began.elapsed() < PATIENCE, "{what}: {}", self.log());
@@ -100,7 +100,7 @@ impl Drop for Load {
     }
 }
 
-const TABLE: &str = "CREATE TABLE markers (id serial PRIMARY KEY, at timestamptz, filler text)";
+pub(super) const TABLE: &str = "CREATE TABLE markers (id serial PRIMARY KEY, at timestamptz, filler text)";
 
 fn prepared(primary: &Cluster, archive: &Archive) {
     primary.make_role("postgres");
@@ -110,7 +110,7 @@ fn prepared(primary: &Cluster, archive: &Archive) {
 
 /// A recovery of `copy` from the site alone: how many markers there are, after what there may be no hole; and when the last was made,
 /// microseconds since 1970.
-fn recovered(copy: &mut Cluster) -> (u64, i64) {
+pub(super) fn recovered(copy: &mut Cluster) -> (u64, i64) {
     copy.start();
     let answer = copy.psql(
         "postgres",
@@ -121,11 +121,11 @@ fn recovered(copy: &mut Cluster) -> (u64, i64) {
     (numbers[0].try_into().unwrap(), numbers[2])
 }
 
-fn restored_from(archive: &Archive, primary: &Cluster) -> Cluster {
+pub(super) fn restored_from(archive: &Archive, primary: &Cluster) -> Cluster {
     base(primary, &[&archive.restore_command(), "archive_mode=off", "hot_standby=off"])
 }
 
-fn slot(primary: &Cluster) -> String {
+pub(super) fn slot(primary: &Cluster) -> String {
     primary.psql("postgres", "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'farshore_log'")
 }
 

@@ -4,6 +4,8 @@
 //! * A slot holds the log at the server until every site has confirmed it. Whatever goes away and comes back (server, site, this process),
 //!   nothing is left out.
 //! * The slot holds a bounded amount. Beyond that it is dropped, and this ends with an error: the server's disk is worth more than the archive.
+//!   What was written beyond it while nobody received is caught up with, while that goes on.
+//! * A site whose archive ends before what the server still has is told of, by name and place.
 //! * At each site the log has no hole at any time: file after file.
 //! * The same file that `archive_command` has pushed is a success, another one of its name an error.
 //!
@@ -12,7 +14,9 @@
 //!
 //! Leaves out on purpose: being a synchronous standby. Nobody tells the server how far we are but the slot.
 
+mod bound;
 mod feed;
+mod reach;
 mod site;
 
 use std::{sync::Arc, time::Duration};
@@ -22,7 +26,9 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use self::{
+    bound::{Bound, Verdict},
     feed::{Feed, Line, View},
+    reach::last_before,
     site::{Next, Site},
 };
 use super::{OpenLogSite, refused};
@@ -91,6 +97,7 @@ pub async fn receive(request: ReceiveRequest) -> Result<(), OperationError> {
         first: None,
         touched: Duration::ZERO,
         moved: None,
+        bound: Bound::new(request.hold_bytes),
     };
     tokio::select! {
         ended = server.watch() => ended.map_err(|error| OperationError::Source { name: request.source.clone(), error })?,
@@ -142,6 +149,8 @@ struct Watched<'a> {
     touched: Duration,
     /// As far as it was moved.
     moved: Option<Lsn>,
+    /// How much it may hold.
+    bound: Bound,
 }
 
 impl Watched<'_> {
@@ -198,6 +207,7 @@ impl Watched<'_> {
         let mut line = feed.line.lock().await;
         if line.follower.is_none() {
             self.first = None;
+            self.bound.reconnected();
             line.forget();
             let follower = Follower::connect(&self.request.config, self.request.slot.clone()).await?;
             self.same_cluster(&follower)?;
@@ -258,7 +268,7 @@ impl Watched<'_> {
     async fn slot(&mut self, follower: &Follower, stand: Stand) -> Result<(), Trouble> {
         let (mut held, mut is_new) = (follower.held().await?, false);
         if held == Held::Nothing {
-            if self.moved.is_some() {
+            if self.first.is_some() || self.moved.is_some() {
                 tracing::warn!(
                     slot = self.request.slot,
                     "the slot is not there: this is another server, or somebody dropped it; it is made"
@@ -273,7 +283,7 @@ impl Watched<'_> {
             Held::From(from) => from,
             Held::Nothing | Held::Lost => {
                 follower.drop_slot().await?;
-                return Err(self.ended(follower, "the server has given up the slot (max_slot_wal_keep_size, or idle_replication_slot_timeout), and removed log that not every site has", stand));
+                return Err(self.ended(follower, "the server has given up the slot (max_slot_wal_keep_size, or idle_replication_slot_timeout), and removed log that not every site has", stand).await);
             }
         };
         if self.first.is_none() || is_new {
@@ -283,14 +293,21 @@ impl Watched<'_> {
         let to = self.confirmed_to().filter(|to| *to > from);
         let needed = to.unwrap_or(from);
         // What the server keeps for itself is not held by us.
-        if needed < stand.redo && stand.end.0.saturating_sub(needed.0) > self.request.hold_bytes {
-            follower.drop_slot().await?;
-            let detail = format!(
-                "the slot held {} of log at the server, more than `hold` ({}) allows, and was dropped, so that the server's disk does not fill",
-                bytes(stand.end.0 - needed.0),
-                bytes(self.request.hold_bytes)
-            );
-            return Err(self.ended(follower, &detail, stand));
+        let held_bytes = if needed < stand.redo { stand.end.0.saturating_sub(needed.0) } else { 0 };
+        match self.bound.judge(held_bytes, needed, now) {
+            Verdict::Keep => {}
+            Verdict::CatchUp => tracing::warn!(
+                slot = self.request.slot,
+                "the slot holds {} of log at the server, more than `hold` ({}) allows: nobody received it. It is caught up with now; should the sites not keep up, the slot is dropped. If the server's disk cannot wait, stop this, and there: SELECT pg_drop_replication_slot('{}')",
+                bytes(held_bytes),
+                bytes(self.request.hold_bytes),
+                self.request.slot
+            ),
+            Verdict::Drop(why) => {
+                follower.drop_slot().await?;
+                let detail = format!("{why}, and was dropped, so that the server's disk does not fill");
+                return Err(self.ended(follower, &detail, stand).await);
+            }
         }
         if to.is_some() && to != self.moved || now.saturating_sub(self.touched) >= TOUCH_EVERY {
             follower.advance(needed).await?;
@@ -328,21 +345,41 @@ impl Watched<'_> {
     }
 
     /// The error that says from where on the archive has a gap.
-    fn ended(&self, follower: &Follower, what: &str, stand: Stand) -> Trouble {
-        let name = |number: u64| {
-            self.known.as_ref().map_or_else(String::new, |(layout, lineage, _)| layout.name(lineage.segment(*layout, number)))
-        };
-        let last = name(follower.layout().segment_of(stand.end));
-        let sites = self.request.sites.iter().zip(self.confirmed).map(|(site, next)| match *next.borrow() {
-            Some(next) => format!("site {} has all before {}", site.name(), name(next.number)),
-            None => format!("site {} has nothing of this run", site.name()),
+    async fn ended(&self, follower: &Follower, what: &str, stand: Stand) -> Trouble {
+        let last = self.name(follower.layout().segment_of(stand.end));
+        let sites = self.request.sites.iter().zip(self.confirmed).map(|(site, next)| async move {
+            let next = *next.borrow();
+            match next {
+                Some(next) => format!("site {} has all before {}", site.name(), self.name(next.number)),
+                None => self.archived_at(site.as_ref(), stand).await,
+            }
         });
         Trouble::Ends(SourceError::Unfit {
             subject: follower.describe().to_owned(),
             detail: format!(
                 "{what}: {}; the server is in {last}, so that the archive has a gap in between. See why the site did not take the log, make a backup now (`farshore backup`), which begins behind the gap, and start this again",
-                sites.collect::<Vec<_>>().join(", ")
+                join_all(sites).await.join(", ")
             ),
         })
+    }
+
+    /// What a site has that this run has sent nothing to, in words.
+    async fn archived_at(&self, site: &dyn OpenLogSite, stand: Stand) -> String {
+        let Some((layout, lineage, _)) = &self.known else { unreachable!("the server was looked at before") };
+        let last = async {
+            let writer = site.open().await?;
+            last_before(writer.repository(), *layout, lineage, layout.segment_of(stand.end)).await
+        };
+        let name = site.name();
+        match tokio::time::timeout(STOP_PATIENCE, last).await {
+            Ok(Ok(Some(last))) => format!("site {name} has the log to {}", layout.name(last)),
+            Ok(Ok(None)) => format!("site {name} has nothing of this log"),
+            Ok(Err(error)) => format!("site {name} cannot be asked what it has ({error})"),
+            Err(_) => format!("site {name} does not answer what it has"),
+        }
+    }
+
+    fn name(&self, number: u64) -> String {
+        self.known.as_ref().map_or_else(String::new, |(layout, lineage, _)| layout.name(lineage.segment(*layout, number)))
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::{
     feed::{Feed, Read, View},
+    reach::last_before,
     refused,
 };
 use crate::{
@@ -46,6 +47,8 @@ pub(super) struct Site<'a> {
     part: Option<(Segment, u64)>,
     part_at: Option<Duration>,
     histories: HashSet<String>,
+    /// Whether it was looked what the site has from before this run.
+    looked_back: bool,
     complaint: Option<String>,
 }
 
@@ -69,7 +72,8 @@ impl<'a> Site<'a> {
         next: &'a watch::Sender<Option<Next>>,
     ) -> Self {
         let (writer, part, part_at, complaint) = (None, None, None, None);
-        Self { site, feed, part_every, clock, next, writer, part, part_at, histories: HashSet::new(), complaint }
+        let (histories, looked_back) = (HashSet::new(), false);
+        Self { site, feed, part_every, clock, next, writer, part, part_at, histories, looked_back, complaint }
     }
 
     /// Stores what there is, for as long as there may be more. Returns whether it has everything of the last view.
@@ -157,6 +161,10 @@ impl<'a> Site<'a> {
 
     /// Stores one file more.
     async fn step(&mut self, view: &View) -> Result<Step, OperationError> {
+        if !self.looked_back {
+            self.look_back(view).await?;
+            self.looked_back = true;
+        }
         for (file, bytes) in view.histories.iter() {
             if self.histories.contains(file) {
                 continue;
@@ -169,6 +177,21 @@ impl<'a> Site<'a> {
         let next = self.next.borrow().map_or(view.first, |next| next.number);
         let segment = view.lineage.segment(view.layout, next);
         if next < view.layout.segment_of(view.end) { self.whole(view, segment).await } else { self.part(view, segment).await }
+    }
+
+    /// Says so if the site's archive ends before what the server still has: the slot was dropped, or lost, while nobody received.
+    async fn look_back(&mut self, view: &View) -> Result<(), OperationError> {
+        let repository = Arc::clone(self.opened().await?.repository());
+        let Some(last) = last_before(&repository, view.layout, &view.lineage, view.first).await? else { return Ok(()) };
+        if last.number + 1 < view.first {
+            tracing::error!(
+                site = self.site.name(),
+                "the archive has a gap: the site has nothing between {} and {}, and the server does not have it any more. Make a backup now (`farshore backup`), which begins behind it",
+                view.layout.name(last),
+                view.layout.name(view.lineage.segment(view.layout, view.first))
+            );
+        }
+        Ok(())
     }
 
     async fn whole(&mut self, view: &View, segment: Segment) -> Result<Step, OperationError> {
@@ -225,13 +248,17 @@ impl<'a> Site<'a> {
 
     /// Stores a file; it is confirmed when this returns.
     async fn put(&mut self, name: &LogName, bytes: Bytes) -> Result<(), OperationError> {
+        match self.opened().await?.put(name, bytes).await? {
+            LogPut::Stored | LogPut::There => Ok(()),
+            LogPut::Other { place } => Err(another_is_archived(place, name)),
+        }
+    }
+
+    async fn opened(&mut self) -> Result<&LogWriter, OperationError> {
         let writer = match self.writer.take() {
             Some(writer) => writer,
             None => self.site.open().await?,
         };
-        match self.writer.insert(writer).put(name, bytes).await? {
-            LogPut::Stored | LogPut::There => Ok(()),
-            LogPut::Other { place } => Err(another_is_archived(place, name)),
-        }
+        Ok(self.writer.insert(writer))
     }
 }

@@ -1,6 +1,6 @@
 //! From a running server into a sink.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use futures_util::future::try_join_all;
 use super::{
     CONTROL, LABEL, MAP,
     data::{Data, DataRead, Task},
+    direct::Direct,
     examine::physical,
     facts::{METHOD, PhysicalFacts, TablespaceFacts},
     incremental::Basis,
@@ -35,11 +36,25 @@ pub struct PhysicalOptions {
     pub bin_directory: Option<PathBuf>,
     /// How long to wait for a lock; there are none, so this only bounds the catalogue's.
     pub lock_timeout: Duration,
+    /// How the server's files are read.
+    pub read_by: ReadBy,
+}
+
+/// How the server's files are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReadBy {
+    /// From its data directory where this machine has it and it may be read, else over SQL.
+    #[default]
+    Auto,
+    /// Over SQL.
+    Sql,
+    /// From its data directory.
+    Files,
 }
 
 impl Default for PhysicalOptions {
     fn default() -> Self {
-        Self { bin_directory: None, lock_timeout: Duration::from_secs(60) }
+        Self { bin_directory: None, lock_timeout: Duration::from_secs(60), read_by: ReadBy::Auto }
     }
 }
 
@@ -67,6 +82,13 @@ impl PostgresPhysical {
     /// Captures the cluster that holds the database which `config` names. Nothing is contacted yet.
     pub fn new(config: PostgresConfig, options: PhysicalOptions) -> Self {
         Self { config, options }
+    }
+
+    fn not_at_hand(&self, why: &str) -> SourceError {
+        SourceError::Unfit {
+            subject: self.config.describe(),
+            detail: format!("the policy wants the server's files read from its data directory (read_by = \"files\"), and {why}"),
+        }
     }
 
     async fn session(&self) -> Result<Session, SourceError> {
@@ -101,6 +123,17 @@ impl Capture for PostgresPhysical {
         // Now and not before: one that was made in between is in the backup's own map.
         let Some(first) = sessions.first() else { unreachable!("there is always a session") };
         server.tablespaces = tablespaces(first).await?;
+        let sql_because = match self.options.read_by {
+            ReadBy::Sql => Some("the policy says so".to_owned()),
+            ReadBy::Auto | ReadBy::Files => match Direct::open(&server, slot.name()).await {
+                Ok(direct) => {
+                    server.direct = Some(Arc::new(direct));
+                    None
+                }
+                Err(why) if self.options.read_by == ReadBy::Files => return Err(self.not_at_hand(&why)),
+                Err(why) => Some(why),
+            },
+        };
         let earlier = Earlier::new(earlier);
         let task = Work { server: &server, sessions: &sessions, sink, observer, earlier, earlier_facts, clock: &clock };
         let Done { listing, stopped, wal, data, basis } = tokio::select! {
@@ -114,9 +147,13 @@ impl Capture for PostgresPhysical {
             session.close().await;
         }
         let since = basis.since.as_ref().ok().map(|since| since.start.clone());
+        let (read_by, way) = match sql_because {
+            None => ("files", "from the data directory itself".to_owned()),
+            Some(why) => ("sql", format!("over SQL, since {why}")),
+        };
         let reading = match &basis.since {
-            Ok(since) => format!("incremental on the backup that began at {}", since.start),
-            Err(why) => format!("everything was read: {why}"),
+            Ok(since) => format!("incremental on the backup that began at {}; read {way}", since.start),
+            Err(why) => format!("everything was read: {why}; {way}"),
         };
         let facts = PhysicalFacts {
             method: METHOD.to_owned(),
@@ -144,7 +181,7 @@ impl Capture for PostgresPhysical {
             superuser,
             settings,
             unlogged_relations: listing.unlogged,
-            read_by: "sql".to_owned(),
+            read_by: read_by.to_owned(),
             reading,
             built_on: since,
             mark: basis.mark,

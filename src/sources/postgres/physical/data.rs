@@ -272,7 +272,7 @@ impl<'a> Data<'a> {
         if wanted.is_empty() {
             return self.close(open).await;
         }
-        let mut reading = Reading::begin(session, &wanted).await?;
+        let mut reading = Reading::begin(session, self.server.direct.as_ref(), &wanted).await?;
         while let Some(row) = reading.next().await? {
             let position = positions[row.wanted];
             if open.as_ref().is_none_or(|file| file.position != position) {

@@ -60,7 +60,7 @@ pub struct PhysicalFacts {
     pub settings: BTreeMap<String, String>,
     /// Unlogged relations: they come back empty.
     pub unlogged_relations: u64,
-    /// How the files were read: `sql`.
+    /// How the files were read: `sql`, or `files` from the data directory itself.
     pub read_by: String,
     /// For people: what this is incremental on, or why everything was read.
     #[serde(default)]

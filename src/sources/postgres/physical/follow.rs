@@ -27,7 +27,7 @@ const STAND: &str = "SELECT e::text, (SELECT redo_lsn::text FROM pg_catalog.pg_c
      ELSE ('x' || substr(pg_catalog.pg_walfile_name(e), 1, 8))::bit(32)::int END \
      FROM (SELECT r, CASE WHEN r THEN GREATEST(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()) \
          ELSE pg_catalog.pg_current_wal_flush_lsn() END AS e FROM pg_catalog.pg_is_in_recovery() AS r) AS s";
-const SLOT: &str = "SELECT restart_lsn::text, coalesce(wal_status, 'reserved') FROM pg_catalog.pg_replication_slots \
+const SLOT: &str = "SELECT restart_lsn::text, wal_status FROM pg_catalog.pg_replication_slots \
                     WHERE slot_name = $1::text::name AND slot_type = 'physical'";
 
 /// How far a server's log goes.
@@ -44,7 +44,7 @@ pub struct Stand {
 /// What a slot holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
-    /// There is no such slot.
+    /// There is no such slot, or one that nobody has ever used, which holds nothing.
     Nothing,
     /// The log from here on.
     From(Lsn),
@@ -106,10 +106,11 @@ impl Follower {
     pub async fn held(&self) -> Result<Held, SourceError> {
         let rows = self.bounded("looking at the replication slot", self.session.client.query(SLOT, &[&self.slot])).await?;
         let Some(row) = rows.first() else { return Ok(Held::Nothing) };
-        let (from, status): (Option<String>, String) = (row.get(0), row.get(1));
-        Ok(match from.as_deref().and_then(Lsn::parse) {
-            Some(from) if status != "lost" => Held::From(from),
-            _ => Held::Lost,
+        let (from, status): (Option<String>, Option<String>) = (row.get(0), row.get(1));
+        Ok(match (from.as_deref().and_then(Lsn::parse), status.as_deref()) {
+            (_, Some("lost")) => Held::Lost,
+            (Some(from), _) => Held::From(from),
+            (None, _) => Held::Nothing,
         })
     }
 
@@ -129,18 +130,18 @@ impl Follower {
     /// The server's.
     pub async fn advance(&self, to: Lsn) -> Result<(), SourceError> {
         let sql = "SELECT (pg_catalog.pg_replication_slot_advance(slot_name, GREATEST(restart_lsn, $2::text::pg_lsn))).slot_name::text \
-                   FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name AND wal_status <> 'lost'";
+                   FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name AND slot_type = 'physical' AND wal_status <> 'lost'";
         let to = to.to_string();
         self.bounded("moving the replication slot", self.session.client.query(sql, &[&self.slot, &to])).await.map(drop)
     }
 
-    /// Gives the slot up.
+    /// Gives the slot up. A logical slot of this name is somebody else's, and stays.
     ///
     /// # Errors
     /// The server's.
     pub async fn drop_slot(&self) -> Result<(), SourceError> {
         let sql = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
-                   WHERE slot_name = $1::text::name";
+                   WHERE slot_name = $1::text::name AND slot_type = 'physical'";
         self.bounded("dropping the replication slot", self.session.client.query(sql, &[&self.slot])).await.map(drop)
     }
 
@@ -182,7 +183,7 @@ impl Follower {
         let offset = known.len() as u64;
         if to.saturating_sub(offset) > ROW_BYTES {
             let wanted = [Wanted { path: format!("pg_wal/{name}"), offset, bytes: to - offset }];
-            let (mut reading, mut is_there) = (Reading::begin(&self.session, &wanted).await?, true);
+            let (mut reading, mut is_there) = (Reading::begin(&self.session, None, &wanted).await?, true);
             while let Some(row) = self.in_time(reading.next()).await? {
                 is_there &= row.is_there;
                 while let Some(bytes) = self.in_time(reading.bytes()).await? {

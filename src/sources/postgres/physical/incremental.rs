@@ -205,7 +205,7 @@ async fn read(session: &Session, server: &Server, summaries: &[Listed]) -> Resul
     }
     let failed = |error: SourceError| format!("the summaries of the log cannot be read: {error}");
     let mut readers: Vec<SummaryReader> = wanted.iter().map(|_| SummaryReader::default()).collect();
-    let mut reading = Reading::begin(session, &wanted).await.map_err(failed)?;
+    let mut reading = Reading::begin(session, server.direct.as_ref(), &wanted).await.map_err(failed)?;
     let mut sound = Ok(());
     // To the end in any case: the session is still needed.
     while let Some(row) = reading.next().await.map_err(failed)? {

@@ -115,6 +115,7 @@ mod tests {
             data_directory: "/data".to_owned(),
             mode: 0o700,
             tablespaces: Vec::new(),
+            direct: None,
         };
         let name = |name: &str, is_directory| Name {
             name: name.to_owned(),

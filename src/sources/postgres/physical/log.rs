@@ -1,9 +1,10 @@
 //! The log that a backup needs.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     WAL,
+    direct::Direct,
     read::{ROW_BYTES, Reading, Wanted},
     records::Records,
     server::{Server, Stopped},
@@ -26,7 +27,7 @@ pub async fn capture_log(
     sink: &dyn Sink,
     observer: &SharedObserver,
 ) -> Result<u64, SourceError> {
-    let mut log = Log { session, layout: server.layout, stopped, sink, observer, records: None };
+    let mut log = Log { session, direct: server.direct.as_ref(), layout: server.layout, stopped, sink, observer, records: None };
     let doing = "listing the log";
     let rows = session.client.query("SELECT pg_catalog.pg_ls_dir('pg_wal', true, false)", &[]).await;
     let names: Vec<String> = rows.map_err(|error| session.failed(doing, &error))?.iter().map(|row| row.get(0)).collect();
@@ -59,6 +60,7 @@ fn unfit(session: &Session, detail: &str) -> SourceError {
 /// The log as it is read.
 struct Log<'a> {
     session: &'a Session,
+    direct: Option<&'a Arc<Direct>>,
     layout: Layout,
     stopped: &'a Stopped,
     sink: &'a dyn Sink,
@@ -100,7 +102,8 @@ impl Log<'_> {
     async fn file(&mut self, name: &str, segment: Option<Segment>) -> Result<Entry, SourceError> {
         let (layout, Stopped { label, end, .. }) = (self.layout, self.stopped);
         let bytes = if segment.is_some() { layout.segment_bytes } else { ROW_BYTES };
-        let mut reading = Reading::begin(self.session, &[Wanted { path: format!("pg_wal/{name}"), offset: 0, bytes }]).await?;
+        let mut reading =
+            Reading::begin(self.session, self.direct, &[Wanted { path: format!("pg_wal/{name}"), offset: 0, bytes }]).await?;
         let mut writer = self.sink.content(Cut::ContentDefined, segment.map(|_| bytes)).await?;
         let mut check = segment.map(|segment| layout.check(segment, 1, *end));
         let wrong = |detail: String| SourceError::Unfit {

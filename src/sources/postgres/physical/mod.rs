@@ -30,6 +30,7 @@ mod changes;
 mod checking;
 mod control;
 mod data;
+mod direct;
 mod examine;
 mod existing;
 pub mod facts;
@@ -56,7 +57,7 @@ pub mod summary;
 mod target;
 mod wal;
 
-pub use capture::{PhysicalOptions, PostgresPhysical};
+pub use capture::{PhysicalOptions, PostgresPhysical, ReadBy};
 pub use changes::{Changes, PIECE_BYTES};
 pub use control::Control;
 pub use follow::{Follower, Held, Stand};

@@ -1,13 +1,17 @@
-//! Files of the server, read over SQL: many rows for each statement, several small files or many ranges of a large one.
+//! Files of the server: read where they lie, if that can be done, or else over SQL, with many rows for each statement, several small
+//! files or many ranges of a large one.
 //!
 //! One row for each statement costs the server three times as much. The rows come in COPY's binary form (PostgreSQL's manual, "COPY",
 //! "Binary Format"): number of the file, offset, bytes.
+
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio_postgres::CopyOutStream;
 
+use super::direct::{Delivery, Direct};
 use crate::sources::{
     SourceError,
     postgres::{connect::Session, quote::literal},
@@ -43,7 +47,59 @@ pub struct Row {
 }
 
 /// Files that are being read.
-pub struct Reading<'a> {
+pub struct Reading<'a>(Way<'a>);
+
+/// How.
+enum Way<'a> {
+    Rows(Rows<'a>),
+    /// What is delivered, and what of the present row was not taken yet.
+    Files(Delivery, Bytes),
+}
+
+impl<'a> Reading<'a> {
+    /// Begins to read: from the data directory, if it is at hand.
+    ///
+    /// # Errors
+    /// The server's, as soon as it says them.
+    pub async fn begin(session: &'a Session, direct: Option<&Arc<Direct>>, wanted: &[Wanted]) -> Result<Self, SourceError> {
+        let files = match direct {
+            Some(direct) => direct.read(wanted).await,
+            None => None,
+        };
+        Ok(Self(match files {
+            Some(files) => Way::Files(files, Bytes::new()),
+            None => Way::Rows(Rows::begin(session, wanted).await?),
+        }))
+    }
+
+    /// The next row; its bytes have to be taken by [`Self::bytes`] first.
+    ///
+    /// # Errors
+    /// The server's, a connection that broke, or rows that nobody asked for.
+    pub async fn next(&mut self) -> Result<Option<Row>, SourceError> {
+        match &mut self.0 {
+            Way::Rows(rows) => rows.next().await,
+            Way::Files(files, rest) => Ok(files.next().await?.map(|(row, bytes)| {
+                *rest = bytes;
+                row
+            })),
+        }
+    }
+
+    /// More bytes of the present row; none at its end.
+    ///
+    /// # Errors
+    /// A connection that broke.
+    pub async fn bytes(&mut self) -> Result<Option<Bytes>, SourceError> {
+        match &mut self.0 {
+            Way::Rows(rows) => rows.bytes().await,
+            Way::Files(_, rest) => Ok(Some(std::mem::take(rest)).filter(|bytes| !bytes.is_empty())),
+        }
+    }
+}
+
+/// Files that are being read over SQL.
+struct Rows<'a> {
     session: &'a Session,
     doing: String,
     /// Where the wanted ranges begin.
@@ -70,12 +126,8 @@ fn statement(wanted: &[Wanted]) -> String {
     )
 }
 
-impl<'a> Reading<'a> {
-    /// Begins to read.
-    ///
-    /// # Errors
-    /// The server's, as soon as it says them.
-    pub async fn begin(session: &'a Session, wanted: &[Wanted]) -> Result<Self, SourceError> {
+impl<'a> Rows<'a> {
+    async fn begin(session: &'a Session, wanted: &[Wanted]) -> Result<Self, SourceError> {
         let others = |first: &Wanted| wanted.iter().any(|one| one.path != first.path);
         let doing = match wanted {
             [first, ..] if others(first) => format!("reading {} and more files", first.path),
@@ -98,11 +150,7 @@ impl<'a> Reading<'a> {
         Ok(reading)
     }
 
-    /// The next row; its bytes have to be taken by [`Self::bytes`] first.
-    ///
-    /// # Errors
-    /// The server's, a connection that broke, or rows that nobody asked for.
-    pub async fn next(&mut self) -> Result<Option<Row>, SourceError> {
+    async fn next(&mut self) -> Result<Option<Row>, SourceError> {
         while self.bytes().await?.is_some() {}
         match self.take(2).await?.get_i16() {
             -1 => return self.end().await.map(|()| None),
@@ -128,11 +176,7 @@ impl<'a> Reading<'a> {
         Ok(Some(Row { wanted, offset, is_there: length >= 0 }))
     }
 
-    /// More bytes of the present row; none at its end.
-    ///
-    /// # Errors
-    /// A connection that broke.
-    pub async fn bytes(&mut self) -> Result<Option<Bytes>, SourceError> {
+    async fn bytes(&mut self) -> Result<Option<Bytes>, SourceError> {
         if self.remaining == 0 {
             return Ok(None);
         }

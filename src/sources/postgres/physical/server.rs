@@ -1,11 +1,12 @@
 //! The server that is captured: what it is, whether the role may do what is needed, and the backup that it is told of.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 
 use super::{
     control::Control,
+    direct::Direct,
     label::{Label, Lsn, Tablespace},
     wal::Layout,
 };
@@ -51,6 +52,8 @@ pub struct Server {
     pub mode: u32,
     /// Tablespaces that lie elsewhere, with their names.
     pub tablespaces: Vec<(String, Tablespace)>,
+    /// Its data directory, if its files are read there and not over SQL.
+    pub direct: Option<Arc<Direct>>,
 }
 
 impl Server {
@@ -91,6 +94,7 @@ impl Server {
             data_directory: setting("data_directory").await?,
             mode: u32::from_str_radix(&setting("data_directory_mode").await?, 8).unwrap_or(0o700),
             tablespaces: tablespaces(session).await?,
+            direct: None,
         })
     }
 }
@@ -164,6 +168,11 @@ impl Slot {
         let sql = "SELECT pg_catalog.pg_create_physical_replication_slot($1::text::name, true, true)::text";
         session.one::<String>("making a temporary replication slot (max_replication_slots must leave room)", sql, &[&name]).await?;
         Ok(Self { session, name })
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Keeps it alive; comes back only when it is lost.

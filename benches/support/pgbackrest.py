@@ -1,0 +1,264 @@
+"""Physical backups, restores and the archived log, side by side with pgBackRest (`FARSHORE_BENCH_PGBACKREST`, or the one on the path; 2.46 or newer).
+
+A cluster of its own, with checksums, a log archive and summaries of the log. Both compress with zstd 3, with two processes or threads; pgBackRest bundles files and
+stores blocks incrementally, and does not encrypt; Farshore always encrypts. Who begins a pair changes from pair to pair.
+"""
+
+import json, os, pwd, random, shutil, signal, statistics, subprocess, sys, time
+
+from whole import BIN, FARSHORE, RUNS, SCALE, fill_database, fresh_site, measure, policy, psql, run, say
+
+PGBACKREST = os.environ.get("FARSHORE_BENCH_PGBACKREST") or shutil.which("pgbackrest") or ""
+SEGMENT = 16 << 20
+
+
+def as_postgres():
+    """What `subprocess` needs to start a program as the user postgres, which servers want when all else runs as root."""
+    if os.getuid() != 0:
+        return {}
+    entry = pwd.getpwnam("postgres")
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "cwd": "/"}
+
+
+def give(*paths):
+    if os.getuid() == 0:
+        for path in paths:
+            shutil.chown(path, "postgres", "postgres")
+
+
+def size_of(directory):
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+class Bench:
+    def __init__(self, work):
+        work.chmod(0o755)
+        self.work = work
+        self.port = 5599
+        self.data, self.socket, self.repo, self.spool = (work / name for name in ("primary", "socket", "repo", "spool"))
+        for directory in (self.data, self.socket, self.repo, self.spool):
+            directory.mkdir(mode=0o700)
+        self.socket.chmod(0o755)
+        give(self.data, self.socket, self.repo, self.spool)
+        run(BIN / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--data-checksums", "-E", "UTF8", "--locale", "C", **as_postgres())
+        with open(self.data / "postgresql.conf", "a") as settings:
+            settings.write(
+                f"port = {self.port}\nunix_socket_directories = '{self.socket}'\nlisten_addresses = ''\nshared_buffers = '512MB'\nmax_wal_size = '4GB'\n"
+                "checkpoint_timeout = '1h'\narchive_mode = on\narchive_command = '/bin/true'\nsummarize_wal = on\nautovacuum = off\nwal_keep_size = '64MB'\n"
+            )
+        self.server = subprocess.Popen([BIN / "postgres", "-D", self.data], stdout=open(work / "server.log", "w"), stderr=subprocess.STDOUT, **as_postgres())
+        self.url = f"postgresql://postgres@/postgres?host={self.socket}&port={self.port}"
+        for _ in range(100):
+            if subprocess.run([BIN / "pg_isready", "-q", "-h", self.socket, "-p", str(self.port)]).returncode == 0:
+                break
+            time.sleep(0.1)
+        self.config = work / "pgbackrest.conf"
+        self.config.write_text(
+            f"[global]\nrepo1-path={self.repo}\nrepo1-bundle=y\nrepo1-block=y\nrepo1-retention-full=1\ncompress-type=zst\ncompress-level=3\nprocess-max=2\nstart-fast=y\n"
+            f"log-level-console=warn\nlog-level-file=off\nlock-path={self.spool}/lock\nspool-path={self.spool}\nlog-path={self.spool}/log\ncmd={PGBACKREST}\n"
+            f"archive-get-queue-max=256MiB\n[main]\npg1-path={self.data}\npg1-socket-path={self.socket}\npg1-port={self.port}\npg1-user=postgres\n"
+        )
+        source = (
+            f'[[source]]\nname = "db"\nkind = "postgres"\nmethod = "physical"\nurl = "{self.url}"\nbin_directory = "{BIN}"\n'
+            f'wal = {{ spool = "{work}/farshore-spool", limit = "4GiB" }}\n'
+        )
+        self.policy, self.key = policy(work, source, "[limits]\ncompression_level = 3\n")
+
+    def stop(self):
+        self.server.send_signal(signal.SIGINT)
+        self.server.wait()
+
+    def sql(self, statements, database="postgres"):
+        return psql(database, statements, self.url)
+
+    def hand_over(self):
+        """The agent is the server's own user, as an `archive_command` is."""
+        if os.getuid() == 0:
+            run("chown", "-R", "postgres:postgres", self.work / "site", self.work / "farshore-spool", *self.work.glob("*.key"), self.policy)
+
+    def pgbackrest(self, command, *options, **more):
+        return measure(PGBACKREST, f"--config={self.config}", "--stanza=main", command, *options, **{**as_postgres(), **more})
+
+    def archive_with(self, command):
+        self.sql(f"ALTER SYSTEM SET archive_command = '{command}'")
+        self.sql("SELECT pg_reload_conf()")
+
+    def fresh_repo(self):
+        for directory in self.repo.iterdir():
+            shutil.rmtree(directory)
+        self.pgbackrest("stanza-create")
+
+    def their_backup(self, kind):
+        self.archive_with(f"{PGBACKREST} --config={self.config} --stanza=main archive-push %p")
+        seconds, peak, cpu, _ = self.pgbackrest("backup", f"--type={kind}")
+        self.archive_with("/bin/true")
+        return seconds, peak, cpu
+
+    def our_backup(self, expect=None):
+        seconds, peak, cpu, said = measure(FARSHORE, "backup", self.policy, "--json")
+        note = json.loads(said)[0]["sources"][0]["note"]
+        if expect and not note.startswith(expect):
+            sys.exit(f"not the backup that was wanted: {note}")
+        return seconds, peak, cpu
+
+    def target(self, name):
+        directory = self.work / name
+        shutil.rmtree(directory, ignore_errors=True)
+        return directory
+
+    def their_restore(self, *options):
+        directory = self.work / "theirs"
+        if not options:
+            self.target("theirs").mkdir(mode=0o700)
+            give(directory)
+        return self.pgbackrest("restore", f"--pg1-path={directory}", "--archive-mode=off", *options)
+
+    def our_restore(self, *options):
+        directory = self.work / "ours" if options else self.target("ours")
+        return measure(FARSHORE, "restore", self.policy, "latest", "--identity", self.key, "--source", "db", "--to", directory, "--bin-directory", BIN, *options)
+
+
+class Ratios:
+    """Who is how many times as fast, a pair at a time; the first pair only warms."""
+
+    def __init__(self, what, wanted):
+        self.what, self.wanted, self.ratios, self.peaks = what, wanted, [], []
+
+    def add(self, pair, theirs, ours):
+        say(f"pair {pair}: {self.what}: pgBackRest {theirs[0]:.2f} s ({theirs[2]:.1f} s CPU), farshore {ours[0]:.2f} s ({ours[2]:.1f} s CPU, {ours[1]:.0f} MiB)")
+        self.peaks.append(ours[1])
+        if pair > 0:
+            self.ratios.append(theirs[0] / ours[0])
+
+    def tell(self):
+        say(f"{self.what} / pgBackRest: {statistics.median(self.ratios):.2f} ({min(self.ratios):.2f} to {max(self.ratios):.2f}; wanted: at least {self.wanted}); at most {max(self.peaks):.0f} MiB (wanted: under 320)")
+
+
+def in_turns(pair, theirs, ours):
+    if pair % 2:
+        mine = ours()
+        return theirs(), mine
+    return theirs(), ours()
+
+
+def damage(directory, seed):
+    """Overwrites one per cent of the files of databases with noise, a MiB at a time; returns how many bytes."""
+    chance = random.Random(seed)
+    files = sorted((file, file.stat().st_size) for file in (directory / "base").rglob("*") if file.is_file() and file.stat().st_size > 2 << 20)
+    total = sum(size for _, size in files)
+    for _ in range(max(1, total // 100 >> 20)):
+        file, size = chance.choices(files, weights=[size for _, size in files])[0]
+        with open(file, "r+b") as out:
+            out.seek(chance.randrange(0, size - (1 << 20)))
+            out.write(chance.randbytes(1 << 20))
+    return total
+
+
+def backups(bench):
+    """Full backup, one after one per cent changed, full restore, restore over what is there with one per cent damaged."""
+    fill_database("bench", 5 * SCALE, bench.url)
+    full, changed = Ratios("full backup", 1.3), Ratios("backup after 1 % changed", 3)
+    restored, delta = Ratios("full restore", 1.3), Ratios("restore over 1 % of damage", 2)
+    for pair in range(RUNS + 1):
+        bench.sql("CHECKPOINT")
+        bench.fresh_repo()
+        fresh_site(bench.work, bench.policy)
+        full.add(pair, *in_turns(pair, lambda: bench.their_backup("full"), bench.our_backup))
+        stored = size_of(bench.repo / "backup"), size_of(bench.work / "site")
+        restored.add(pair, *in_turns(pair, bench.their_restore, bench.our_restore))
+        for name in ("theirs", "ours"):
+            total = damage(bench.work / name, pair)
+        delta.add(pair, *in_turns(pair, lambda: bench.their_restore("--delta", "--force"), lambda: bench.our_restore("--delta")))
+        one = f"BETWEEN (SELECT max(%s) * {pair * 10} / 100 FROM %s) AND (SELECT max(%s) * {pair * 10 + 1} / 100 FROM %s)"
+        bench.sql(f"UPDATE posts SET props = props || '{{\"pair\": {pair}}}' WHERE id " + one % ("id", "posts", "id", "posts"), "bench")
+        bench.sql("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid " + one % ("aid", "pgbench_accounts", "aid", "pgbench_accounts"), "bench")
+        bench.sql("CHECKPOINT")
+        changed.add(pair, *in_turns(pair, lambda: bench.their_backup("incr"), lambda: bench.our_backup("incremental")))
+    say(f"bytes stored of {total / 2**20:.0f} MiB in databases: farshore {stored[1] / 2**20:.0f} MiB, pgBackRest {stored[0] / 2**20:.0f} MiB (wanted: no more)")
+    for ratios in (full, changed, restored, delta):
+        ratios.tell()
+
+
+def archived(bench, count, command, at_site):
+    """The server makes `count` segments while it does not archive; then it begins. Returns the time until the site has all of them (as `measure` does), and their names."""
+    bench.archive_with("")
+    bench.sql("DROP TABLE IF EXISTS log_filler; CREATE TABLE log_filler (id bigint, message text)")
+    names = []
+    while len(names) < count:
+        bench.sql("INSERT INTO log_filler SELECT i, md5((i * 31)::text) || ' the channel was ' || (i % 97) || md5(i::text) FROM generate_series(1, 100000) i; TRUNCATE log_filler")
+        names = sorted(ready.name.removesuffix(".ready") for ready in (bench.data / "pg_wal/archive_status").glob("*.ready"))
+    start = time.monotonic()
+    bench.archive_with(command)
+    accepted = None
+    while any((bench.data / "pg_wal/archive_status" / f"{name}.ready").exists() for name in names[-1:]) or at_site() < len(names):
+        if time.monotonic() - start > 600:
+            sys.exit(f"the log is not archived after ten minutes: {at_site()} of {len(names)}; see {bench.work}/server.log")
+        if accepted is None and not (bench.data / "pg_wal/archive_status" / f"{names[-1]}.ready").exists():
+            accepted = time.monotonic() - start
+        time.sleep(0.02)
+    seconds = time.monotonic() - start
+    bench.archive_with("/bin/true")
+    say(f"  {len(names)} segments: accepted after {accepted or seconds:.2f} s, at the site after {seconds:.2f} s: {len(names) / seconds:.1f} a second")
+    return (seconds, 0, 0), names
+
+
+def fetched(bench, names, get):
+    """One call a file, in order, as a server in recovery does; each must be whole."""
+    target = bench.target("fetched")
+    target.mkdir(mode=0o700)
+    give(target)
+    start = time.monotonic()
+    peak = cpu = 0
+    for name in names:
+        _, memory, spent, _ = get(name, target / "RECOVERYXLOG")
+        peak, cpu = max(peak, memory), cpu + spent
+        if (target / "RECOVERYXLOG").stat().st_size != SEGMENT:
+            sys.exit(f"{name} did not come whole")
+        (target / "RECOVERYXLOG").rename(target / "last")
+    return time.monotonic() - start, peak, cpu
+
+
+def log(bench):
+    """The archived log: from the moment that the server begins to archive until all is at the site; and fetching it again, a file a call, as recovery does."""
+    count = max(20, int(200 * SCALE))
+    push, get = Ratios(f"archiving {count} segments", 2), Ratios(f"fetching {count} segments", 2)
+    system = bench.sql("SELECT system_identifier FROM pg_control_system()")
+    spool = bench.work / "farshore-spool"
+    for pair in range(RUNS + 1):
+        bench.fresh_repo()
+        fresh_site(bench.work, bench.policy)
+        shutil.rmtree(spool, ignore_errors=True)
+        spool.mkdir(mode=0o700)
+        bench.hand_over()
+
+        def theirs():
+            at_site = lambda: sum(1 for file in (bench.repo / "archive").rglob("*.zst"))
+            took, names = archived(bench, count, f"{PGBACKREST} --config={bench.config} --stanza=main --archive-async archive-push %p", at_site)
+            return took, fetched(bench, names, lambda name, path: bench.pgbackrest("archive-get", "--archive-async", name, path))
+
+        def ours():
+            at_site = lambda: sum(1 for file in (bench.work / "site/wal").rglob("*") if file.is_file())
+            took, names = archived(bench, count, f"env FARSHORE_CACHE_DIR={bench.work}/server-cache {FARSHORE} wal push --quiet {bench.policy} %p", at_site)
+            return took, fetched(bench, names, lambda name, path: measure(
+                FARSHORE, "wal", "get", "--quiet", "--system", system, "--identity", bench.key, bench.policy, name, path, **as_postgres()))
+
+        (their_push, their_get), (our_push, our_get) = in_turns(pair, theirs, ours)
+        push.add(pair, their_push, our_push)
+        get.add(pair, their_get, our_get)
+    push.tell()
+    get.tell()
+
+
+PARTS = {"backups": backups, "log": log}
+
+
+def compare(work):
+    if not PGBACKREST:
+        sys.exit("pgBackRest is not here: install it, or say where it is in FARSHORE_BENCH_PGBACKREST")
+    say(subprocess.run([PGBACKREST, "version"], check=True, capture_output=True, text=True).stdout.strip())
+    bench = Bench(work)
+    try:
+        for name in os.environ.get("FARSHORE_BENCH_PARTS", "backups log").split():
+            PARTS[name](bench)
+    finally:
+        bench.stop()
