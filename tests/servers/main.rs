@@ -23,3 +23,4 @@ mod reader;
 mod stores;
 mod system;
 mod system_refusals;
+mod traffic;

@@ -136,7 +136,7 @@ impl Reading {
     pub(super) fn finding(&self) -> Finding {
         const NAME: &str = "versions";
         match self {
-            Self::AsOf => Finding::sound(NAME, "kept: read as of the database's instant, exactly"),
+            Self::AsOf => Finding::sound(NAME, "kept: read as of the database's instant, whatever happens meanwhile"),
             Self::Suspended { remedy } => Finding::note(
                 NAME,
                 "suspended: what is overwritten or deleted between the database's instant and the listing is not told from what was there",
