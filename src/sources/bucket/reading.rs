@@ -94,7 +94,9 @@ impl Reading {
         };
         match self {
             Self::AsOf if later == 0 => format!("read as of {time}, by versions"),
-            Self::AsOf => format!("read as of {time}, by versions; {changed} written or deleted since, and left as they were"),
+            Self::AsOf => format!(
+                "read as of {time}, by versions; {changed} written or deleted since (or moments before), and left as they were"
+            ),
             Self::Suspended { .. } => {
                 format!("read as of {time} as far as versions go, which are no longer kept; {changed} written or deleted since")
             }
