@@ -21,7 +21,7 @@ use crate::{
         files::{FilesOptions, FilesSource},
         postgres::{
             LogicalOptions, PostgresConfig, PostgresLogical,
-            physical::{PhysicalOptions, PostgresPhysical, ReadBy},
+            physical::{LogOptions, PhysicalOptions, PostgresPhysical, ReadBy},
         },
     },
     stores::{
@@ -165,7 +165,12 @@ pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<
                             PostgresReadBy::Files => ReadBy::Files,
                         };
                         let bin_directory = database.bin_directory.clone();
-                        let options = PhysicalOptions { bin_directory, read_by, ..PhysicalOptions::default() };
+                        let log = LogOptions {
+                            slot: database.wal.slot_name(&policy.name),
+                            hold_bytes: database.wal.hold_bytes,
+                            is_wanted: database.wal.is_wanted,
+                        };
+                        let options = PhysicalOptions { bin_directory, read_by, log, ..PhysicalOptions::default() };
                         Arc::new(PostgresPhysical::new(config, options))
                     }
                 }

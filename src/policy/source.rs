@@ -80,6 +80,8 @@ pub struct PostgresPolicy {
 /// How a cluster's write-ahead log is archived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalPolicy {
+    /// Whether the policy has a table for the log, so that it is meant to be archived.
+    pub is_wanted: bool,
     /// Where files wait until all sites have them; without it a directory of the policy's name.
     pub spool: Option<PathBuf>,
     /// So many bytes may wait there.
@@ -95,6 +97,7 @@ pub struct WalPolicy {
 impl Default for WalPolicy {
     fn default() -> Self {
         Self {
+            is_wanted: false,
             spool: None,
             limit_bytes: Self::DEFAULT_LIMIT_BYTES,
             synchronous: false,

@@ -82,6 +82,7 @@ fn wal(typed: Option<TypedWal>, method: PostgresMethod, path: &Path, findings: &
     }
     let limit = size(typed.limit, "1GiB", WalPolicy::LEAST_LIMIT_BYTES, &path.key("limit"), findings);
     WalPolicy {
+        is_wanted: true,
         spool: typed.spool.map(|spool| absolute(&spool, &path.key("spool"), findings)),
         limit_bytes: limit.unwrap_or(WalPolicy::DEFAULT_LIMIT_BYTES),
         synchronous: typed.synchronous.unwrap_or(false),

@@ -87,6 +87,33 @@ fn a_role_that_may_not_copy_the_cluster_is_told_what_it_lacks_and_then_has_it() 
 }
 
 #[test]
+fn a_cluster_whose_log_is_wanted_and_not_archived_is_told_until_somebody_receives_it() {
+    for server in [Server::Fifteen, Server::Eighteen] {
+        let examined = Examined::new(server, "physical");
+        examined.database.psql(&format!("GRANT pg_monitor TO {}", examined.role));
+        let outcome = |name: &str| {
+            let findings = examined.doctor().json()["examined"][0]["findings"].clone();
+            let found = findings.as_array().unwrap().iter().find(|finding| finding["name"] == name).cloned().unwrap_or_default();
+            format!("{}: {}", found["outcome"].as_str().unwrap_or_default(), found["found"].as_str().unwrap_or_default())
+        };
+        let unwanted = outcome("log archive");
+        assert!(unwanted.starts_with("note: archive_mode = off, and there is no slot farshore_"), "{unwanted}");
+        let slot = server.fresh_name("doctor_log");
+        let policy = examined.agent.path("policy.toml");
+        let text = std::fs::read_to_string(&policy).unwrap();
+        let wanted = text.replace("method = \"physical\"\n", &format!("method = \"physical\"\nwal = {{ slot = \"{slot}\" }}\n"));
+        std::fs::write(&policy, wanted).unwrap();
+        let missing = outcome("log archive");
+        assert!(missing.starts_with(&format!("failed: archive_mode = off, and there is no slot {slot}")), "{missing}");
+        examined.database.psql(&format!("SELECT pg_create_physical_replication_slot('{slot}')"));
+        let (received, held) = (outcome("log archive"), outcome("log slot"));
+        examined.database.psql(&format!("SELECT pg_drop_replication_slot('{slot}')"));
+        assert_eq!(received, format!("passed: received over the slot {slot}"));
+        assert_eq!(held, format!("passed: {slot} may hold 10240 MiB"));
+    }
+}
+
+#[test]
 fn a_server_that_is_not_there_is_said_and_the_rest_is_examined_all_the_same() {
     let agent = Agent::new("");
     agent.write_policy(

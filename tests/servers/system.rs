@@ -6,7 +6,7 @@ use farshore::stores::{PutOptions, S3Config, S3Store, Store, read_all};
 use crate::{
     postgres::{Database, Server},
     support::{
-        agent::{Agent, noise, tree},
+        agent::{Agent, files, noise, tree},
         server,
     },
 };
@@ -208,7 +208,7 @@ fn dumped(database: &Database) -> String {
 
 /// A drill leaves neither a directory nor a server.
 fn assert_no_scratch(agent: &Agent) {
-    assert!(std::fs::read_dir(agent.path("drill")).unwrap().next().is_none(), "{:?}", tree(&agent.path("drill")).keys());
+    assert!(std::fs::read_dir(agent.path("drill")).unwrap().next().is_none(), "{:?}", files(&agent.path("drill")));
     assert_eq!(scratch_servers(agent), Vec::<String>::new());
 }
 
@@ -257,7 +257,7 @@ fn a_drill_that_is_terminated_leaves_no_server_and_no_directory() {
         let started = std::time::Instant::now();
         let at_it = || match moment {
             // Its own processes do not name the directory; a server that has them takes connections.
-            "postgres: " => tree(&agent.path("drill")).keys().any(|name| name.ends_with("postmaster.pid")),
+            "postgres: " => files(&agent.path("drill")).iter().any(|name| name.ends_with("postmaster.pid")),
             program => scratch_servers(agent).iter().any(|line| line.contains(program)),
         };
         while !at_it() {

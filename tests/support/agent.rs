@@ -1,7 +1,7 @@
 //! An operator's machine in a temporary directory: keys, a policy, sources, a site, and the built program run on them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -158,7 +158,7 @@ impl Agent {
     pub fn stored(&self, prefix: &str) -> Vec<String> {
         let site = self.path("site");
         let relative = |path: &PathBuf| path.strip_prefix(&site).unwrap().to_str().unwrap().to_owned();
-        tree(&site.join(prefix)).keys().map(|path| relative(&site.join(prefix).join(path))).collect()
+        files(&site.join(prefix)).iter().map(|path| relative(&site.join(prefix).join(path))).collect()
     }
 }
 
@@ -223,19 +223,23 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Every file below a directory, by path relative to it.
+/// Every file below a directory that nobody changes, by path relative to it.
 pub fn tree(directory: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut all = BTreeMap::new();
+    let read = |name: String| (name.clone(), fs::read(directory.join(name)).unwrap());
+    files(directory).into_iter().map(read).collect()
+}
+
+/// The paths of all files below a directory, relative to it; others may be at work there.
+pub fn files(directory: &Path) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
     let mut open = vec![directory.to_owned()];
     while let Some(next) = open.pop() {
-        let Ok(entries) = fs::read_dir(&next) else { continue };
-        for entry in entries {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
+        for entry in fs::read_dir(&next).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) || path.is_dir() {
                 open.push(path);
             } else {
-                let name = path.strip_prefix(directory).unwrap().to_str().unwrap().to_owned();
-                all.insert(name, fs::read(&path).unwrap());
+                all.insert(path.strip_prefix(directory).unwrap().to_str().unwrap().to_owned());
             }
         }
     }

@@ -182,7 +182,7 @@ fn one_site_that_is_down_keeps_no_other_from_having_the_log() {
     let sites = format!("{}{}", site("far"), site("second"));
     server.agent.write_policy_with(&server.source("limit = \"64MiB\""), &sites, &server.agent.drill_table());
     server.agent.run(["init", "policy.toml", "--create", "--site", "second"]).succeeds();
-    let second = || crate::support::agent::tree(&server.agent.path("second/wal")).len();
+    let second = || crate::support::agent::files(&server.agent.path("second/wal")).len();
     fs::rename(server.agent.path("site"), server.agent.path("away")).unwrap();
     (1..=5).for_each(|number| server.pushes(number));
     let began = Instant::now();

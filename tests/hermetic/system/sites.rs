@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs};
 
 use serde_json::json;
 
-use crate::support::agent::{Agent, Outcome, tree};
+use crate::support::agent::{Agent, Outcome, files};
 
 /// A machine whose policy has the sites `far` and `vault`; the second keeps points longer, for one reader of its own.
 fn with_two_sites() -> Agent {
@@ -124,7 +124,7 @@ fn a_verification_goes_to_every_site_and_one_that_is_down_does_not_keep_the_othe
     let outcome = verify(&["--json"]).fails(6, &["no such bucket, container or directory"]);
     assert_eq!(outcome.json()[0]["site"], agent.text("vault"));
     // Damage is worse than a site that is down, whichever comes first.
-    let pack = tree(&agent.path("vault/packs")).into_keys().next().unwrap();
+    let pack = files(&agent.path("vault/packs")).into_iter().next().unwrap();
     fs::remove_file(agent.path("vault/packs").join(pack)).unwrap();
     assert!(verify(&[]).fails(8, &["no such bucket"]).stdout.contains("damaged or missing object"));
     fs::rename(agent.path("away"), agent.path("site")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-use crate::support::agent::{Agent, Outcome, noise, tree};
+use crate::support::agent::{Agent, Outcome, files, noise, tree};
 
 fn backed_up() -> Agent {
     let agent = Agent::with_everything();
@@ -58,7 +58,7 @@ fn into_existing_keeps_files_that_match() {
 fn a_path_restores_what_lies_below_it_and_nothing_else() {
     let agent = backed_up();
     restore(&agent, "attachments", &["--path", "2026/07.png"]).succeeds();
-    let found: Vec<_> = tree(&agent.path("target")).into_keys().collect();
+    let found: Vec<_> = files(&agent.path("target")).into_iter().collect();
     assert_eq!(found, ["2026/07.png"]);
     fs::remove_dir_all(agent.path("target")).unwrap();
     let below = format!("{}/sub", agent.text("data").trim_start_matches('/'));

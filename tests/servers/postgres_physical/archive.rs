@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::cluster::{Cluster, as_postgres, directory};
 use crate::{
     postgres::{Server, run},
-    support::agent::tree,
+    support::agent::files,
 };
 
 /// What the server's user needs for archiving: a policy, keys, a site, a spool.
@@ -99,8 +99,8 @@ impl Archive {
 
     /// Segments at the site, by name, with the paths of their objects.
     pub(super) fn segments(&self) -> Vec<(String, PathBuf)> {
-        let mut found: Vec<(String, PathBuf)> = tree(&self.path("site/wal"))
-            .into_keys()
+        let mut found: Vec<(String, PathBuf)> = files(&self.path("site/wal"))
+            .into_iter()
             .map(|key| (key.rsplit('/').next().unwrap().to_owned(), self.path("site/wal").join(&key)))
             .filter(|(name, _)| name.len() == 24)
             .collect();
@@ -113,7 +113,7 @@ impl Archive {
         let last = primary.psql("postgres", "SELECT pg_walfile_name(pg_switch_wal())");
         let began = Instant::now();
         while !self.segments().iter().any(|(name, _)| *name == last)
-            || !tree(&self.path("spool")).keys().all(|key| !key.contains('/'))
+            || !files(&self.path("spool")).iter().all(|key| !key.contains('/'))
         {
             let archiver = || primary.psql("postgres", "SELECT * FROM pg_stat_archiver");
             assert!(began.elapsed() < Duration::from_secs(120), "{last}: {}\n{}", archiver(), primary.log());

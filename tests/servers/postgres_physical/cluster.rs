@@ -270,7 +270,5 @@ impl Drop for Cluster {
 
 /// Names of all below a directory.
 pub fn listing(directory: &Path) -> Vec<PathBuf> {
-    let mut all: Vec<PathBuf> = crate::support::agent::tree(directory).into_keys().map(PathBuf::from).collect();
-    all.sort();
-    all
+    crate::support::agent::files(directory).into_iter().map(PathBuf::from).collect()
 }

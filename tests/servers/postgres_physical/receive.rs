@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     postgres::Server,
-    support::{agent::tree, soak},
+    support::{agent::files, soak},
 };
 
 /// What a quiet machine loses is about six seconds; a busy one of a test may be late.
@@ -130,7 +130,7 @@ pub(super) fn slot(primary: &Cluster) -> String {
 }
 
 fn parts(archive: &Archive) -> Vec<String> {
-    tree(&archive.path("site/wal")).into_keys().filter(|key| key.contains(".part-")).collect()
+    files(&archive.path("site/wal")).into_iter().filter(|key| key.contains(".part-")).collect()
 }
 
 /// The whole region goes at once, under load.
@@ -300,7 +300,7 @@ fn a_standby_that_is_promoted_is_followed_on_its_timeline() {
     let log = receiver.log();
     receiver.stop();
     assert!(made > before, "{made}");
-    let keys: Vec<String> = tree(&archive.path("site/wal")).into_keys().collect();
+    let keys: Vec<String> = files(&archive.path("site/wal")).into_iter().collect();
     for wanted in ["/00000001/", "/00000002/00000002.history", "/00000002/000000020000"] {
         assert!(keys.iter().any(|key| format!("/{key}").contains(wanted)), "{wanted}: {keys:?}\n{log}");
     }

@@ -8,7 +8,7 @@ use super::{
     cluster::Cluster,
     receive::{Receiver, TABLE, recovered, restored_from, slot},
 };
-use crate::{postgres::Server, support::agent::tree};
+use crate::{postgres::Server, support::agent::files};
 
 /// A primary, and the standby that is followed.
 struct Pair {
@@ -65,8 +65,8 @@ impl Pair {
 
 /// Whole segments at a site.
 fn segments(archive: &Archive, site: &str) -> Vec<String> {
-    let mut names: Vec<String> = tree(&archive.path(site).join("wal"))
-        .into_keys()
+    let mut names: Vec<String> = files(&archive.path(site).join("wal"))
+        .into_iter()
         .map(|key| key.rsplit('/').next().unwrap().to_owned())
         .filter(|name| name.len() == 24)
         .collect();

@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 
 use super::{
     CONTROL, LABEL, MAP,
+    archiving::LogOptions,
     data::{Data, DataRead, Task},
     direct::Direct,
     examine::physical,
@@ -38,6 +39,8 @@ pub struct PhysicalOptions {
     pub lock_timeout: Duration,
     /// How the server's files are read.
     pub read_by: ReadBy,
+    /// How the log between captures is archived: a capture does without, an examination looks at it.
+    pub log: LogOptions,
 }
 
 /// How the server's files are read.
@@ -54,7 +57,7 @@ pub enum ReadBy {
 
 impl Default for PhysicalOptions {
     fn default() -> Self {
-        Self { bin_directory: None, lock_timeout: Duration::from_secs(60), read_by: ReadBy::Auto }
+        Self { bin_directory: None, lock_timeout: Duration::from_secs(60), read_by: ReadBy::Auto, log: LogOptions::default() }
     }
 }
 
@@ -199,7 +202,7 @@ impl Capture for PostgresPhysical {
     }
 
     async fn examine(&self, context: &Examination) -> Vec<Finding> {
-        physical(&self.config, self.options.bin_directory.as_deref(), context).await
+        physical(&self.config, &self.options, context).await
     }
 }
 

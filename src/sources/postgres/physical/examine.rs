@@ -1,6 +1,8 @@
 //! What a capture of a whole cluster will need, looked at beforehand.
 
 use super::{
+    archiving::archiving,
+    capture::PhysicalOptions,
     scratch::exactly,
     server::{Server, check_rights},
 };
@@ -13,7 +15,7 @@ use crate::{
 };
 
 /// Examines a cluster that is captured by method `physical`.
-pub async fn physical(config: &PostgresConfig, bin_directory: Option<&std::path::Path>, context: &Examination) -> Vec<Finding> {
+pub async fn physical(config: &PostgresConfig, options: &PhysicalOptions, context: &Examination) -> Vec<Finding> {
     let (mut findings, session) = examine::connection(config, context).await;
     let Some(session) = session else { return findings };
     let looked = async {
@@ -32,8 +34,9 @@ pub async fn physical(config: &PostgresConfig, bin_directory: Option<&std::path:
             }));
         }
         findings.extend(settings(&session).await?);
+        findings.extend(archiving(&session, &options.log).await?);
         if context.scratch_drills {
-            findings.push(examine::drills(exactly("postgres", bin_directory, version / 10_000).await));
+            findings.push(examine::drills(exactly("postgres", options.bin_directory.as_deref(), version / 10_000).await));
         }
         Ok::<_, SourceError>(())
     };

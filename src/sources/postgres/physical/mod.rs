@@ -25,6 +25,7 @@
 //! | `pg_control` | `control` | `global/pg_control`, read last |
 //! | `wal/<name>` | `wal` | segments and timeline histories |
 
+mod archiving;
 mod capture;
 mod changes;
 mod checking;
@@ -57,6 +58,7 @@ pub mod summary;
 mod target;
 mod wal;
 
+pub use archiving::LogOptions;
 pub use capture::{PhysicalOptions, PostgresPhysical, ReadBy};
 pub use changes::{Changes, PIECE_BYTES};
 pub use control::Control;

@@ -1,0 +1,183 @@
+//! Whether the log of a cluster reaches the archive, by what its server says: how a policy with `wal` is examined.
+
+use crate::{
+    progress::Finding,
+    sources::{SourceError, postgres::connect::Session},
+};
+
+/// What a policy says of a cluster's log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// The replication slot of `wal receive`.
+    pub slot: String,
+    /// So many bytes may it hold at the server.
+    pub hold_bytes: u64,
+    /// Whether the policy wants it archived at all.
+    pub is_wanted: bool,
+}
+
+/// What the server says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Archiving {
+    /// `archive_mode`, and what it hands segments to.
+    mode: String,
+    command: String,
+    library: String,
+    /// `archive_timeout`, seconds; 0 for never.
+    timeout: i64,
+    /// What could not be archived last, unless something was since.
+    failed: Option<String>,
+    /// The slot of `wal receive`, if there is one.
+    slot: Option<Received>,
+    /// `max_slot_wal_keep_size`, bytes; nothing without a bound.
+    most_kept_bytes: Option<u64>,
+}
+
+/// A slot as `pg_replication_slots` has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Received {
+    is_physical: bool,
+    is_lost: bool,
+}
+
+/// How the log of this cluster is archived, in findings.
+pub(super) async fn archiving(session: &Session, options: &LogOptions) -> Result<Vec<Finding>, SourceError> {
+    Ok(judge(&look(session, options).await?, options))
+}
+
+async fn look(session: &Session, options: &LogOptions) -> Result<Archiving, SourceError> {
+    let doing = "looking at how the log is archived";
+    let failed = |error| session.failed(doing, &error);
+    // Before PostgreSQL 15 there is no archive_library; sizes are in MiB in this view, and -1 is no bound.
+    let sql = "SELECT current_setting('archive_mode'), current_setting('archive_command'), \
+               coalesce(current_setting('archive_library', true), ''), \
+               (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'archive_timeout'), \
+               (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'), \
+               (SELECT last_failed_wal FROM pg_catalog.pg_stat_archiver \
+                WHERE last_failed_time > coalesce(last_archived_time, '-infinity'))";
+    let row = session.client.query_one(sql, &[]).await.map_err(failed)?;
+    let slot = "SELECT slot_type = 'physical', coalesce(wal_status = 'lost', false) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text";
+    let slot = session.client.query_opt(slot, &[&options.slot]).await.map_err(failed)?;
+    let slot = slot.map(|slot| Ok(Received { is_physical: slot.try_get(0)?, is_lost: slot.try_get(1)? })).transpose();
+    let most: i64 = row.try_get(4).map_err(failed)?;
+    Ok(Archiving {
+        mode: row.try_get(0).map_err(failed)?,
+        command: row.try_get(1).map_err(failed)?,
+        library: row.try_get(2).map_err(failed)?,
+        timeout: row.try_get(3).map_err(failed)?,
+        failed: row.try_get(5).map_err(failed)?,
+        slot: slot.map_err(failed)?,
+        most_kept_bytes: u64::try_from(most).ok().map(|mebibytes| mebibytes << 20),
+    })
+}
+
+fn judge(there: &Archiving, options: &LogOptions) -> Vec<Finding> {
+    let slot = &options.slot;
+    let mut findings = Vec::new();
+    let is_archived = there.mode != "off" && !(there.command.is_empty() && there.library.is_empty());
+    findings.push(match (&there.failed, &there.slot) {
+        _ if is_archived && there.command.contains("wal push") && there.failed.is_none() => {
+            Finding::sound("log archive", format!("archive_mode = {}, and archive_command runs `wal push`", there.mode))
+        }
+        (Some(segment), _) if is_archived => Finding::wrong(
+            "log archive",
+            format!("{segment} could not be archived: the server keeps it, and all that comes after, until its disk is full"),
+            "the server's log says why; for a command of farshore `farshore wal status` does, too",
+        ),
+        (None, None) if is_archived => Finding::note(
+            "log archive",
+            "what the server archives does not go through `farshore wal push`, and nobody receives it: nothing between two backups reaches the sites",
+            "set archive_command = 'farshore wal push POLICY %p'; or leave it to whom it serves, and run `farshore wal receive` beside it",
+        ),
+        (_, Some(_)) => Finding::sound("log archive", format!("received over the slot {slot}")),
+        (_, None) => (if options.is_wanted { Finding::wrong } else { Finding::note })(
+            "log archive",
+            format!("archive_mode = {}, and there is no slot {slot}: nothing between two backups reaches the sites", there.mode),
+            "set archive_mode = on (a restart) and archive_command = 'farshore wal push POLICY %p'; or run `farshore wal receive`",
+        ),
+    });
+    if is_archived && there.slot.is_none() {
+        findings.push(match there.timeout {
+            0 => Finding::note(
+                "archive_timeout",
+                "0: a quiet server may lose the log of hours, since only whole segments are archived",
+                "set archive_timeout = 60, or run `farshore wal receive`, which loses seconds",
+            ),
+            seconds => Finding::sound("archive_timeout", format!("{seconds} s")),
+        });
+    }
+    if let Some(received) = &there.slot {
+        findings.push(match (received, there.most_kept_bytes) {
+            (Received { is_physical: false, .. }, _) => Finding::wrong(
+                "log slot",
+                format!("{slot} is a logical slot, which `farshore wal receive` cannot use"),
+                "give the policy's wal another slot name",
+            ),
+            (Received { is_lost: true, .. }, _) => Finding::wrong(
+                "log slot",
+                format!("the server has given up {slot}: the archive has a gap"),
+                "start `farshore wal receive` anew, and make a backup at once: only what lies before the gap can be restored until then",
+            ),
+            (_, Some(most)) if most < options.hold_bytes => Finding::note(
+                "log slot",
+                format!(
+                    "max_slot_wal_keep_size is {} MiB, and hold allows {}: the server gives the slot up first, and the archive has a gap then",
+                    most >> 20,
+                    options.hold_bytes >> 20
+                ),
+                "raise max_slot_wal_keep_size above hold, or set hold to less",
+            ),
+            _ => Finding::sound("log slot", format!("{slot} may hold {} MiB", options.hold_bytes >> 20)),
+        });
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Archiving, Finding, LogOptions, Received, judge};
+    use crate::progress::CheckOutcome::{self, Failed, Note, Passed};
+
+    #[test]
+    fn a_log_that_reaches_no_site_is_told_with_what_mends_it() {
+        let options = LogOptions { slot: "farshore_db".to_owned(), hold_bytes: 10 << 30, is_wanted: true };
+        let off = Archiving { mode: "off".to_owned(), ..Archiving::default() };
+        let pushed =
+            Archiving { mode: "on".to_owned(), command: "farshore wal push db %p".to_owned(), timeout: 60, ..Archiving::default() };
+        let foreign = Archiving { command: "cp %p /archive/%f".to_owned(), ..pushed.clone() };
+        let failing = Archiving { failed: Some("000000010000000000000007".to_owned()), ..pushed.clone() };
+        let slot = Some(Received { is_physical: true, is_lost: false });
+        let received = Archiving { slot: slot.clone(), ..off.clone() };
+        let table: [(&str, Archiving, &[(CheckOutcome, &str)]); 11] = [
+            ("off", off.clone(), &[(Failed, "no slot farshore_db")]),
+            ("pushed", pushed.clone(), &[(Passed, "runs `wal push`"), (Passed, "60 s")]),
+            ("no command", Archiving { command: String::new(), ..pushed.clone() }, &[(Failed, "archive_mode = on")]),
+            ("no timeout", Archiving { timeout: 0, ..pushed.clone() }, &[(Passed, ""), (Note, "quiet server")]),
+            ("failing", failing.clone(), &[(Failed, "000000010000000000000007 could not"), (Passed, "60 s")]),
+            ("foreign", foreign.clone(), &[(Note, "does not go through"), (Passed, "60 s")]),
+            ("foreign and received", Archiving { slot, ..foreign }, &[(Passed, "received over"), (Passed, "may hold 10240 MiB")]),
+            ("received", received.clone(), &[(Passed, "received over"), (Passed, "may hold")]),
+            (
+                "bounded",
+                Archiving { most_kept_bytes: Some(1 << 30), ..received.clone() },
+                &[(Passed, ""), (Note, "max_slot_wal_keep_size is 1024 MiB")],
+            ),
+            (
+                "lost",
+                Archiving { slot: Some(Received { is_physical: true, is_lost: true }), ..received.clone() },
+                &[(Passed, ""), (Failed, "given up")],
+            ),
+            ("logical", Archiving { slot: Some(Received::default()), ..received }, &[(Passed, ""), (Failed, "is a logical slot")]),
+        ];
+        for (name, there, expected) in table {
+            let found: Vec<Finding> = judge(&there, &options);
+            assert_eq!(found.len(), expected.len(), "{name}: {found:?}");
+            for (finding, (outcome, words)) in found.iter().zip(expected) {
+                assert!(finding.outcome == *outcome && finding.found.contains(words), "{name}: {finding:?}");
+                assert_eq!(finding.mend.is_none(), *outcome == Passed, "{name}: {finding:?}");
+            }
+        }
+        let unwanted = judge(&off, &LogOptions { is_wanted: false, ..options });
+        assert_eq!(unwanted.iter().map(|finding| finding.outcome).collect::<Vec<_>>(), [Note]);
+    }
+}
