@@ -46,7 +46,7 @@ async fn store(bucket: &str) -> SharedStore {
 
 /// A bucket that keeps versions.
 async fn versioned() -> SharedStore {
-    let store = store("farshore-as-of").await;
+    let store = store("farshore-locks").await;
     store.create_locking().await.unwrap();
     store
 }

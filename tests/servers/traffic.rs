@@ -171,7 +171,8 @@ impl Region {
         let endpoint = server("FARSHORE_TEST_S3_ENDPOINT");
         let target = endpoint.strip_prefix("http://").unwrap().parse().unwrap();
         let proxy = runtime.block_on(FaultProxy::start(target)).unwrap();
-        let bucket = if versions { "farshore-traffic-versions" } else { "farshore-traffic" };
+        // Shared with other tests: the server keeps volumes for each bucket, and has so many.
+        let bucket = if versions { "farshore-locks" } else { "farshore-bucket-source" };
         let prefix = format!("run-{:032x}", rand::random::<u128>());
         let traffic = Arc::new(Traffic::default());
         let users = runtime.block_on(async {
