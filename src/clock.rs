@@ -41,6 +41,12 @@ impl Moment {
         let by_monotonic = clock.monotonic().saturating_sub(self.monotonic);
         TimeDelta::from_std(by_monotonic).unwrap_or(TimeDelta::MAX).max(clock.now() - self.wall)
     }
+
+    /// How long ago it was at least: by whichever clock shows less.
+    pub fn since_at_least(&self, clock: &SharedClock) -> TimeDelta {
+        let by_monotonic = clock.monotonic().saturating_sub(self.monotonic);
+        TimeDelta::from_std(by_monotonic).unwrap_or(TimeDelta::MAX).min((clock.now() - self.wall).max(TimeDelta::zero()))
+    }
 }
 
 /// The machine's own clocks.

@@ -37,7 +37,7 @@ use crate::{
     clock::SharedClock,
     stores::{
         Download, GetOptions, Lock, LockMode, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store,
-        StoreError, UploadedPart,
+        StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
     },
 };
 
@@ -205,6 +205,14 @@ impl Store for Locking {
 
     async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
         self.inner.extend_lock(key, lock).await
+    }
+
+    async fn versioning(&self) -> Result<Versioning, StoreError> {
+        self.inner.versioning().await
+    }
+
+    async fn list_versions(&self, prefix: &str, from: Option<&VersionCursor>, limit: usize) -> Result<VersionPage, StoreError> {
+        self.inner.list_versions(prefix, from, limit).await
     }
 
     async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {

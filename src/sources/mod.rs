@@ -30,7 +30,7 @@ pub use entry::{Content, Entry};
 pub use error::{ExchangeError, SourceError};
 
 use crate::{
-    clock::SharedClock,
+    clock::{Moment, SharedClock},
     progress::{Check, Finding, PhaseTime, SharedObserver},
 };
 
@@ -102,7 +102,7 @@ pub struct CaptureContext<'a> {
     /// How many readers to run at once, at most.
     pub parallelism: usize,
     /// The recovery point's consistency time T so far: set by databases, which come first; buckets are listed after it.
-    pub consistent_at: Option<DateTime<Utc>>,
+    pub consistent_at: Option<ConsistencyTime>,
 }
 
 /// What a capture says when it is done.
@@ -111,7 +111,26 @@ pub struct Captured {
     /// What rebuilding and checking need beside the entries (server version, LSN, counts …): a JSON object, kept in the point.
     pub facts: serde_json::Value,
     /// The instant this snapshot shows, where there is exactly one (a database's exported snapshot).
-    pub consistent_at: Option<DateTime<Utc>>,
+    pub consistent_at: Option<ConsistencyTime>,
+}
+
+/// The instant that a snapshot shows, by the clock of its own server and by this machine's. No two servers' clocks agree: this machine's
+/// alone was read at the one and can be compared with the other's.
+#[derive(Debug, Clone, Copy)]
+pub struct ConsistencyTime {
+    /// By the server's clock.
+    pub at: DateTime<Utc>,
+    /// It was not before this.
+    pub from: Moment,
+    /// It was not after this.
+    pub until: Moment,
+}
+
+impl ConsistencyTime {
+    /// Of several, one after the other: the earliest instant, from the beginning of the first to the end of the last.
+    pub fn and_later(self, later: Self) -> Self {
+        Self { at: self.at.min(later.at), from: self.from, until: later.until }
+    }
 }
 
 /// One direction: from the thing protected into a sink.

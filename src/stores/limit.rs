@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
-    UploadedPart,
+    UploadedPart, VersionCursor, VersionPage, Versioning,
 };
 
 /// Lets at most so many requests through at once; the others wait in order. A get counts until its body has been read or dropped,
@@ -130,6 +130,16 @@ impl Store for Limit {
     async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
         let _permit = self.permit().await;
         self.inner.extend_lock(key, lock).await
+    }
+
+    async fn versioning(&self) -> Result<Versioning, StoreError> {
+        let _permit = self.permit().await;
+        self.inner.versioning().await
+    }
+
+    async fn list_versions(&self, prefix: &str, from: Option<&VersionCursor>, limit: usize) -> Result<VersionPage, StoreError> {
+        let _permit = self.permit().await;
+        self.inner.list_versions(prefix, from, limit).await
     }
 
     async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {

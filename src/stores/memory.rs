@@ -1,7 +1,7 @@
 //! A store in memory: the model of the contract, for tests; with [`MemoryStore::locking`] also of a versioned bucket with locks.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard},
@@ -13,7 +13,8 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 
 use super::{
-    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
+    Download, GetOptions, Lock, LockSupport, NULL_VERSION, ObjectAttributes, ObjectStat, ObjectVersion, Page, PutOptions, Store,
+    StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
     bounds::{check_body, check_key, object_place, resolve_range, sha256},
     no_locks,
 };
@@ -39,8 +40,52 @@ struct State {
     /// Where it is versioned: what was overwritten, or hidden by a delete marker; the oldest first.
     earlier: BTreeMap<String, Vec<Object>>,
     uploads: BTreeMap<String, Upload>,
+    keeps_versions: bool,
     /// Counts writes: every etag and upload id is another.
     writes: u64,
+}
+
+impl State {
+    /// Takes an object away; where it is versioned, it stays among the earlier ones, under a delete marker of this time if there is one.
+    fn hide(&mut self, key: &str, deleted: Option<DateTime<Utc>>) {
+        let Some(object) = self.objects.remove(key).filter(|_| self.keeps_versions) else { return };
+        let deleted = deleted.map(|time| {
+            self.writes += 1;
+            (time, self.writes.to_string())
+        });
+        self.earlier.entry(key.to_owned()).or_default().push(Object { deleted, ..object });
+    }
+
+    /// The object, or the version of it that is wanted.
+    fn find(&self, key: &str, version: Option<&str>) -> Option<&Object> {
+        let Some(version) = version else { return self.objects.get(key) };
+        let all = self.objects.get(key).into_iter().chain(self.earlier.get(key).into_iter().flatten());
+        all.into_iter().find(|object| object.version() == version)
+    }
+
+    /// Versions and markers of a key, newest first.
+    fn versions(&self, key: &str) -> Vec<ObjectVersion> {
+        let mut all = Vec::new();
+        for object in self.objects.get(key).into_iter().chain(self.earlier.get(key).into_iter().flatten().rev()) {
+            if let Some((time, id)) = &object.deleted {
+                let stat =
+                    ObjectStat { size: 0, modified: *time, etag: String::new(), version: Some(id.clone()), ..object.stat.clone() };
+                all.push(ObjectVersion { stat, marker: true, latest: all.is_empty() });
+            }
+            let stat = ObjectStat { version: Some(object.version().to_owned()), ..object.stat.clone() };
+            all.push(ObjectVersion { stat, marker: false, latest: all.is_empty() });
+        }
+        for version in &mut all {
+            version.stat.sha256 = None;
+        }
+        all
+    }
+}
+
+impl Object {
+    fn version(&self) -> &str {
+        self.stat.version.as_deref().unwrap_or(NULL_VERSION)
+    }
 }
 
 #[derive(Clone)]
@@ -49,6 +94,8 @@ struct Object {
     stat: ObjectStat,
     attributes: ObjectAttributes,
     lock: Option<Lock>,
+    /// Where it is one of the earlier ones: when a delete marker was put over it, and the marker's id.
+    deleted: Option<(DateTime<Utc>, String)>,
 }
 
 struct Upload {
@@ -64,12 +111,18 @@ impl MemoryStore {
     }
 
     fn on(name: &str, clock: SharedClock, locking: bool, tells_time: bool) -> Arc<Self> {
-        Arc::new(Self { name: name.to_owned(), clock, locking, tells_time, state: Mutex::default() })
+        let state = State { keeps_versions: locking, ..State::default() };
+        Arc::new(Self { name: name.to_owned(), clock, locking, tells_time, state: Mutex::new(state) })
     }
 
     /// An empty store whose objects are stamped with the time of `clock`, which plays the site's clock.
     pub fn with_clock(name: &str, clock: SharedClock) -> Arc<Self> {
         Self::on(name, clock, false, true)
+    }
+
+    /// From now on it keeps what is overwritten or deleted, as a bucket whose versioning is switched on.
+    pub fn keep_versions(&self) {
+        self.state().keeps_versions = true;
     }
 
     /// An empty store that plays a versioned bucket with Object Lock, on the time of `clock`.
@@ -84,7 +137,7 @@ impl MemoryStore {
         let mut objects = state.objects.clone();
         objects.extend(state.earlier.iter().filter_map(|(key, versions)| Some((key.clone(), versions.first()?.clone()))));
         let first = Self::on(&self.name, self.clock.clone(), self.locking, self.tells_time);
-        *first.state() = State { objects, writes: state.writes, ..State::default() };
+        *first.state() = State { objects, writes: state.writes, keeps_versions: state.keeps_versions, ..State::default() };
         first
     }
 
@@ -122,22 +175,15 @@ impl MemoryStore {
             size: body.len() as u64,
             modified: self.clock.now(),
             etag: format!("{:016x}", state.writes),
-            version: self.locking.then(|| state.writes.to_string()),
+            version: state.keeps_versions.then(|| state.writes.to_string()),
             sha256: Some(sha256(&body)),
             storage_class: attributes.storage_class.clone(),
         };
         // A copy, as every other store makes one: the caller's bytes may hold a share of a memory limit until they are dropped.
         let body = Bytes::copy_from_slice(&body);
-        self.hide(state, key);
-        state.objects.insert(key.to_owned(), Object { body, stat: stat.clone(), attributes, lock });
+        state.hide(key, None);
+        state.objects.insert(key.to_owned(), Object { body, stat: stat.clone(), attributes, lock, deleted: None });
         Ok(stat)
-    }
-
-    /// Takes an object away; where it is versioned, it stays among the earlier ones.
-    fn hide(&self, state: &mut State, key: &str) {
-        if let Some(object) = state.objects.remove(key).filter(|_| self.locking) {
-            state.earlier.entry(key.to_owned()).or_default().push(object);
-        }
     }
 
     fn held(&self, lock: Option<Lock>) -> Option<Lock> {
@@ -166,7 +212,7 @@ impl Store for MemoryStore {
     async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
         check_key(&self.describe(), key, "get")?;
         let Object { body, stat, mut attributes, .. } =
-            self.state().objects.get(key).cloned().ok_or_else(|| self.not_found(key))?;
+            self.state().find(key, options.version.as_deref()).cloned().ok_or_else(|| self.not_found(key))?;
         if options.if_match.is_some_and(|etag| etag != stat.etag) {
             return Err(StoreError::Changed { place: self.place(key) });
         }
@@ -205,7 +251,7 @@ impl Store for MemoryStore {
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         check_key(&self.describe(), key, "delete")?;
-        self.hide(&mut self.state(), key);
+        self.state().hide(key, Some(self.clock.now()));
         Ok(())
     }
 
@@ -305,6 +351,23 @@ impl Store for MemoryStore {
         };
         object.lock = Some(wanted);
         Ok(wanted)
+    }
+
+    async fn versioning(&self) -> Result<Versioning, StoreError> {
+        let off = Versioning::Off { remedy: format!("switch on the versioning of {}", self.describe()) };
+        Ok(if self.state().keeps_versions { Versioning::Enabled } else { off })
+    }
+
+    async fn list_versions(&self, prefix: &str, from: Option<&VersionCursor>, limit: usize) -> Result<VersionPage, StoreError> {
+        let state = self.state();
+        let keys: BTreeSet<&String> =
+            state.objects.keys().chain(state.earlier.keys()).filter(|key| key.starts_with(prefix)).collect();
+        let at = |version: &ObjectVersion| VersionCursor { key: version.stat.key.clone(), version: version.stat.version.clone() };
+        let mut all = keys.into_iter().flat_map(|key| state.versions(key)).peekable();
+        while from.is_some_and(|from| all.next().is_some_and(|version| at(&version) != *from)) {}
+        let versions: Vec<_> = all.by_ref().take(limit).collect();
+        let next = versions.last().filter(|_| all.peek().is_some()).map(at);
+        Ok(VersionPage { versions, next })
     }
 
     async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {

@@ -28,6 +28,7 @@ mod retry;
 mod role;
 mod s3;
 mod tiers;
+mod versions;
 
 use std::{collections::BTreeMap, fmt::Debug, ops::Range, sync::Arc};
 
@@ -47,6 +48,7 @@ pub use memory::MemoryStore;
 pub use retry::{Retry, RetryPolicy};
 pub use role::Role;
 pub use s3::{S3Config, S3Store, s3_permissions};
+pub use versions::{NULL_VERSION, ObjectVersion, VersionCursor, VersionPage, Versioning};
 
 /// What travels with an object beside its bytes. Everything is optional; an empty value is left out of requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +117,9 @@ pub struct GetOptions {
     pub if_match: Option<String>,
     /// Fetch tags too (one more request on S3).
     pub attributes: bool,
+    /// This version, by its id as [`Store::list_versions`] shows it, and not the present one. A store that cannot refuses with
+    /// [`StoreError::Unsupported`].
+    pub version: Option<String>,
 }
 
 /// How to put an object.
@@ -226,6 +231,18 @@ pub trait Store: Debug + Send + Sync {
         Err(no_locks(self.describe()))
     }
 
+    /// Whether the store keeps what is overwritten or deleted, so that [`Store::list_versions`] shows it.
+    async fn versioning(&self) -> Result<Versioning, StoreError> {
+        Err(no_versions(self.describe()))
+    }
+
+    /// Versions of the objects whose keys begin with `prefix`, and delete markers over them, from where `from` says: about `limit`
+    /// at a time, sorted by key bytes. The versions of one key are listed newest first, and so are its markers; which of the two came
+    /// first only their times tell. A page may end between the versions of a key.
+    async fn list_versions(&self, _prefix: &str, _from: Option<&VersionCursor>, _limit: usize) -> Result<VersionPage, StoreError> {
+        Err(no_versions(self.describe()))
+    }
+
     /// Removes every version of an object and every delete marker over them, so that its bytes are gone; [`StoreError::Locked`]
     /// if a lock holds one of them. Without versions: [`Store::delete`].
     async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {
@@ -236,6 +253,11 @@ pub trait Store: Debug + Send + Sync {
 /// Why a store that has no locks refuses.
 fn no_locks(place: String) -> StoreError {
     StoreError::Unsupported { place, what: "locking objects" }
+}
+
+/// Why a store that does not tell versions apart refuses.
+fn no_versions(place: String) -> StoreError {
+    StoreError::Unsupported { place, what: "listing or reading versions of objects" }
 }
 
 /// A store that can be shared.

@@ -6,6 +6,7 @@ mod support;
 
 mod azure;
 mod bucket;
+mod bucket_as_of;
 mod doctor;
 mod etcd;
 mod locked_site;
@@ -22,3 +23,4 @@ mod reader;
 mod stores;
 mod system;
 mod system_refusals;
+mod traffic;

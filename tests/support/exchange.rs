@@ -11,8 +11,8 @@ use farshore::{
     clock::{SharedClock, SystemClock},
     progress::{SharedObserver, Tally},
     sources::{
-        Capture, CaptureContext, Captured, Content, ContentWriter, Cut, Entry, ExchangeError, Origin, Piece, Rebuild,
-        RebuildContext, Rebuilt, Sink, SourceError,
+        Capture, CaptureContext, Captured, ConsistencyTime, Content, ContentWriter, Cut, Entry, ExchangeError, Origin, Piece,
+        Rebuild, RebuildContext, Rebuilt, Sink, SourceError,
     },
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
@@ -206,12 +206,19 @@ pub struct Capturing {
     pub tally: Arc<Tally>,
     pub clock: SharedClock,
     pub sink: MemorySink,
+    pub consistent_at: Option<ConsistencyTime>,
     earlier: Vec<Entry>,
 }
 
 impl Capturing {
     pub fn first() -> Self {
-        Self { tally: Tally::alone(), clock: SystemClock::shared(), sink: MemorySink::default(), earlier: Vec::new() }
+        Self {
+            tally: Tally::alone(),
+            clock: SystemClock::shared(),
+            sink: MemorySink::default(),
+            consistent_at: None,
+            earlier: Vec::new(),
+        }
     }
 
     pub fn after(earlier: &MemorySink) -> Self {
@@ -231,7 +238,7 @@ impl Capturing {
             observer: Arc::clone(&self.tally) as SharedObserver,
             clock: Arc::clone(&self.clock),
             parallelism: 4,
-            consistent_at: None,
+            consistent_at: self.consistent_at,
         };
         source.capture(context).await
     }

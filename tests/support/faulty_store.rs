@@ -13,7 +13,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use farshore::stores::{
     Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
-    UploadedPart,
+    UploadedPart, VersionCursor, VersionPage, Versioning,
 };
 use futures_util::{StreamExt, stream};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -399,5 +399,13 @@ impl Store for FaultyStore {
 
     async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {
         self.faulty(Call::Delete, self.inner.delete_versions(key)).await
+    }
+
+    async fn versioning(&self) -> Result<Versioning, StoreError> {
+        self.faulty(Call::List, self.inner.versioning()).await
+    }
+
+    async fn list_versions(&self, prefix: &str, from: Option<&VersionCursor>, limit: usize) -> Result<VersionPage, StoreError> {
+        self.faulty(Call::List, self.inner.list_versions(prefix, from, limit)).await
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use farshore::stores::{
     Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
-    UploadedPart,
+    UploadedPart, VersionCursor, VersionPage, Versioning,
 };
 use tokio::sync::{Barrier, Notify};
 
@@ -123,5 +123,11 @@ impl Store for Staged {
     async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {
         self.write()?;
         self.inner.delete_versions(key).await
+    }
+    async fn versioning(&self) -> Result<Versioning, StoreError> {
+        self.inner.versioning().await
+    }
+    async fn list_versions(&self, prefix: &str, from: Option<&VersionCursor>, limit: usize) -> Result<VersionPage, StoreError> {
+        self.inner.list_versions(prefix, from, limit).await
     }
 }

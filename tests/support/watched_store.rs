@@ -10,7 +10,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use farshore::{
     clock::FixedClock,
-    stores::{Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart},
+    stores::{
+        Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
+        VersionCursor, VersionPage, Versioning,
+    },
 };
 
 #[derive(Debug)]
@@ -118,5 +121,13 @@ impl Store for WatchedStore {
 
     async fn create(&self) -> Result<(), StoreError> {
         self.inner.create().await
+    }
+
+    async fn versioning(&self) -> Result<Versioning, StoreError> {
+        self.inner.versioning().await
+    }
+
+    async fn list_versions(&self, prefix: &str, from: Option<&VersionCursor>, limit: usize) -> Result<VersionPage, StoreError> {
+        self.inner.list_versions(prefix, from, limit).await
     }
 }

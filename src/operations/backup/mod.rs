@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use futures_util::future::join_all;
 use serde::Serialize;
 
@@ -36,7 +36,7 @@ use crate::{
     progress::{Observer, SharedObserver, Tally},
     report::{BackupReport, SourceReport},
     repository::{Agent, PointName, Recipients, Repository, Snapshot, Workers},
-    sources::{Capture, CaptureContext},
+    sources::{Capture, CaptureContext, ConsistencyTime},
 };
 
 /// A source with its name in the policy.
@@ -149,7 +149,7 @@ pub async fn plan_backup(request: &BackupRequest<'_>, to: &Destination<'_>) -> R
 struct Run<'a> {
     request: &'a BackupRequest<'a>,
     sites: Vec<Site<'a>>,
-    consistent_at: Option<DateTime<Utc>>,
+    consistent_at: Option<ConsistencyTime>,
 }
 
 /// What a source gave, for each site; nothing for one that was left behind.
@@ -210,7 +210,7 @@ async fn run(request: &BackupRequest<'_>, storing: &AtomicBool) -> Result<Backed
     captured.sort_by_key(|(source, _)| request.sources.iter().position(|other| other.name == source.name));
     request.observer.phase("commit", None);
     run.flush().await;
-    let consistent_at = run.consistent_at.unwrap_or(started_at);
+    let consistent_at = run.consistent_at.map_or(started_at, |time| time.at);
     let draft = Draft {
         policy: request.policy,
         id: Repository::fresh_point_id(),
@@ -292,7 +292,7 @@ impl Run<'_> {
         let lists = outlet.finish().await;
         if let Some(at) = captured.consistent_at {
             // Of several databases the earliest: what was committed before it is in all of them.
-            self.consistent_at = Some(self.consistent_at.map_or(at, |so_far| so_far.min(at)));
+            self.consistent_at = Some(self.consistent_at.map_or(at, |so_far| so_far.and_later(at)));
         }
         let seconds = request.clock.monotonic().saturating_sub(start).as_secs_f64();
         let mut of_sites = Vec::with_capacity(lists.len());
@@ -306,7 +306,7 @@ impl Run<'_> {
                 source: source.name.clone(),
                 kind: kind.to_owned(),
                 description: source.capture.describe(),
-                consistent_at: captured.consistent_at,
+                consistent_at: captured.consistent_at.map(|time| time.at),
                 entries,
                 entry_count,
                 content_bytes,

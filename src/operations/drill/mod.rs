@@ -19,7 +19,7 @@ use crate::{
         Agent, Check, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, Isolation, RestoredSource, RpoFigures, RtoFigures,
         TrendEntry, Verdict, rto_seconds,
     },
-    repository::{Budget, Identities, Point, Reader, Repository, Workers},
+    repository::{Budget, Identities, Point, PointName, Reader, Repository, Workers},
     sources::postgres::{
         PostgresConfig,
         physical::{Fetch, facts::PhysicalFacts},
@@ -174,7 +174,7 @@ async fn run(
     observer: &SharedObserver,
 ) -> Result<(), OperationError> {
     let policy = request.policy;
-    let (point, root_hash, times) = progress.phases.time("select point", select(request, repository)).await?;
+    let (point, root_hash, names) = progress.phases.time("select point", select(request, repository)).await?;
     progress.point = Some(DrilledPoint {
         id: point.id.clone(),
         consistent_at: point.consistent_at,
@@ -182,7 +182,7 @@ async fn run(
         encryption: point.encryption.clone(),
     });
     // First the point in use, then all of them.
-    progress.consistent_at = std::iter::once(point.consistent_at).chain(times).collect();
+    progress.consistent_at = std::iter::once(point.consistent_at).chain(names.iter().map(|name| name.time)).collect();
     let budget = Budget::new(policy.limits.memory_bytes);
     let reader = progress.phases.time("fetch catalogue", Reader::open(repository, Arc::clone(&request.workers), budget)).await?;
     progress.phases.time("obtain keys", open_point(repository, &reader, &point)).await?;
@@ -206,22 +206,21 @@ async fn run(
     progress.checks = beyond.into_iter().chain(progress.phases.time("application check", checks).await).collect();
     progress.served = true;
     // Nobody waits for it, so it is in no phase.
-    progress.checks.push(keys_open_the_newest_point(request, repository, &restore.reader, &point).await?);
+    progress.checks.push(keys_open_the_newest_point(names.last(), repository, &restore.reader, &point).await?);
     Ok(())
 }
 
-/// Losing a key is the worst loss: whatever point was drilled, the newest one must open with the identity at hand.
+/// Losing a key is the worst loss: whatever point was drilled, the newest one must open with the identity at hand. The newest when the
+/// drill began: of one that was made since, the reader does not know the chunks.
 async fn keys_open_the_newest_point(
-    request: &DrillRequest<'_>,
+    newest: Option<&PointName>,
     repository: &Repository,
     reader: &Reader,
     drilled: &Point,
 ) -> Result<Check, OperationError> {
-    let names = repository.point_names(Some(&request.policy.name)).await?;
-    let newest = names.last().map_or(drilled.id.as_str(), |name| name.id.as_str());
-    let title = format!("keys open the newest point, {newest}");
+    let title = format!("keys open the newest point, {}", newest.map_or(drilled.id.as_str(), |name| name.id.as_str()));
     let opened = async {
-        match names.last().filter(|name| name.id != drilled.id) {
+        match newest.filter(|name| name.id != drilled.id) {
             None => check_point_keys(repository, reader, drilled).await,
             Some(name) => check_point_keys(repository, reader, &repository.point(name).await?).await,
         }
@@ -239,13 +238,10 @@ async fn keys_open_the_newest_point(
     })
 }
 
-async fn select(
-    request: &DrillRequest<'_>,
-    repository: &Repository,
-) -> Result<(Point, String, Vec<chrono::DateTime<chrono::Utc>>), OperationError> {
+async fn select(request: &DrillRequest<'_>, repository: &Repository) -> Result<(Point, String, Vec<PointName>), OperationError> {
     let names = repository.point_names(Some(&request.policy.name)).await?;
     let name = repository.find_point(Some(&request.policy.name), request.point).await?;
     let point = repository.point(&name).await?;
     let root_hash = repository.root_hash(&name).await?;
-    Ok((point, root_hash, names.into_iter().map(|name| name.time).collect()))
+    Ok((point, root_hash, names))
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use futures_util::{
     FutureExt, StreamExt, TryStreamExt,
     future::{BoxFuture, Either, Ready, ready},
@@ -14,14 +13,18 @@ use tokio::sync::mpsc;
 
 use super::{
     Fingerprint,
+    as_of::Window,
     listing::Listing,
-    read::{Outcome, read_object},
+    read::{ByVersion, Outcome, read_object},
+    reading::Reading,
 };
 use crate::{
-    clock::SharedClock,
+    clock::{Moment, SharedClock},
     progress::{Finding, Problem, SharedObserver},
-    sources::{Capture, CaptureContext, Captured, Entry, Examination, Sink, SourceError, earlier::Earlier, entry::unpack},
-    stores::{GetOptions, ObjectStat, SharedStore, StoreError, read_all},
+    sources::{
+        Capture, CaptureContext, Captured, ConsistencyTime, Entry, Examination, Sink, SourceError, earlier::Earlier, entry::unpack,
+    },
+    stores::{GetOptions, NULL_VERSION, ObjectStat, SharedStore, StoreError, read_all},
 };
 
 /// Entries that may wait for the sink.
@@ -48,6 +51,39 @@ impl BucketSource {
     }
 }
 
+impl BucketSource {
+    /// Reads the beginning of a version by its id, where that is how objects are read; a finding if it may not be read.
+    async fn examine_version(&self, reading: &Reading, first: &ObjectStat) -> Option<Finding> {
+        let listed = if reading.is_as_of() { self.store.list_versions(&first.key, None, 1).await } else { return None };
+        let found = match listed {
+            Ok(page) => page.versions.into_iter().find(|version| !version.marker)?,
+            Err(error) => return Some(Finding::failed("versions", error)),
+        };
+        let options = GetOptions {
+            range: (found.stat.size > 0).then_some(0..1),
+            attributes: true,
+            version: found.stat.version,
+            ..GetOptions::default()
+        };
+        match read_all(self.store.as_ref(), &found.stat.key, options, 1).await {
+            Ok(_) | Err(StoreError::NotFound { .. }) => None,
+            Err(error) => Some(Reading::finding_of_reading(&error)),
+        }
+    }
+}
+
+/// Where T lies on the bucket's clock.
+async fn window(store: &SharedStore, reading: &Reading, time: &ConsistencyTime, clock: &SharedClock) -> Result<Window, StoreError> {
+    let asked = Moment::now(clock);
+    let shown = if reading.tells_time() { store.time().await } else { Ok(clock.now()) };
+    match shown {
+        Ok(shown) => Ok(Window::of(time, shown, &asked, clock)),
+        // This machine's clock is the next best.
+        Err(StoreError::Unsupported { .. } | StoreError::Corrupt { .. }) => Ok(Window::of(time, clock.now(), &asked, clock)),
+        Err(error) => Err(error),
+    }
+}
+
 /// What the listing and the newest point say together of one object.
 enum Planned {
     Unchanged(Entry),
@@ -59,7 +95,9 @@ struct Merge<'a> {
     listing: Listing,
     earlier: Earlier<'a>,
     read_unchanged: bool,
-    consistent_at: Option<DateTime<Utc>>,
+    window: Window,
+    /// Whether the listing shows what was there in it, and not what is there now.
+    as_of: bool,
     clock: SharedClock,
     waited: Duration,
     versioned: bool,
@@ -80,7 +118,7 @@ impl Merge<'_> {
         };
         let Some(stat) = listed? else { return Ok(None) };
         self.versioned |= stat.version.is_some();
-        self.modified_after += u64::from(self.consistent_at.is_some_and(|time| stat.modified > time));
+        self.modified_after += u64::from(!self.as_of && self.window.may_be_later(stat.modified));
         let earlier = self.earlier.find(stat.key.as_bytes()).await?;
         Ok(Some(match earlier {
             Some(entry) if !self.read_unchanged && self.unchanged(&entry, &stat) => Planned::Unchanged(entry),
@@ -95,7 +133,9 @@ impl Merge<'_> {
         let Ok(was) = unpack::<Fingerprint<'_>>(&entry.attributes) else { return false };
         self.versioned |= was.version.is_some();
         // Many listings do not show the version; the ETag alone decides then.
-        was.etag == stat.etag && (stat.version.is_none() || was.version == stat.version.as_deref())
+        let version = stat.version.as_deref();
+        was.etag == stat.etag
+            && (version.is_none() || was.version == version || (version == Some(NULL_VERSION) && was.version.is_none()))
     }
 }
 
@@ -103,12 +143,13 @@ impl Merge<'_> {
 fn look_at_all<'a>(
     merge: &'a mut Merge<'_>,
     store: &'a SharedStore,
+    versions: Option<&'a ByVersion>,
     sink: &'a dyn Sink,
     observer: &'a SharedObserver,
     parallelism: usize,
 ) -> BoxStream<'a, Result<Outcome, SourceError>> {
     stream::try_unfold(merge, |merge| async move { Ok::<_, SourceError>(merge.next().await?.map(|next| (next, merge))) })
-        .map_ok(move |planned| look_at(planned, store, sink, observer))
+        .map_ok(move |planned| look_at(planned, store, versions, sink, observer))
         .try_buffered(parallelism)
         .boxed()
 }
@@ -117,10 +158,16 @@ fn look_at_all<'a>(
 type Look<'a> = Either<Ready<Result<Outcome, SourceError>>, BoxFuture<'a, Result<Outcome, SourceError>>>;
 
 /// A reader's state is boxed apart, so that an unchanged object does not pay for its size.
-fn look_at<'a>(planned: Planned, store: &'a SharedStore, sink: &'a dyn Sink, observer: &'a SharedObserver) -> Look<'a> {
+fn look_at<'a>(
+    planned: Planned,
+    store: &'a SharedStore,
+    versions: Option<&'a ByVersion>,
+    sink: &'a dyn Sink,
+    observer: &'a SharedObserver,
+) -> Look<'a> {
     match planned {
         Planned::Unchanged(entry) => Either::Left(ready(Ok(Outcome::Unchanged { entry }))),
-        Planned::Read(stat) => Either::Right(read_object(store, stat, sink, observer).boxed()),
+        Planned::Read(stat) => Either::Right(read_object(store, stat, versions, sink, observer).boxed()),
     }
 }
 
@@ -148,7 +195,7 @@ impl Capture for BucketSource {
         self.store.describe()
     }
 
-    /// Lists the first object, and reads the beginning of it.
+    /// Asks whether versions are kept, lists the first object, and reads the beginning of it.
     async fn examine(&self, _: &Examination) -> Vec<Finding> {
         let page = match self.store.list("", None, 1).await {
             Ok(page) => page,
@@ -160,9 +207,14 @@ impl Capture for BucketSource {
         };
         let options = GetOptions { range: (first.size > 0).then_some(0..1), attributes: true, ..GetOptions::default() };
         let read = read_all(self.store.as_ref(), &first.key, options, 1).await;
+        let versions = match Reading::look(&self.store).await {
+            Ok(reading) => self.examine_version(&reading, first).await.unwrap_or_else(|| reading.finding()),
+            Err(error) => Finding::failed("versions", error),
+        };
         vec![
             Finding::sound("listing", "allowed"),
             Finding::of("reading", read, |_| "allowed, with headers and tags (tried with one object)".to_owned()),
+            versions,
         ]
     }
 
@@ -170,18 +222,30 @@ impl Capture for BucketSource {
         let CaptureContext { sink, earlier, observer, clock, parallelism, consistent_at, .. } = context;
         observer.phase(&format!("bucket {}", self.describe()), None);
         let (started, listed_at) = (clock.monotonic(), clock.now());
+        let beginning = Moment::now(&clock);
+        let time = consistent_at.unwrap_or(ConsistencyTime { at: listed_at, from: beginning, until: beginning });
+        let manner = Reading::look(&self.store).await?;
+        let window = window(&self.store, &manner, &time, &clock).await?;
+        if let Some(problem) = manner.problem(self.describe()) {
+            observer.problem(problem);
+        }
+        let by_version = manner.is_as_of().then(ByVersion::default);
         let mut merge = Merge {
-            listing: Listing::start(self.store.clone()),
+            listing: match manner.is_as_of() {
+                true => Listing::as_of(self.store.clone(), window),
+                false => Listing::start(self.store.clone()),
+            },
             earlier: Earlier::new(earlier),
             read_unchanged: self.options.read_unchanged,
-            consistent_at,
+            window,
+            as_of: manner.is_as_of(),
             clock: clock.clone(),
             waited: Duration::ZERO,
             versioned: false,
             modified_after: 0,
         };
         let (sender, mut outcomes) = mpsc::channel(ENTRIES_WAITING);
-        let looked_at = look_at_all(&mut merge, &self.store, sink, &observer, parallelism.max(1));
+        let looked_at = look_at_all(&mut merge, &self.store, by_version.as_ref(), sink, &observer, parallelism.max(1));
         let reading = async move {
             let mut looked_at = looked_at;
             while let Some(outcome) = looked_at.next().await {
@@ -237,7 +301,13 @@ impl Capture for BucketSource {
             // Not one of them: that is a missing right or a wrong key, not a few bad objects.
             return Err(error.into());
         }
-        let (waited, versioned, modified_after) = (merge.waited, merge.versioned || counts.versioned, merge.modified_after);
+        let (waited, versioned) = (merge.waited, merge.versioned || counts.versioned);
+        let later = merge.listing.later();
+        let modified_after = merge.modified_after + later.keys;
+        let read_as_present = by_version.as_ref().map_or(0, ByVersion::denied);
+        if read_as_present > 0 {
+            observer.problem(Reading::problem_of_reading(self.describe(), read_as_present));
+        }
         let gone = merge.earlier.gone().await?;
         let facts = json!({
             "place": self.describe(),
@@ -252,6 +322,11 @@ impl Capture for BucketSource {
             "unreadable": counts.unreadable,
             "gone": gone,
             "modified_after_consistency": modified_after,
+            "versioning": manner.word(),
+            "as_of": manner.is_as_of().then(|| json!({ "from": window.from, "until": window.until })),
+            "covered": later.covered,
+            "read_as_present": read_as_present,
+            "reading": manner.note(time.at, consistent_at.is_some(), modified_after),
             "versioned": versioned,
             "listed_at": listed_at,
             "listing_seconds": waited.as_secs_f64(),

@@ -8,18 +8,23 @@
 //! * Rebuilding restores headers, user metadata, storage class and tags; keys stay below the target store's prefix, because the
 //!   store is handed relative keys and nothing else.
 //!
-//! Assumes: the listing begins after the databases' consistency time T ([`CaptureContext::consistent_at`]); `operations` sees
-//! to the order. What was deleted between T and the listing cannot be seen in it: `gone` in the facts counts what the newest
-//! point had and the listing no longer shows, and `modified_after_consistency` what was written after T.
+//! * A bucket that keeps versions is read as of the databases' consistency time T ([`CaptureContext::consistent_at`]), whatever was
+//!   uploaded, overwritten or deleted since.
 //!
-//! Leaves out on purpose: old versions of objects, bucket settings (lifecycle, policies, encryption).
+//! Assumes: the listing begins after T; `operations` sees to the order. Where no versions are kept, what was deleted between T and the
+//! listing cannot be seen in it: `gone` in the facts counts what the newest point had and the listing no longer shows, and
+//! `modified_after_consistency` what was written after T.
+//!
+//! Leaves out on purpose: the history of objects, bucket settings (lifecycle, policies, encryption).
 //!
 //! [`CaptureContext::consistent_at`]: super::CaptureContext::consistent_at
 
+mod as_of;
 mod capture;
 mod existing;
 mod listing;
 mod read;
+mod reading;
 mod rebuild;
 mod transfer;
 

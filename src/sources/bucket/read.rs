@@ -1,4 +1,6 @@
-//! Reading one object under the ETag that was listed.
+//! Reading one object: under the ETag that was listed, or the very version.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -9,7 +11,7 @@ use super::{BucketAttributes, OBJECT, concerns_one_object};
 use crate::{
     progress::SharedObserver,
     sources::{Cut, Entry, OBJECT_PART_BYTES, Sink, SourceError},
-    stores::{Download, GetOptions, ObjectAttributes, ObjectStat, SharedStore, StoreError},
+    stores::{Download, GetOptions, NULL_VERSION, ObjectAttributes, ObjectStat, SharedStore, StoreError},
 };
 
 /// Bytes above which hashing leaves the async threads: BLAKE3 takes some ten microseconds for this many.
@@ -33,25 +35,54 @@ pub(super) enum Outcome {
     Unreadable { key: String, error: StoreError },
 }
 
-/// Reads a listed object into the sink; an error is one that ends the capture.
+/// How versions are read, while they may be.
+#[derive(Debug, Default)]
+pub(super) struct ByVersion {
+    /// This identity may read what is there now, and no version by its id.
+    denied: AtomicBool,
+    /// Objects that were read as they are now, although a version was wanted.
+    as_present: AtomicU64,
+}
+
+impl ByVersion {
+    /// Objects that were read as they are now for want of a right.
+    pub(super) fn denied(&self) -> u64 {
+        if self.denied.load(Ordering::Relaxed) { self.as_present.load(Ordering::Relaxed) } else { 0 }
+    }
+}
+
+/// Reads a listed object into the sink, with `versions` the version that is listed; an error is one that ends the capture.
 pub(super) async fn read_object(
     store: &SharedStore,
     listed: ObjectStat,
+    versions: Option<&ByVersion>,
     sink: &dyn Sink,
     observer: &SharedObserver,
 ) -> Result<Outcome, SourceError> {
     let mut stat = listed;
     let mut reread = false;
     let mut attempts = 1;
+    let mut refused = false;
     loop {
-        let error = match read_once(store, &stat, sink, observer).await {
-            Ok((entry, versioned)) => return Ok(Outcome::Read { entry, reread, versioned }),
+        let by_id = versions.filter(|versions| !reread && !refused && !versions.denied.load(Ordering::Relaxed));
+        let version = stat.version.clone().filter(|_| by_id.is_some());
+        let error = match read_once(store, &stat, version.clone(), sink, observer).await {
+            Ok((entry, versioned)) => {
+                if let Some(versions) = versions.filter(|_| version.is_none()) {
+                    versions.denied.fetch_or(refused, Ordering::Relaxed);
+                    versions.as_present.fetch_add(1, Ordering::Relaxed);
+                }
+                return Ok(Outcome::Read { entry, reread, versioned });
+            }
             Err(SourceError::Store(error)) => error,
             Err(other) => return Err(other),
         };
         match error {
-            StoreError::NotFound { .. } => return Ok(Outcome::Vanished { key: stat.key }),
-            StoreError::Changed { .. } | StoreError::InvalidRange { .. } if !reread => {
+            // What is there now can perhaps be read; if that cannot either, it is not the version.
+            StoreError::Denied { .. } if version.is_some() => refused = true,
+            StoreError::NotFound { .. } if version.is_none() => return Ok(Outcome::Vanished { key: stat.key }),
+            // A version may have been removed for good since it was listed; what is there now is better than nothing.
+            StoreError::NotFound { .. } | StoreError::Changed { .. } | StoreError::InvalidRange { .. } if !reread => {
                 reread = true;
                 match store.stat(&stat.key).await {
                     Ok(newer) => stat = newer,
@@ -70,12 +101,16 @@ pub(super) async fn read_object(
 async fn read_once(
     store: &SharedStore,
     stat: &ObjectStat,
+    version: Option<String>,
     sink: &dyn Sink,
     observer: &SharedObserver,
 ) -> Result<(Entry, bool), SourceError> {
     // The writer first: it waits until memory for the object is free, and no connection should idle meanwhile.
     let mut writer = sink.content(Cut::Fixed(OBJECT_PART_BYTES), Some(stat.size)).await?;
-    let options = GetOptions { range: None, if_match: Some(stat.etag.clone()).filter(|etag| !etag.is_empty()), attributes: true };
+    // A version with an id of its own never changes; the one without is overwritten.
+    let may_change = version.as_deref().is_none_or(|id| id == NULL_VERSION);
+    let if_match = Some(stat.etag.clone()).filter(|etag| may_change && !etag.is_empty());
+    let options = GetOptions { range: None, if_match, attributes: true, version: version.clone() };
     let (read, attributes, digest) = if stat.size <= u64::from(OBJECT_PART_BYTES) {
         // On a task of its own, so that several objects are received and decrypted on all cores.
         let (store, key) = (store.clone(), stat.key.clone());
@@ -119,10 +154,11 @@ async fn read_once(
     if object.storage_class.is_none() {
         object.storage_class = stat.storage_class.clone();
     }
-    let versioned = read.version.is_some();
+    let version = read.version.or(version);
+    let versioned = version.is_some();
     // The listed ETag, when the answer to the read has none of its own: the next listing is compared with this one.
     let etag = if read.etag.is_empty() { stat.etag.clone() } else { read.etag };
-    entry.set_attributes(&BucketAttributes { etag, version: read.version, blake3: ByteArray::new(digest), object })?;
+    entry.set_attributes(&BucketAttributes { etag, version, blake3: ByteArray::new(digest), object })?;
     Ok((entry, versioned))
 }
 

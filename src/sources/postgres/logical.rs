@@ -9,7 +9,6 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use chrono::{DateTime, Utc};
 use futures_util::future::try_join_all;
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
@@ -31,8 +30,9 @@ use super::{
     tables::{self, Segment, Table},
 };
 use crate::{
+    clock::{Moment, SharedClock},
     progress::{Finding, SharedObserver},
-    sources::{Capture, CaptureContext, Captured, Cut, Entry, Examination, Sink, SourceError},
+    sources::{Capture, CaptureContext, Captured, ConsistencyTime, Cut, Entry, Examination, Sink, SourceError},
 };
 
 /// How to capture.
@@ -85,7 +85,7 @@ struct Outlet<'a> {
 struct Snapshot {
     leader: Session,
     name: String,
-    at: DateTime<Utc>,
+    at: ConsistencyTime,
     version: u32,
     tables: Vec<Table>,
 }
@@ -104,7 +104,7 @@ impl Capture for PostgresLogical {
         let outlet = Outlet { sink: context.sink, observer: &context.observer };
         let name = format!("postgres {}", self.config.database());
         context.observer.phase(&format!("{name}: snapshot"), None);
-        let snapshot = self.take_snapshot().await?;
+        let snapshot = self.take_snapshot(&context.clock).await?;
         let program = programs::find("pg_dump", self.options.bin_directory.as_deref(), snapshot.version / 10_000).await?;
         let (roles, role_passwords) = roles::capture(&snapshot.leader).await?;
         let catalogue = self.catalogue(&snapshot).await?;
@@ -148,7 +148,7 @@ impl Capture for PostgresLogical {
 
 impl PostgresLogical {
     /// Connects, checks, locks, and exports the snapshot.
-    async fn take_snapshot(&self) -> Result<Snapshot, SourceError> {
+    async fn take_snapshot(&self, clock: &SharedClock) -> Result<Snapshot, SourceError> {
         let leader = self.config.connect(Side::Source).await?;
         pooler::refuse(&self.config, &leader).await?;
         leader.settle(self.options.lock_timeout).await?;
@@ -180,7 +180,9 @@ impl PostgresLogical {
                 return Err(error);
             }
             // The first query takes the snapshot.
+            let from = Moment::now(clock);
             let at = leader.now("exporting the snapshot").await?;
+            let at = ConsistencyTime { at, from, until: Moment::now(clock) };
             let name = leader.one("exporting the snapshot", "SELECT pg_export_snapshot()", &[]).await?;
             let now = tables::list(&leader).await?;
             let same = |a: &Table, b: &Table| a.oid == b.oid && a.columns == b.columns;

@@ -28,7 +28,10 @@ impl AzureStore {
             Some(range) if range.start >= range.end => return Err(StoreError::InvalidRange { place: self.object_place(key) }),
             range => range.as_ref().map(range_header),
         };
-        let version = self.read_version(key).await?;
+        let version = match options.version {
+            None => self.read_version(key).await?,
+            wanted => wanted,
+        };
         let call = Call::blob(Method::Get, &self.whole(key))
             .version(version.as_deref())
             .optional("x-ms-range", range)

@@ -40,7 +40,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::{
     Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
     bounds::{check_body, check_key, object_place, resolve_range},
-    no_locks,
+    no_locks, no_versions,
 };
 use crate::clock::{SharedClock, SystemClock};
 use directory::{Missing, descend, install, open_object, open_root, remove, stat_object};
@@ -264,6 +264,9 @@ impl Store for FilesystemStore {
 
     async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
         check_key(&self.0.place, key, "get")?;
+        if options.version.is_some() {
+            return Err(no_versions(object_place(&self.0.place, key)));
+        }
         let owned = key.to_owned();
         let inner = self.0.clone();
         let opened = spawn_blocking(move || {

@@ -12,6 +12,8 @@ pub(super) struct Resuming {
     pub(super) place: String,
     /// Of the object the first bytes came from; the rest must be of the same one.
     pub(super) etag: String,
+    /// The version that was asked for, where one was.
+    pub(super) version: Option<String>,
     /// The next byte wanted, within the object.
     pub(super) next: u64,
     /// The end of what is wanted, within the object.
@@ -58,7 +60,12 @@ impl Resuming {
     async fn resume(&mut self, mut error: StoreError) -> Result<(), StoreError> {
         loop {
             self.attempts.again(error).await?;
-            let rest = GetOptions { range: Some(self.next..self.end), if_match: Some(self.etag.clone()), attributes: false };
+            let rest = GetOptions {
+                range: Some(self.next..self.end),
+                if_match: Some(self.etag.clone()),
+                attributes: false,
+                version: self.version.clone(),
+            };
             match self.store.get(&self.key, rest).await {
                 Ok(download) => {
                     self.body = download.body;

@@ -33,7 +33,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
-    UploadedPart,
+    UploadedPart, VersionCursor, VersionPage, Versioning,
     bounds::{object_place, resolve_range, sha256},
 };
 use crate::clock::SharedClock;
@@ -121,7 +121,8 @@ impl Retry {
             if size == 0 {
                 continue;
             }
-            let options = GetOptions { range: Some(start..start + size), if_match: Some(stat.etag.clone()), attributes: false };
+            let options =
+                GetOptions { range: Some(start..start + size), if_match: Some(stat.etag.clone()), ..GetOptions::default() };
             let mut body = self.get(key, options).await?.body;
             let mut hash = Sha256::new();
             while let Some(piece) = body.next().await {
@@ -195,6 +196,7 @@ impl Store for Retry {
             key: key.to_owned(),
             place: object_place(&place, key),
             etag: stat.etag.clone(),
+            version: options.version,
             next: wanted.start,
             end: wanted.end,
             body,
@@ -356,6 +358,26 @@ impl Store for Retry {
         let mut attempts = self.attempts();
         loop {
             match self.noting(self.inner.extend_lock(key, lock)).await {
+                Err(error) => attempts.again(error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn versioning(&self) -> Result<Versioning, StoreError> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.noting(self.inner.versioning()).await {
+                Err(error) => attempts.again(error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn list_versions(&self, prefix: &str, from: Option<&VersionCursor>, limit: usize) -> Result<VersionPage, StoreError> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.noting(self.inner.list_versions(prefix, from, limit)).await {
                 Err(error) => attempts.again(error).await?,
                 done => return done,
             }

@@ -11,9 +11,10 @@
 //!
 //! Assumes that prefixes are directories: with prefix `p`, keys live under `p/`. An object `p/` itself is none of the store's.
 //!
-//! Reads the newest version of an object, or where [`S3Config::first_versions`] says so the one that was stored first.
+//! Reads the newest version of an object, or where [`S3Config::first_versions`] says so the one that was stored first;
+//! and any version that [`GetOptions::version`] names.
 //!
-//! Leaves out on purpose: retries (the `retry` wrapper decides), any other version.
+//! Leaves out on purpose: retries (the `retry` wrapper decides).
 
 mod config;
 mod error;
@@ -41,6 +42,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
+    VersionCursor, VersionPage, Versioning,
     bounds::{check_key, object_place},
 };
 use crate::clock::{SharedClock, SystemClock};
@@ -237,6 +239,14 @@ impl Store for S3Store {
     async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
         check_key(&self.place, key, "extend the lock of")?;
         self.lengthen_lock(key, lock).await
+    }
+
+    async fn versioning(&self) -> Result<Versioning, StoreError> {
+        self.ask_versioning().await
+    }
+
+    async fn list_versions(&self, prefix: &str, from: Option<&VersionCursor>, limit: usize) -> Result<VersionPage, StoreError> {
+        self.page_of_versions(prefix, from, limit).await
     }
 
     async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {

@@ -33,12 +33,16 @@ impl S3Store {
             Some(range) if range.start >= range.end => return Err(StoreError::InvalidRange { place: self.object_place(key) }),
             range => range.as_ref().map(range_header),
         };
+        let version = match options.version {
+            None => self.wanted_version(key).await?,
+            wanted => wanted,
+        };
         let sent = self
             .client
             .get_object()
             .bucket(&self.bucket)
             .key(self.whole(key))
-            .set_version_id(self.wanted_version(key).await?)
+            .set_version_id(version.clone())
             .set_range(range)
             .set_if_match(options.if_match.map(|etag| format!("\"{etag}\"")))
             .send()
@@ -56,7 +60,7 @@ impl S3Store {
         };
         let mut attributes = attributes(&output);
         if options.attributes && output.tag_count().is_none_or(|count| count > 0) {
-            attributes.tags = self.tags(key, stat.version.as_deref()).await?;
+            attributes.tags = self.tags(key, stat.version.as_deref().or(version.as_deref())).await?;
         }
         let body = self.body(key, std::mem::take(&mut output.body), length);
         Ok(Download { stat, attributes, body })

@@ -7,23 +7,30 @@ use aws_sdk_s3::{
     error::ProvideErrorMetadata,
     primitives::DateTime as SdkDateTime,
     types::{
-        BucketVersioningStatus, ChecksumAlgorithm, EncodingType, ObjectLockEnabled, ObjectLockMode, ObjectLockRetention,
-        ObjectLockRetentionMode, ObjectVersion,
+        BucketVersioningStatus, ChecksumAlgorithm, DeleteMarkerEntry, EncodingType, ObjectLockEnabled, ObjectLockMode,
+        ObjectLockRetention, ObjectLockRetentionMode, ObjectVersion as SdkVersion,
     },
 };
 use chrono::{DateTime, Utc};
 
 use super::{ObjectStat, Page, S3Store, StoreError, read::MAX_PAGE, values::decode_key};
-use crate::stores::{Lock, LockMode, LockSupport, header_values::plain_etag};
+use crate::stores::{
+    Lock, LockMode, LockSupport, NULL_VERSION, ObjectVersion, VersionCursor, VersionPage, Versioning, header_values::plain_etag,
+};
 
 /// Versions and markers of one page of a listing.
 struct Listed {
     /// Keys within the store, each version's own; newest first within a key.
-    versions: Vec<(String, ObjectVersion)>,
-    /// Keys with the ids of delete markers over them.
-    markers: Vec<(String, String)>,
+    versions: Vec<(String, SdkVersion)>,
+    /// Keys with the delete markers over them; newest first within a key.
+    markers: Vec<(String, DeleteMarkerEntry)>,
     /// Where the listing goes on: key (whole) and version.
     next: Option<(String, Option<String>)>,
+}
+
+/// The id as S3 writes it, which some servers leave out for what was stored without one.
+fn version_id(id: Option<String>) -> String {
+    id.filter(|id| !id.is_empty()).unwrap_or_else(|| NULL_VERSION.to_owned())
 }
 
 /// How S3's headers name a mode.
@@ -40,11 +47,11 @@ pub(super) fn seconds(time: DateTime<Utc>) -> SdkDateTime {
 }
 
 impl S3Store {
-    async fn list_versions(&self, prefix: &str, from: Option<(String, Option<String>)>) -> Result<Listed, StoreError> {
+    async fn ask_versions(&self, prefix: &str, from: Option<(String, Option<String>)>, limit: usize) -> Result<Listed, StoreError> {
         let (key_marker, version_marker) = from.unzip();
         let list = self.client.list_object_versions().bucket(&self.bucket).prefix(self.whole(prefix));
         let sent = list
-            .max_keys(i32::try_from(MAX_PAGE).unwrap_or(1000))
+            .max_keys(i32::try_from(limit.min(MAX_PAGE)).unwrap_or(1000))
             .set_key_marker(key_marker)
             .set_version_id_marker(version_marker.flatten())
             .encoding_type(EncodingType::Url)
@@ -64,7 +71,7 @@ impl S3Store {
         }
         let mut markers = Vec::with_capacity(output.delete_markers().len());
         for marker in output.delete_markers() {
-            markers.push((relative(marker.key())?, marker.version_id().unwrap_or("null").to_owned()));
+            markers.push((relative(marker.key())?, marker.clone()));
         }
         let next = match output.next_key_marker().filter(|_| output.is_truncated() == Some(true)) {
             None => None,
@@ -77,13 +84,14 @@ impl S3Store {
     }
 
     /// Every version of one object, newest first, and every delete marker over them.
-    async fn versions_of(&self, key: &str) -> Result<(Vec<ObjectVersion>, Vec<String>), StoreError> {
+    async fn versions_of(&self, key: &str) -> Result<(Vec<SdkVersion>, Vec<String>), StoreError> {
         let (mut versions, mut markers, mut from) = (Vec::new(), Vec::new(), None);
         loop {
-            let page = self.list_versions(key, from).await?;
+            let page = self.ask_versions(key, from, MAX_PAGE).await?;
             let others = page.versions.iter().any(|(other, _)| other != key);
             versions.extend(page.versions.into_iter().filter(|(found, _)| found == key).map(|(_, version)| version));
-            markers.extend(page.markers.into_iter().filter(|(found, _)| found == key).map(|(_, id)| id));
+            let markers_of = page.markers.into_iter().filter(|(found, _)| found == key);
+            markers.extend(markers_of.map(|(_, marker)| version_id(marker.version_id)));
             from = page.next;
             // Keys that begin with this one come after it.
             if others || from.is_none() {
@@ -96,7 +104,7 @@ impl S3Store {
     pub(super) async fn first_version(&self, key: &str) -> Result<String, StoreError> {
         let (mut versions, _) = self.versions_of(key).await?;
         let first = versions.pop().ok_or_else(|| StoreError::NotFound { place: self.object_place(key) })?;
-        Ok(first.version_id.unwrap_or_else(|| "null".to_owned()))
+        Ok(version_id(first.version_id))
     }
 
     /// The version of each key that was stored first, as a page of a listing.
@@ -109,7 +117,7 @@ impl S3Store {
         let mut from = start_after.map(|after| (self.whole(after), None));
         let mut objects: Vec<ObjectStat> = Vec::new();
         loop {
-            let page = self.list_versions(prefix, from).await?;
+            let page = self.ask_versions(prefix, from, MAX_PAGE).await?;
             for (key, version) in page.versions {
                 if key.is_empty() || start_after.is_some_and(|after| *key <= *after) {
                     continue;
@@ -124,16 +132,7 @@ impl S3Store {
                     Some(last) if last.key > key => return Err(self.unsorted(prefix, &last.key, &key)),
                     _ => {}
                 }
-                let size = version.size().and_then(|size| u64::try_from(size).ok());
-                objects.push(ObjectStat {
-                    size: size.ok_or_else(|| self.corrupt(&key, "listed without a size"))?,
-                    modified: self.modified(&key, version.last_modified())?,
-                    etag: plain_etag(version.e_tag()),
-                    version: version.version_id().map(str::to_owned),
-                    sha256: None,
-                    storage_class: version.storage_class().map(|class| class.as_str().to_owned()),
-                    key,
-                });
+                objects.push(self.listed_version(key, &version)?);
             }
             match page.next {
                 Some(next) => from = Some(next),
@@ -142,10 +141,69 @@ impl S3Store {
         }
     }
 
+    fn listed_version(&self, key: String, version: &SdkVersion) -> Result<ObjectStat, StoreError> {
+        let size = version.size().and_then(|size| u64::try_from(size).ok());
+        Ok(ObjectStat {
+            size: size.ok_or_else(|| self.corrupt(&key, "listed without a size"))?,
+            modified: self.modified(&key, version.last_modified())?,
+            etag: plain_etag(version.e_tag()),
+            version: version.version_id().map(str::to_owned),
+            sha256: None,
+            storage_class: version.storage_class().map(|class| class.as_str().to_owned()),
+            key,
+        })
+    }
+
+    /// A page of versions and markers, as the room promises it. An object whose name is the prefix itself is none of the store's.
+    pub(super) async fn page_of_versions(
+        &self,
+        prefix: &str,
+        from: Option<&VersionCursor>,
+        limit: usize,
+    ) -> Result<VersionPage, StoreError> {
+        let from = from.map(|cursor| (cursor.key.clone(), cursor.version.clone()));
+        let page = self.ask_versions(prefix, from, limit).await?;
+        let mut versions = Vec::with_capacity(page.versions.len() + page.markers.len());
+        for (key, version) in page.versions.into_iter().filter(|(key, _)| !key.is_empty()) {
+            let latest = version.is_latest() == Some(true);
+            let mut stat = self.listed_version(key, &version)?;
+            stat.version = Some(version_id(stat.version));
+            versions.push(ObjectVersion { stat, marker: false, latest });
+        }
+        for (key, marker) in page.markers.into_iter().filter(|(key, _)| !key.is_empty()) {
+            let stat = ObjectStat {
+                modified: self.modified(&key, marker.last_modified())?,
+                key,
+                size: 0,
+                etag: String::new(),
+                version: Some(version_id(marker.version_id.clone())),
+                sha256: None,
+                storage_class: None,
+            };
+            versions.push(ObjectVersion { stat, marker: true, latest: marker.is_latest() == Some(true) });
+        }
+        // The SDK tells versions and markers apart before it tells their order; within a key both keep theirs.
+        versions.sort_by(|one, other| one.stat.key.cmp(&other.stat.key));
+        Ok(VersionPage { versions, next: page.next.map(|(key, version)| VersionCursor { key, version }) })
+    }
+
+    /// Whether the bucket keeps versions.
+    pub(super) async fn ask_versioning(&self) -> Result<Versioning, StoreError> {
+        let sent = self.client.get_bucket_versioning().bucket(&self.bucket).send().await;
+        let output = sent.map_err(|error| self.error("", "read the versioning of", &error))?;
+        let remedy =
+            || format!("aws s3api put-bucket-versioning --bucket {} --versioning-configuration Status=Enabled", self.bucket);
+        Ok(match output.status() {
+            Some(BucketVersioningStatus::Enabled) => Versioning::Enabled,
+            Some(BucketVersioningStatus::Suspended) => Versioning::Suspended { remedy: remedy() },
+            _ => Versioning::Off { remedy: remedy() },
+        })
+    }
+
     pub(super) async fn delete_all_versions(&self, key: &str) -> Result<(), StoreError> {
         let (versions, markers) = self.versions_of(key).await?;
         // The data first: if a lock refuses, nothing else was touched.
-        let ids = versions.into_iter().map(|version| version.version_id.unwrap_or_else(|| "null".to_owned()));
+        let ids = versions.into_iter().map(|version| version_id(version.version_id));
         for id in ids.chain(markers) {
             let delete = self.client.delete_object().bucket(&self.bucket).key(self.whole(key)).version_id(&id);
             let Err(error) = delete.send().await else { continue };

@@ -7,8 +7,10 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use farshore::stores::{
     Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
+    VersionCursor, VersionPage, Versioning,
 };
 
 /// Something that happens right before a call on a key.
@@ -31,6 +33,7 @@ struct Seen {
     before_get: BTreeMap<String, Vec<Act>>,
     version: Option<String>,
     digests: bool,
+    versions_denied: bool,
     failing: Vec<Failing>,
 }
 
@@ -76,6 +79,11 @@ impl Watched {
         self.seen.lock().unwrap().digests = true;
     }
 
+    /// Refuses to read any version by its id.
+    pub fn deny_versions(&self) {
+        self.seen.lock().unwrap().versions_denied = true;
+    }
+
     async fn shown(&self, mut stat: ObjectStat) -> Result<ObjectStat, StoreError> {
         if self.seen.lock().unwrap().digests {
             let digest = self.inner.stat(&stat.key).await?.sha256.expect("the memory store keeps it");
@@ -115,6 +123,9 @@ impl Store for Watched {
             act().await;
         }
         self.called(if options.range.is_some() { "get range" } else { "get whole" }, key)?;
+        if options.version.is_some() && self.seen.lock().unwrap().versions_denied {
+            return Err(StoreError::Denied { place: key.to_owned(), action: "get", detail: "AccessDenied".to_owned() });
+        }
         let mut options = options;
         if self.seen.lock().unwrap().digests
             && let Some(etag) = options.if_match.take()
@@ -178,5 +189,18 @@ impl Store for Watched {
 
     async fn create(&self) -> Result<(), StoreError> {
         self.inner.create().await
+    }
+
+    async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
+        self.inner.time().await
+    }
+
+    async fn versioning(&self) -> Result<Versioning, StoreError> {
+        self.inner.versioning().await
+    }
+
+    async fn list_versions(&self, prefix: &str, from: Option<&VersionCursor>, limit: usize) -> Result<VersionPage, StoreError> {
+        self.called("list_versions", "")?;
+        self.inner.list_versions(prefix, from, limit).await
     }
 }

@@ -7,7 +7,7 @@ use farshore::{
     clock::SystemClock,
     stores::{
         FilesystemStore, GetOptions, MemoryStore, ObjectAttributes, PutOptions, Retry, RetryPolicy, SharedStore, Store, StoreError,
-        read_all,
+        Versioning, read_all,
     },
 };
 use futures_util::TryStreamExt;
@@ -176,6 +176,26 @@ async fn a_body_never_goes_on_with_another_object() {
     memory.put("k", noise(1 << 20, 2), PutOptions::default()).await.unwrap();
     let result: Result<Vec<Bytes>, _> = download.body.try_collect().await;
     assert!(matches!(result, Err(StoreError::Changed { .. })));
+}
+
+#[tokio::test]
+async fn a_version_that_is_asked_for_goes_on_as_the_same_version() {
+    let (memory, faulty, store) = stack();
+    memory.keep_versions();
+    let bytes = noise(1 << 20, 1);
+    memory.put("k", bytes.clone(), PutOptions::default()).await.unwrap();
+    memory.put("k", noise(1 << 20, 2), PutOptions::default()).await.unwrap();
+    memory.delete("k").await.unwrap();
+    // Asking for versions passes over what passes, too.
+    faulty.queue(Call::List, [Fault::RefusedBefore, Fault::Throttled, Fault::RefusedBefore]);
+    assert_eq!(store.versioning().await.unwrap(), Versioning::Enabled);
+    faulty.queue(Call::List, [Fault::AnswerLost]);
+    let versions = store.list_versions("", None, 10).await.unwrap().versions;
+    let version = versions.last().unwrap().stat.version.clone();
+    faulty.queue(Call::Get, [Fault::BodyBreaks(300_000), Fault::RefusedBefore, Fault::BodyBreaks(9)]);
+    let options = GetOptions { version, ..GetOptions::default() };
+    assert!(read_all(&*store, "k", options, 1 << 30).await.unwrap() == bytes);
+    assert_eq!(faulty.calls(Call::Get), 4);
 }
 
 #[tokio::test]

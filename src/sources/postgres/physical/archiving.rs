@@ -148,7 +148,8 @@ mod tests {
         let failing = Archiving { failed: Some("000000010000000000000007".to_owned()), ..pushed.clone() };
         let slot = Some(Received { is_physical: true, is_lost: false });
         let received = Archiving { slot: slot.clone(), ..off.clone() };
-        let table: [(&str, Archiving, &[(CheckOutcome, &str)]); 11] = [
+        type Row<'a> = (&'a str, Archiving, &'a [(CheckOutcome, &'a str)]);
+        let table: [Row<'_>; 11] = [
             ("off", off.clone(), &[(Failed, "no slot farshore_db")]),
             ("pushed", pushed.clone(), &[(Passed, "runs `wal push`"), (Passed, "60 s")]),
             ("no command", Archiving { command: String::new(), ..pushed.clone() }, &[(Failed, "archive_mode = on")]),

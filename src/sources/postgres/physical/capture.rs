@@ -21,6 +21,7 @@ use super::{
     server::{Begun, Server, Slot, Stopped, check_control, tablespaces},
 };
 use crate::{
+    clock::SharedClock,
     progress::{Finding, SharedObserver},
     sources::{
         Capture, CaptureContext, Captured, Cut, Entry, Examination, Sink, SourceError,
@@ -111,7 +112,7 @@ impl Capture for PostgresPhysical {
     }
 
     async fn capture(&self, context: CaptureContext<'_>) -> Result<Captured, SourceError> {
-        let CaptureContext { sink, earlier, earlier_facts, observer, parallelism, .. } = context;
+        let CaptureContext { sink, earlier, earlier_facts, observer, clock, parallelism, .. } = context;
         let observer = &observer;
         observer.phase("postgres cluster: checkpoint", None);
         let leader = self.session().await?;
@@ -136,7 +137,8 @@ impl Capture for PostgresPhysical {
                 Err(why) => Some(why),
             },
         };
-        let task = Work { server: &server, sessions: &sessions, sink, observer, earlier: Earlier::new(earlier), earlier_facts };
+        let earlier = Earlier::new(earlier);
+        let task = Work { server: &server, sessions: &sessions, sink, observer, earlier, earlier_facts, clock: &clock };
         let Done { listing, stopped, wal, data, basis } = tokio::select! {
             done = self.work(begun, start, task) => done?,
             lost = slot.keep() => return Err(lost),
@@ -212,6 +214,7 @@ struct Work<'a> {
     observer: &'a SharedObserver,
     earlier: Earlier<'a>,
     earlier_facts: Option<serde_json::Value>,
+    clock: &'a SharedClock,
 }
 
 /// What came of it.
@@ -226,7 +229,7 @@ struct Done {
 impl PostgresPhysical {
     /// Everything between the beginning of the backup and the last segment of its log.
     async fn work(&self, begun: Begun, start: Lsn, work: Work<'_>) -> Result<Done, SourceError> {
-        let Work { server, sessions, sink, observer, earlier, earlier_facts } = work;
+        let Work { server, sessions, sink, observer, earlier, earlier_facts, clock } = work;
         let Some(first) = sessions.first() else { unreachable!("there is always a session") };
         observer.phase("postgres cluster: what changed", None);
         let basis = Basis::look(first, server, start, earlier_facts.as_ref()).await?;
@@ -241,7 +244,7 @@ impl PostgresPhysical {
         data.files += outside;
         let control = read_control(first, server, sink).await?;
         observer.phase("postgres cluster: log", None);
-        let stopped = begun.stop().await?;
+        let stopped = begun.stop(clock).await?;
         if stopped.label.start != start || stopped.label.timeline != basis.timeline {
             return Err(SourceError::Unfit {
                 subject: self.config.describe(),

@@ -10,13 +10,16 @@ use super::{
     label::{Label, Lsn, Tablespace},
     wal::Layout,
 };
-use crate::sources::{
-    SourceError,
-    postgres::{
-        PostgresConfig,
-        connect::Session,
-        failure::Side,
-        quote::{identifier, literal},
+use crate::{
+    clock::{Moment, SharedClock},
+    sources::{
+        ConsistencyTime, SourceError,
+        postgres::{
+            PostgresConfig,
+            connect::Session,
+            failure::Side,
+            quote::{identifier, literal},
+        },
     },
 };
 
@@ -232,8 +235,9 @@ pub struct Stopped {
     pub label: Label,
     /// `tablespace_map`, byte for byte; empty without tablespaces.
     pub map: String,
-    /// The server's time before it was asked to stop: what was committed before is in the backup.
-    pub at: DateTime<Utc>,
+    /// The server's time before it was asked to stop: what was committed before is in the backup. What was committed until it had stopped
+    /// is, too.
+    pub at: ConsistencyTime,
 }
 
 impl Begun {
@@ -255,14 +259,16 @@ impl Begun {
     ///
     /// # Errors
     /// The server's: that a standby was promoted meanwhile, for one.
-    pub async fn stop(self) -> Result<Stopped, SourceError> {
+    pub async fn stop(self, clock: &SharedClock) -> Result<Stopped, SourceError> {
         let doing = "ending the backup";
+        let from = Moment::now(clock);
         let at: DateTime<Utc> = self.session.now(doing).await?;
         let sql = match self.version < RENAMED_IN {
             true => "SELECT lsn::text, labelfile, spcmapfile FROM pg_catalog.pg_stop_backup(false, false)",
             false => "SELECT lsn::text, labelfile, spcmapfile FROM pg_catalog.pg_backup_stop(false)",
         };
         let row = self.session.client.query_one(sql, &[]).await.map_err(|error| self.session.failed(doing, &error))?;
+        let at = ConsistencyTime { at, from, until: Moment::now(clock) };
         let (end, label_text, map): (String, String, Option<String>) = (row.get(0), row.get(1), row.get(2));
         let end = parse(&self.session, &end)?;
         let label = Label::parse(&label_text).ok_or_else(|| SourceError::Unfit {
