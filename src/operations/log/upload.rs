@@ -35,8 +35,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const COPIES: u64 = 3;
 /// More files at once make no site faster.
 const MOST_AT_ONCE: u64 = 8;
-/// What the server has ready is looked at while no more files wait in the spool: a site that is slower than the server is not kept up with.
-const MOST_BEFORE_READY: usize = 2;
+/// What the server has ready is taken while no more files wait in the spool: those go first.
+const MOST_BEFORE_READY: usize = 8;
+/// And while any wait, if the sites take one in less: a push must not wait for a slow site.
+const SLOW: Duration = Duration::from_millis(500);
 /// How often progress is written down.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 /// How long one that has just been started waits for another that is about to end.
@@ -135,6 +137,8 @@ struct Known {
     taken: HashMap<LogName, Option<Identity>>,
     /// What could not be read there; its push will say why.
     left: HashSet<LogName>,
+    /// What a file took each site lately.
+    pace: HashMap<usize, Duration>,
     told: Duration,
     /// When there was something to do last.
     busy: Duration,
@@ -150,7 +154,15 @@ impl<'a> Work<'a> {
             (site.name().to_owned(), SiteState { error, ..SiteState::default() })
         };
         let state = UploadState { sites: request.sites.iter().map(keep).collect(), error: None };
-        let known = Known { state, confirmed: HashMap::new(), taken: HashMap::new(), left: HashSet::new(), told: now, busy: now };
+        let known = Known {
+            state,
+            confirmed: HashMap::new(),
+            taken: HashMap::new(),
+            left: HashSet::new(),
+            pace: HashMap::new(),
+            told: now,
+            busy: now,
+        };
         Self { request, held, known: Mutex::new(known) }
     }
 
@@ -180,10 +192,10 @@ impl<'a> Work<'a> {
                 // Somebody took it away, and a push makes it anew; another process has that one.
                 return Ok(UploadEnd::Idle);
             }
-            let may_take = self.may_take();
+            let may_wait = self.may_wait();
             let waiting = off_thread(move || {
                 let mut waiting = spool.waiting()?;
-                if may_take && waiting.len() <= MOST_BEFORE_READY {
+                if may_wait.is_some_and(|most| waiting.len() <= most) {
                     waiting.extend(Ready(&spool).waiting().into_iter().filter(|ready| !spool.holds(&ready.name)));
                     waiting.sort_by(|left, right| left.name.cmp(&right.name));
                 }
@@ -203,10 +215,12 @@ impl<'a> Work<'a> {
                 tokio::time::sleep(LOOK_EVERY).await;
                 continue;
             }
+            let (began, count) = (request.clock.monotonic(), u32::try_from(files.len()).unwrap_or(u32::MAX));
             let done = match self.opened(site, &mut writer).await {
                 Ok(writer) => self.store(site, writer, (files, at_once), &mut met, &mut refused).await,
                 Err(error) => Err(error),
             };
+            self.known().pace.insert(site, request.clock.monotonic().saturating_sub(began) / count.max(1));
             match done {
                 Ok(()) => pause = FIRST_PAUSE,
                 Err(error) => {
@@ -246,10 +260,11 @@ impl<'a> Work<'a> {
         due.into_iter().map(|file| file.name).collect()
     }
 
-    /// Whether what the server has ready may be taken: not while a site does not take anything.
-    fn may_take(&self) -> bool {
+    /// How many files may wait in the spool for what the server has ready to be taken; nothing while a site takes none at all.
+    fn may_wait(&self) -> Option<usize> {
         let known = self.known();
-        known.state.error.is_none() && known.state.sites.values().all(|site| site.error.is_none())
+        let is_sound = known.state.error.is_none() && known.state.sites.values().all(|site| site.error.is_none());
+        is_sound.then(|| if known.pace.values().all(|pace| *pace < SLOW) { MOST_BEFORE_READY } else { 0 })
     }
 
     /// What was to be taken from the server is left for its push.
