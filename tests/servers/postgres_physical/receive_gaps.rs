@@ -155,7 +155,7 @@ fn a_standby_is_followed_for_sites_that_go_their_own_pace_and_whatever_becomes_o
     let receiver = Receiver::start(&archive);
     receiver.waits_until("it goes on behind the gap", || pair.is_caught_up());
     let said = format!("the site has nothing between {before} and ");
-    assert_eq!(receiver.log().matches(&said).count(), 2, "{}", receiver.log());
+    receiver.waits_until("it says so of both", || receiver.log().matches(&said).count() == 2);
     receiver.stop();
 
     // What one site has lost comes from the other, as far as points need it.
