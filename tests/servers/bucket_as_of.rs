@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use farshore::{
     clock::{Moment, SharedClock},
     sources::{
@@ -28,8 +28,8 @@ use crate::{
     },
 };
 
-/// How far from T the choice may be: the window, and what it allows for clocks.
-const NEAR: TimeDelta = TimeDelta::seconds(5);
+/// What the choice allows for clocks beside the window that it knows T to lie in.
+const MARGIN: TimeDelta = TimeDelta::seconds(2);
 
 async fn store(bucket: &str) -> SharedStore {
     let config = S3Config {
@@ -135,7 +135,10 @@ async fn every_row_of_the_instant_finds_its_object_while_the_application_goes_on
         let target = store("farshore-bucket-source").await;
         target.create().await.unwrap();
         assert_checks(&Rebuilding::anew().run(&BucketTarget::new(Arc::clone(&target)), origin, &facts).await.unwrap());
-        let (first, last) = ((time.at - NEAR).timestamp_millis(), (time.at + NEAR).timestamp_millis());
+        // The bucket's clock is this machine's.
+        let end = |end: &str| facts["as_of"][end].as_str().unwrap().parse::<DateTime<Utc>>().unwrap();
+        assert!(end("from") <= time.at && time.at <= end("until"), "{facts}");
+        let (first, last) = ((end("from") - MARGIN).timestamp_millis(), (end("until") + MARGIN).timestamp_millis());
         let mut named = 0;
         for row in rows.lines().filter(|row| !row.trim().is_empty()) {
             let (path, number) = row.trim().split_once(' ').unwrap();

@@ -37,8 +37,8 @@ const HELD_EVERY: usize = 7;
 /// Longer than what the choice of versions allows for clocks.
 const HOLD: Duration = Duration::from_secs(6);
 
-/// How far from T the choice may be: the window, and what it allows for clocks.
-const NEAR: TimeDelta = TimeDelta::seconds(5);
+/// What the choice allows for clocks beside the window that it knows T to lie in.
+const MARGIN: TimeDelta = TimeDelta::seconds(2);
 
 /// Every so many points are drilled as well, so that the program's own cross-check is heard.
 const DRILLED_EVERY: usize = 5;
@@ -290,6 +290,8 @@ struct Made {
     number: usize,
     id: String,
     consistent_at: DateTime<Utc>,
+    /// The window that T lies in, on the bucket's clock, which is this machine's.
+    window: (DateTime<Utc>, DateTime<Utc>),
 }
 
 /// Restores a point and holds each row against its object; how many rows there were.
@@ -324,8 +326,8 @@ fn check(region: &Region, point: &Made) -> usize {
     let deleted = region.traffic.deleted();
     for key in restored.keys() {
         let (_, written) = read(key).unwrap();
-        assert!(written <= point.consistent_at + NEAR, "{}", said(format!("{key} was written at {written}")));
-        let gone = deleted.get(key).filter(|gone| **gone < point.consistent_at - NEAR);
+        assert!(written <= point.window.1 + MARGIN, "{}", said(format!("{key} was written at {written}")));
+        let gone = deleted.get(key).filter(|gone| **gone < point.window.0 - MARGIN);
         assert!(gone.is_none(), "{}", said(format!("{key} was deleted at {gone:?}")));
     }
     if point.number.is_multiple_of(DRILLED_EVERY) {
@@ -354,16 +356,18 @@ fn twenty_points_made_under_constant_traffic_miss_no_object_of_any_row() {
             let consistent_at = time(&report["consistent_at"]);
             let note = report["sources"][1]["note"].as_str().unwrap();
             assert!(note.starts_with("read as of ") && note.contains(", by versions"), "{note}");
+            let facts = region.facts();
+            let window = (time(&facts["as_of"]["from"]), time(&facts["as_of"]["until"]));
+            assert!(window.0 <= consistent_at && consistent_at <= window.1, "{facts}");
             if !hold.is_zero() {
-                let facts = region.facts();
-                assert!(ended - consistent_at > NEAR, "the bucket was not listed long after T");
+                assert!(ended > window.1 + MARGIN, "the bucket was not listed long after T");
                 assert!(facts["versioning"] == "enabled" && facts["modified_after_consistency"].as_u64().unwrap() > 0, "{facts}");
                 // Their rows are there at T, and they are gone before the bucket can be listed.
                 raced += region.traffic.between(consistent_at, began + hold)[Deed::Deleted as usize];
             }
             println!("backup {number}: T {consistent_at}, {} ms, {happened:?} beside it", (ended - began).num_milliseconds());
             let id = report["point_id"].as_str().unwrap().to_owned();
-            if sender.send(Made { number, id, consistent_at }).is_err() {
+            if sender.send(Made { number, id, consistent_at, window }).is_err() {
                 // A point did not pass, and says so.
                 break;
             }
