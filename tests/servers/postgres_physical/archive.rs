@@ -113,11 +113,13 @@ impl Archive {
         found
     }
 
-    /// Waits until everything up to the present place of the log is at the site.
+    /// Waits until everything up to the present place of the log is at the site, and the server knows it: what it had ready may be there before.
     pub fn settles(&self, primary: &Cluster) {
         let last = primary.psql("postgres", "SELECT pg_walfile_name(pg_switch_wal())");
         let began = Instant::now();
+        let told = format!("SELECT coalesce(last_archived_wal >= '{last}', false) FROM pg_stat_archiver");
         while !self.segments().iter().any(|(name, _)| *name == last)
+            || primary.psql("postgres", &told) != "t"
             || files(&self.path("spool")).iter().any(|key| key.contains('/') && !key.contains("/."))
         {
             let archiver = || primary.psql("postgres", "SELECT * FROM pg_stat_archiver");
