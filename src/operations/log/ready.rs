@@ -30,8 +30,8 @@ use crate::{
     repository::{LogKind, LogName},
 };
 
-/// Segments after the one that is being pushed.
-const AHEAD: usize = 8;
+/// Segments after the one that is being pushed: half of them may be stored already and wait for their pushes.
+const AHEAD: usize = 16;
 /// Where PostgreSQL says what it wants archived.
 const STATUS: &str = "archive_status";
 const READY: &str = ".ready";

@@ -54,22 +54,22 @@ impl Server {
 #[test]
 fn what_the_server_has_ready_is_stored_from_where_it_lies_and_never_comes_into_the_spool() {
     let server = Server::new();
-    server.has_ready(1..=12);
+    server.has_ready(1..=20);
     server.push(&name(1, 1), &[]).succeeds();
-    // The first is the server's to push, and no more than eight after it are taken.
-    server.has_archived(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    // The first is the server's to push, and no more than sixteen after it are taken.
+    server.has_archived(&(1..=17).collect::<Vec<_>>());
     server.is_quiet();
     server.is_done(1);
-    for number in 2..=9 {
+    for number in 2..=17 {
         server.push(&name(1, number), &[]).succeeds();
         assert_eq!(server.spooled(), Vec::<String>::new(), "segment {number}");
         server.is_done(number);
     }
-    server.push(&name(1, 10), &[]).succeeds();
-    server.is_done(10);
-    server.has_archived(&(1..=12).collect::<Vec<_>>());
-    (1..=12).for_each(|number| server.gets(number));
-    for number in [11, 12] {
+    server.push(&name(1, 18), &[]).succeeds();
+    server.is_done(18);
+    server.has_archived(&(1..=20).collect::<Vec<_>>());
+    (1..=20).for_each(|number| server.gets(number));
+    for number in [19, 20] {
         server.push(&name(1, number), &[]).succeeds();
         server.is_done(number);
     }
