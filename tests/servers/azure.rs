@@ -2,13 +2,16 @@
 
 use bytes::Bytes;
 use farshore::stores::{
-    AzureConfig, AzureCredential, AzureStore, GetOptions, ObjectAttributes, PutOptions, S3Config, S3Store, SharedStore, read_all,
+    AzureConfig, AzureCredential, AzureStore, GetOptions, ObjectAttributes, PutOptions, S3Store, SharedStore, read_all,
 };
 use std::sync::Arc;
 
-use crate::support::{
-    agent::{Agent, noise, tree},
-    server,
+use crate::{
+    s3,
+    support::{
+        agent::{Agent, noise, tree},
+        server,
+    },
 };
 
 const CONTAINER: &str = "farshore-system";
@@ -41,7 +44,7 @@ impl Protected {
         ] {
             agent.set(variable, value);
         }
-        let prefix = format!("run-{:032x}", rand::random::<u128>());
+        let prefix = s3::fresh_prefix();
         let protected = Self { agent, prefix, runtime: tokio::runtime::Runtime::new().unwrap() };
         let sources = format!(
             "[[source]]\nname = \"attachments\"\nkind = \"bucket\"\nstore = {}\n\n{}",
@@ -77,15 +80,7 @@ impl Protected {
     }
 
     fn s3(&self, part: &str) -> (SharedStore, String) {
-        let config = S3Config {
-            bucket: CONTAINER.to_owned(),
-            prefix: format!("{}/{part}", self.prefix),
-            endpoint: Some(server("FARSHORE_TEST_S3_ENDPOINT")),
-            path_style: true,
-            access_key: Some(server("FARSHORE_TEST_S3_ACCESS_KEY")),
-            secret_key: Some(server("FARSHORE_TEST_S3_SECRET_KEY").into()),
-            ..S3Config::default()
-        };
+        let config = s3::config(CONTAINER, &format!("{}/{part}", self.prefix));
         let store: SharedStore = Arc::new(self.runtime.block_on(S3Store::connect(config)).unwrap());
         let address = store.describe();
         (store, address)

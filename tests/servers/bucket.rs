@@ -8,24 +8,16 @@ use farshore::{
         Rebuild,
         bucket::{BucketOptions, BucketSource, BucketTarget},
     },
-    stores::{GetOptions, ObjectAttributes, PutOptions, S3Config, S3Store, SharedStore, read_all},
+    stores::{GetOptions, ObjectAttributes, PutOptions, S3Store, SharedStore, read_all},
 };
 
-use crate::support::{
-    exchange::{Capturing, Rebuilding, assert_checks},
-    server,
+use crate::{
+    s3,
+    support::exchange::{Capturing, Rebuilding, assert_checks},
 };
 
 async fn prefix() -> SharedStore {
-    let config = S3Config {
-        bucket: "farshore-bucket-source".to_owned(),
-        prefix: format!("run-{:032x}", rand::random::<u128>()),
-        endpoint: Some(server("FARSHORE_TEST_S3_ENDPOINT")),
-        path_style: true,
-        access_key: Some(server("FARSHORE_TEST_S3_ACCESS_KEY")),
-        secret_key: Some(server("FARSHORE_TEST_S3_SECRET_KEY").into()),
-        ..S3Config::default()
-    };
+    let config = s3::config("farshore-bucket-source", &s3::fresh_prefix());
     let store: SharedStore = Arc::new(S3Store::connect(config).await.unwrap());
     store.create().await.unwrap();
     store

@@ -17,30 +17,20 @@ use farshore::{
         ConsistencyTime,
         bucket::{BucketOptions, BucketSource, BucketTarget},
     },
-    stores::{GetOptions, PutOptions, S3Config, S3Store, SharedStore, read_all},
+    stores::{GetOptions, PutOptions, S3Store, SharedStore, read_all},
 };
 
 use crate::{
     postgres::{Database, Server},
-    support::{
-        exchange::{Capturing, Rebuilding, assert_checks},
-        server,
-    },
+    s3,
+    support::exchange::{Capturing, Rebuilding, assert_checks},
 };
 
 /// What the choice allows for clocks beside the window that it knows T to lie in.
 const MARGIN: TimeDelta = TimeDelta::seconds(2);
 
 async fn store(bucket: &str) -> SharedStore {
-    let config = S3Config {
-        bucket: bucket.to_owned(),
-        prefix: format!("run-{:032x}", rand::random::<u128>()),
-        endpoint: Some(server("FARSHORE_TEST_S3_ENDPOINT")),
-        path_style: true,
-        access_key: Some(server("FARSHORE_TEST_S3_ACCESS_KEY")),
-        secret_key: Some(server("FARSHORE_TEST_S3_SECRET_KEY").into()),
-        ..S3Config::default()
-    };
+    let config = s3::config(bucket, &s3::fresh_prefix());
     Arc::new(S3Store::connect(config).await.unwrap())
 }
 

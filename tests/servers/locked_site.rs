@@ -10,29 +10,20 @@ use farshore::{
     stores::{LockMode, PutOptions, S3Config, S3Store, SharedStore, Store, StoreError},
 };
 
-use crate::support::{
-    agent::{Agent, tree},
-    faulty_store::FaultyStore,
-    recovery::{Recovery, noise, objects},
-    server,
+use crate::{
+    s3,
+    support::{
+        agent::{Agent, tree},
+        faulty_store::FaultyStore,
+        recovery::{Recovery, noise, objects},
+        server,
+    },
 };
 
 const BUCKET: &str = "farshore-locks";
 
 fn config(prefix: &str, identity: &str) -> S3Config {
-    S3Config {
-        bucket: BUCKET.to_owned(),
-        prefix: prefix.to_owned(),
-        endpoint: Some(server("FARSHORE_TEST_S3_ENDPOINT")),
-        path_style: true,
-        access_key: Some(server(identity)),
-        secret_key: Some(server("FARSHORE_TEST_S3_SECRET_KEY").into()),
-        ..S3Config::default()
-    }
-}
-
-fn fresh_prefix() -> String {
-    format!("run-{:032x}", rand::random::<u128>())
+    S3Config { access_key: Some(server(identity)), ..s3::config(BUCKET, prefix) }
 }
 
 /// An agent with the writer's credentials, whose site is locked.
@@ -71,7 +62,7 @@ async fn keys(store: &S3Store) -> BTreeSet<String> {
 fn a_thief_hides_a_locked_repository_and_everything_comes_back() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(make_bucket());
-    let prefix = fresh_prefix();
+    let prefix = s3::fresh_prefix();
     let agent = agent(&prefix, 30);
     let made = agent.run(["init", "policy.toml"]).succeeds();
     assert!(made.stdout.contains("locks (compliance): kept; deleting and shortening are refused"), "{}", made.stdout);
@@ -118,7 +109,7 @@ fn a_thief_hides_a_locked_repository_and_everything_comes_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn locks_on_a_real_server_are_extended_by_generation() {
     make_bucket().await;
-    let store = Arc::new(S3Store::connect(config(&fresh_prefix(), "FARSHORE_TEST_S3_WRITER_KEY")).await.unwrap());
+    let store = Arc::new(S3Store::connect(config(&s3::fresh_prefix(), "FARSHORE_TEST_S3_WRITER_KEY")).await.unwrap());
     let silent = FaultyStore::over(store.clone());
     silent.hide_time();
     let site: SharedStore = silent;

@@ -20,6 +20,7 @@ mod postgres_rebuild;
 mod postgres_tls;
 mod prune;
 mod reader;
+mod s3;
 mod stores;
 mod system;
 mod system_refusals;

@@ -21,23 +21,18 @@ use farshore::{
     },
 };
 
-use crate::support::{
-    recovery::{Recovery, noise, objects},
-    server,
+use crate::{
+    s3,
+    support::{
+        recovery::{Recovery, noise, objects},
+        server,
+    },
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn config(bucket: &str, prefix: &str, identity: &str) -> S3Config {
-    S3Config {
-        bucket: bucket.to_owned(),
-        prefix: prefix.to_owned(),
-        endpoint: Some(server("FARSHORE_TEST_S3_ENDPOINT")),
-        path_style: true,
-        access_key: Some(server(identity)),
-        secret_key: Some(server("FARSHORE_TEST_S3_SECRET_KEY").into()),
-        ..S3Config::default()
-    }
+    S3Config { access_key: Some(server(identity)), ..s3::config(bucket, prefix) }
 }
 
 /// When each object was stored, by the turned clock; shared by all connections.
@@ -149,7 +144,7 @@ async fn begun(bucket: &str, lock: Option<LockTerm>) -> Site {
     recovery.clock = FixedClock::shared(DateTime::from_timestamp(Utc::now().timestamp(), 0).unwrap());
     recovery.retention = Retention { keep_within: 7 * DAY, keep_verified: 1, ..Retention::default() };
     recovery.lock = lock;
-    let (prefix, stored) = (format!("run-{:032x}", rand::random::<u128>()), Times::default());
+    let (prefix, stored) = (s3::fresh_prefix(), Times::default());
     let connect = async |identity: &str| -> SharedStore {
         let inner = Arc::new(S3Store::connect(config(bucket, &prefix, identity)).await.unwrap());
         let turned: SharedStore = Arc::new(Turned { inner, clock: Arc::clone(&recovery.clock), stored: Arc::clone(&stored) });

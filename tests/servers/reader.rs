@@ -8,10 +8,13 @@ use std::{
     sync::Arc,
 };
 
-use farshore::stores::{PutOptions, S3Config, S3Store, Store};
+use farshore::stores::{PutOptions, S3Store, Store};
 use sha2::{Digest, Sha256};
 
-use crate::support::{recovery::noise, server};
+use crate::{
+    s3,
+    support::{recovery::noise, server},
+};
 
 /// A directory with a policy, what it protects, and a repository with two points.
 struct Made {
@@ -257,19 +260,7 @@ async fn the_python_reader_restores_from_s3() {
     let (endpoint, key, secret) =
         (server("FARSHORE_TEST_S3_ENDPOINT"), server("FARSHORE_TEST_S3_ACCESS_KEY"), server("FARSHORE_TEST_S3_SECRET_KEY"));
     let prefix = format!("reader-{:032x}", rand::random::<u128>());
-    let store: Arc<dyn Store> = Arc::new(
-        S3Store::connect(S3Config {
-            bucket: "farshore-reader".to_owned(),
-            prefix: prefix.clone(),
-            endpoint: Some(endpoint.clone()),
-            path_style: true,
-            access_key: Some(key.clone()),
-            secret_key: Some(secret.clone().into()),
-            ..S3Config::default()
-        })
-        .await
-        .unwrap(),
-    );
+    let store: Arc<dyn Store> = Arc::new(S3Store::connect(s3::config("farshore-reader", &prefix)).await.unwrap());
     store.create().await.unwrap();
     for (path, body) in files(&made.path("site")) {
         store.put(path.to_str().unwrap(), body.into(), PutOptions::default()).await.unwrap();

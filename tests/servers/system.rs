@@ -1,10 +1,11 @@
 //! The program from the outside on real servers: a database, a bucket, files and a command into an S3 site, and back.
 
 use bytes::Bytes;
-use farshore::stores::{PutOptions, S3Config, S3Store, Store, read_all};
+use farshore::stores::{PutOptions, S3Store, Store, read_all};
 
 use crate::{
     postgres::{Database, Server},
+    s3,
     support::{
         agent::{Agent, files, noise, tree},
         server,
@@ -47,7 +48,7 @@ impl Protected {
              CREATE TABLE posts (id bigserial, message text); \
              INSERT INTO posts (message) SELECT repeat(md5(n::text), 20) FROM generate_series(1, 3000) n"
         ));
-        let prefix = format!("run-{:032x}", rand::random::<u128>());
+        let prefix = s3::fresh_prefix();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let protected = Self { agent, database, prefix, runtime };
         let primary = protected.store("primary");
@@ -64,15 +65,7 @@ impl Protected {
 
     /// A part of this test's share of the bucket.
     pub fn store(&self, part: &str) -> S3Store {
-        let config = S3Config {
-            bucket: "farshore-system".to_owned(),
-            prefix: format!("{}/{part}", self.prefix),
-            endpoint: Some(server("FARSHORE_TEST_S3_ENDPOINT")),
-            path_style: true,
-            access_key: Some(server("FARSHORE_TEST_S3_ACCESS_KEY")),
-            secret_key: Some(server("FARSHORE_TEST_S3_SECRET_KEY").into()),
-            ..S3Config::default()
-        };
+        let config = s3::config("farshore-system", &format!("{}/{part}", self.prefix));
         self.runtime.block_on(S3Store::connect(config)).unwrap()
     }
 

@@ -22,6 +22,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::{
     postgres::{Database, Server},
+    s3,
     support::{
         agent::{Agent, Outcome, tree},
         fault_proxy::{Direction, Fault, FaultProxy},
@@ -173,7 +174,7 @@ impl Region {
         let proxy = runtime.block_on(FaultProxy::start(target)).unwrap();
         // Shared with other tests: the server keeps volumes for each bucket, and has so many.
         let bucket = if versions { "farshore-locks" } else { "farshore-bucket-source" };
-        let prefix = format!("run-{:032x}", rand::random::<u128>());
+        let prefix = s3::fresh_prefix();
         let traffic = Arc::new(Traffic::default());
         let users = runtime.block_on(async {
             let store = primary(bucket, &prefix, endpoint).await;
@@ -233,15 +234,7 @@ impl Region {
 }
 
 async fn primary(bucket: &str, prefix: &str, endpoint: String) -> SharedStore {
-    let config = S3Config {
-        bucket: bucket.to_owned(),
-        prefix: prefix.to_owned(),
-        endpoint: Some(endpoint),
-        path_style: true,
-        access_key: Some(server("FARSHORE_TEST_S3_ACCESS_KEY")),
-        secret_key: Some(server("FARSHORE_TEST_S3_SECRET_KEY").into()),
-        ..S3Config::default()
-    };
+    let config = S3Config { endpoint: Some(endpoint), ..s3::config(bucket, prefix) };
     Arc::new(S3Store::connect(config).await.unwrap())
 }
 

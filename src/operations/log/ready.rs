@@ -15,13 +15,15 @@
 use std::{
     collections::HashSet,
     fs::{self, Metadata},
-    io::{ErrorKind, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    io::ErrorKind,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use super::{
-    Spool, io,
+    Spool,
+    deliver::{Lasting, is_temporary, write},
+    io,
     local::{Examined, examine},
     spool::Waiting,
 };
@@ -69,7 +71,7 @@ impl Ready<'_> {
         let folder = self.folder(system);
         let there = fs::read(folder.join(SERVER)).is_ok_and(|there| there == directory.as_os_str().as_encoded_bytes());
         if !there && directory.join(STATUS).is_dir() && folder.is_dir() {
-            let _ = replace(&folder.join(SERVER), directory.as_os_str().as_encoded_bytes());
+            let _ = write(&folder.join(SERVER), directory.as_os_str().as_encoded_bytes(), Lasting::Cached);
         }
     }
 
@@ -90,17 +92,19 @@ impl Ready<'_> {
         self.mark(name, COMING).exists()
     }
 
+    /// Whose logs come through this spool.
+    fn systems(&self) -> impl Iterator<Item = u64> {
+        entries(self.0.directory()).filter_map(|(name, _)| name.parse().ok())
+    }
+
     /// Segments that a server will push after the next one, in order. Marks of what it has pushed are removed.
     pub(super) fn waiting(&self) -> Vec<Waiting> {
-        let systems = fs::read_dir(self.0.directory()).into_iter().flatten().flatten();
-        let systems = systems.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
-        systems.flat_map(|system| self.waiting_of(system)).collect()
+        self.systems().flat_map(|system| self.waiting_of(system)).collect()
     }
 
     fn waiting_of(&self, system: u64) -> Vec<Waiting> {
         let Some(server) = self.server(system) else { return Vec::new() };
-        let Ok(entries) = fs::read_dir(server.join(STATUS)) else { return Vec::new() };
-        let names = entries.flatten().filter_map(|entry| LogName::new(system, entry.file_name().to_str()?.strip_suffix(READY)?));
+        let names = entries(&server.join(STATUS)).filter_map(|(name, _)| LogName::new(system, name.strip_suffix(READY)?));
         let mut ready: Vec<LogName> = names.filter(|name| name.kind() == LogKind::Segment).collect();
         ready.sort();
         self.forget_all_but(system, &ready);
@@ -115,11 +119,10 @@ impl Ready<'_> {
     /// Removes marks of what is not ready any more.
     fn forget_all_but(&self, system: u64, ready: &[LogName]) {
         let ready: HashSet<&str> = ready.iter().map(LogName::file).collect();
-        for entry in fs::read_dir(self.folder(system)).into_iter().flatten().flatten() {
-            let file = entry.file_name();
-            let name = file.to_str().and_then(|file| file.strip_prefix('.')?.strip_suffix(STORED));
+        for (mark, path) in entries(&self.folder(system)) {
+            let name = mark.strip_prefix('.').and_then(|mark| mark.strip_suffix(STORED));
             if name.is_some_and(|name| !ready.contains(name)) {
-                let _ = fs::remove_file(entry.path());
+                let _ = fs::remove_file(path);
             }
         }
     }
@@ -136,10 +139,9 @@ impl Ready<'_> {
 
     /// Removes what a process that died said.
     pub(super) fn clean(&self) {
-        let systems = fs::read_dir(self.0.directory()).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
-        for entry in systems.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten()) {
-            if entry.file_name().to_str().is_some_and(|name| name.ends_with(COMING)) {
-                let _ = fs::remove_file(entry.path());
+        for (name, path) in self.systems().flat_map(|system| entries(&self.folder(system))) {
+            if name.ends_with(COMING) || is_temporary(&name) {
+                let _ = fs::remove_file(path);
             }
         }
     }
@@ -166,18 +168,14 @@ impl Ready<'_> {
     /// # Errors
     /// [`OperationError::Io`].
     pub(super) fn stored(&self, name: &LogName, identity: &Identity) -> Result<(), OperationError> {
-        let path = self.mark(name, STORED);
-        replace(&path, identity.0.as_bytes()).map_err(io(path.display().to_string()))?;
+        write(&self.mark(name, STORED), identity.0.as_bytes(), Lasting::Cached)?;
         self.end(name);
         Ok(())
     }
 }
 
-/// Writes a file that is whole when it has its name.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(format!(".{:016x}.new", rand::random::<u64>()));
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600).open(&new)?.write_all(bytes)?;
-    fs::rename(&new, path)
+/// Names and paths in a directory; none if it cannot be read, since all here is a matter of speed.
+fn entries(directory: &Path) -> impl Iterator<Item = (String, PathBuf)> + use<> {
+    let there = fs::read_dir(directory).into_iter().flatten().flatten();
+    there.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
 }

@@ -166,6 +166,10 @@ impl<'a> Work<'a> {
         Self { request, held, known: Mutex::new(known) }
     }
 
+    fn ready(&self) -> Ready<'_> {
+        Ready(&self.request.spool)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -253,7 +257,7 @@ impl<'a> Work<'a> {
             _ => due.take_while(|file| met.contains(&timeline(&file.name))).collect(),
         };
         let taken: Vec<&LogName> = due.iter().filter(|file| file.at_server).map(|file| &file.name).collect();
-        Ready(&self.request.spool).begin(taken.iter().copied());
+        self.ready().begin(taken.iter().copied());
         for name in taken {
             known.taken.entry(name.clone()).or_default();
         }
@@ -271,7 +275,7 @@ impl<'a> Work<'a> {
     fn leave(&self, known: &mut Known, name: &LogName) {
         known.taken.remove(name);
         known.confirmed.remove(name);
-        Ready(&self.request.spool).end(name);
+        self.ready().end(name);
     }
 
     async fn store(
@@ -352,9 +356,9 @@ impl<'a> Work<'a> {
         sites.insert(site);
         if sites.len() == self.request.sites.len() {
             match known.taken.remove(name) {
-                Some(Some(identity)) => Ready(&self.request.spool).stored(name, &identity)?,
+                Some(Some(identity)) => self.ready().stored(name, &identity)?,
                 // It came into the spool meanwhile.
-                Some(None) => Ready(&self.request.spool).end(name),
+                Some(None) => self.ready().end(name),
                 None => {}
             }
             self.request.spool.remove(name)?;

@@ -49,9 +49,7 @@ impl BucketSource {
     pub fn new(store: SharedStore, options: BucketOptions) -> Self {
         Self { store, options }
     }
-}
 
-impl BucketSource {
     /// Reads the beginning of a version by its id, where that is how objects are read; a finding if it may not be read.
     async fn examine_version(&self, reading: &Reading, first: &ObjectStat) -> Option<Finding> {
         let listed = if reading.is_as_of() { self.store.list_versions(&first.key, None, 1).await } else { return None };

@@ -10,6 +10,11 @@ use crate::{
 /// Rights without which a bucket that keeps versions is read as it is now.
 const RIGHTS: &str = "s3:ListBucketVersions and s3:GetObjectVersion (with s3:GetObjectVersionTagging for tags)";
 
+/// So many objects, as the beginning of a sentence.
+fn objects_were(count: u64) -> String {
+    if count == 1 { "1 object was".to_owned() } else { format!("{count} objects were") }
+}
+
 /// How a bucket is read.
 #[derive(Debug)]
 pub(super) enum Reading {
@@ -80,10 +85,7 @@ impl Reading {
     /// How it was read, in one line; `later` keys changed after T. Nothing where nobody asked for a T and nothing happened.
     pub(super) fn note(&self, time: DateTime<Utc>, asked_for: bool, later: u64) -> String {
         let time = time.to_rfc3339_opts(SecondsFormat::Secs, true);
-        let changed = match later {
-            1 => "1 object was".to_owned(),
-            more => format!("{more} objects were"),
-        };
+        let changed = objects_were(later);
         let gap = |why: &str| {
             if !asked_for && later == 0 {
                 return String::new();
@@ -120,11 +122,11 @@ impl Reading {
 
     /// Some objects could not be read by version.
     pub(super) fn problem_of_reading(place: String, objects: u64) -> Problem {
-        let those = if objects == 1 { "1 object was".to_owned() } else { format!("{objects} objects were") };
         Problem::new(
             place,
             format!(
-                "{those} read as they are now, not as of the database's instant: versions may be listed and not read; allow this identity {RIGHTS}"
+                "{} read as they are now, not as of the database's instant: versions may be listed and not read; allow this identity {RIGHTS}",
+                objects_were(objects)
             ),
         )
     }

@@ -6,19 +6,13 @@ use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
 use farshore::stores::{GetOptions, Lock, LockMode, PutOptions, S3Config, S3Store, Store, StoreError, read_all};
 
-use crate::support::{lock_contract::shows_seven_true, server, store_contract::Fresh};
+use crate::{
+    s3,
+    support::{lock_contract::shows_seven_true, server, store_contract::Fresh},
+};
 
 fn config() -> S3Config {
-    S3Config {
-        // One for all: each bucket takes volumes of its own, of which the server has few.
-        bucket: "farshore-locks".to_owned(),
-        prefix: format!("run-{:032x}", rand::random::<u128>()),
-        endpoint: Some(server("FARSHORE_TEST_S3_ENDPOINT")),
-        path_style: true,
-        access_key: Some(server("FARSHORE_TEST_S3_ACCESS_KEY")),
-        secret_key: Some(server("FARSHORE_TEST_S3_SECRET_KEY").into()),
-        ..S3Config::default()
-    }
+    s3::config("farshore-locks", &s3::fresh_prefix())
 }
 
 async fn fresh() -> Fresh {

@@ -5,18 +5,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use farshore::stores::{GetOptions, PutOptions, S3Config, S3Store, Store, StoreError, read_all};
 
-use crate::support::{server, store_contract::Fresh};
+use crate::{s3, support::store_contract::Fresh};
 
 fn config() -> S3Config {
-    S3Config {
-        bucket: "farshore-contract".to_owned(),
-        prefix: format!("run-{:032x}", rand::random::<u128>()),
-        endpoint: Some(server("FARSHORE_TEST_S3_ENDPOINT")),
-        path_style: true,
-        access_key: Some(server("FARSHORE_TEST_S3_ACCESS_KEY")),
-        secret_key: Some(server("FARSHORE_TEST_S3_SECRET_KEY").into()),
-        ..S3Config::default()
-    }
+    s3::config("farshore-contract", &s3::fresh_prefix())
 }
 
 async fn connect(config: S3Config) -> S3Store {
