@@ -7,11 +7,15 @@ use futures_util::future::join_all;
 use super::{
     CliError, Context, assemble,
     place::{self, PlaceArgs},
+    shard::ShardArg,
     sites,
 };
 use crate::{
     clock::SystemClock,
-    operations::{Backed, BackupPlan, BackupRequest, Destination, OperationError, backup, plan_backup},
+    operations::{
+        Backed, BackupPlan, BackupRequest, CHECKPOINT_EVERY, Destination, OperationError, backup, backup_shard, commit_shards,
+        plan_backup,
+    },
     report::{BackupReport, ExitCode, Look},
     repository::{Agent, Recipients, Repository, RepositoryError},
 };
@@ -29,6 +33,16 @@ pub(super) struct Args {
     /// Give up after this long (for instance 6h); not longer than the policy's limits.backup_time, which holds without it.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     time_limit: Option<Duration>,
+    /// Capture only this shard of the buckets, for several machines that make one point together: I/N with I from 0 to N-1, or auto/N with
+    /// I from JOB_COMPLETION_INDEX, SLURM_ARRAY_TASK_ID or AWS_BATCH_JOB_ARRAY_INDEX. `--commit-shards N` makes the point of them.
+    #[arg(long, value_name = "I/N", conflicts_with = "dry_run")]
+    shard: Option<ShardArg>,
+    /// Make the point of N shards that were captured.
+    #[arg(long, value_name = "N", conflicts_with_all = ["shard", "dry_run"], value_parser = clap::value_parser!(u32).range(1..))]
+    commit_shards: Option<u32>,
+    /// Wait so long for shards that are still at work.
+    #[arg(long, value_name = "DURATION", requires = "commit_shards", default_value = "0s", value_parser = humantime::parse_duration)]
+    wait: Duration,
     /// Only say what would be captured, and what it would build on; no source is touched.
     #[arg(long)]
     dry_run: bool,
@@ -45,6 +59,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         }
         (asked, most) => asked.or(most),
     };
+    let shard = args.shard.map(|shard| shard.resolve(|name| std::env::var(name).ok())).transpose().map_err(CliError::Usage)?;
     let sites: Vec<String> = sites::meant(&policy, args.site.as_deref())?.iter().map(|site| site.name.clone()).collect();
     let mut failures: Vec<(String, CliError)> = Vec::new();
     let opened = join_all(sites.iter().map(|site| open(context, &args, site))).await;
@@ -62,6 +77,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let clock = SystemClock::shared();
     let agent = assemble::agent();
     let request = BackupRequest {
+        checkpoint_every: CHECKPOINT_EVERY,
         policy: &policy,
         sources: assemble::sources(&policy, &clock).await?,
         destinations: open_sites.iter().map(OpenSite::destination).collect(),
@@ -82,7 +98,15 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         }
         return end(context, ExitCode::Success, failures);
     }
-    let Backed { reports, failed } = backup(request).await?;
+    if let Some(shard) = shard {
+        let report = backup_shard(&request, shard).await.map_err(|error| named(error, &args.policy))?;
+        context.print(&report, |look| report.text(look))?;
+        return end(context, report.exit_code(), failures);
+    }
+    let Backed { reports, failed } = match args.commit_shards {
+        Some(shards) => commit_shards(&request, shards, args.wait).await?,
+        None => backup(request).await?,
+    };
     failures.extend(failed.into_iter().map(|(site, error)| (site, named(error, &args.policy).into())));
     if !reports.is_empty() {
         context.print(&reports, |look| reports.iter().map(|report| report.text(look)).collect())?;

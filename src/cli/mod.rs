@@ -23,6 +23,7 @@ mod prune;
 mod recovery;
 mod repair;
 mod restore;
+mod shard;
 mod sites;
 mod terminal;
 mod verify;

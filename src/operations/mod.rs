@@ -25,7 +25,10 @@ mod restore;
 mod retention;
 mod verify;
 
-pub use backup::{Backed, BackupPlan, BackupRequest, Destination, NamedSource, backup, plan_backup};
+pub use backup::{
+    Backed, BackupPlan, BackupRequest, CHECKPOINT_EVERY, Destination, NamedSource, ShardNumber, backup, backup_shard,
+    commit_shards, plan_backup,
+};
 pub use browse::{DiffLine, Listing, PointSummary, diff, list_entries, open_content, point_summaries};
 pub use copy::{CopyRequest, CopyStep, copy, plan_copied_log, plan_copy};
 pub use doctor::{MachineExamination, SiteExamination, examine_machine, examine_site, examine_sources};

@@ -20,6 +20,7 @@ mod prune;
 mod recovery;
 mod repair;
 mod restore;
+mod shard;
 mod table;
 mod verify;
 
@@ -39,5 +40,6 @@ pub use recovery::{RpoFigures, RtoFigures};
 pub(crate) use repair::hurt_words;
 pub use repair::{Hurt, HurtPoint, HurtSource, RepairReport};
 pub use restore::{RestoreReport, RestoredSource};
+pub use shard::ShardReport;
 pub use table::{Align, Table};
 pub use verify::{Damage, ReadPart, VerifyReport};

@@ -86,6 +86,9 @@ pub struct PruneReport {
     pub keys_doomed: u64,
     /// Data keys that were deleted.
     pub keys_deleted: u64,
+    /// Parts of runs that were deleted: what long runs had read so far.
+    #[serde(default)]
+    pub parts_deleted: u64,
     /// Objects that were to be deleted and that a lock of the site holds: a later prune deletes them.
     pub locked: u64,
     /// When the first of these locks ends.
@@ -144,6 +147,10 @@ impl PruneReport {
         };
         line(self.points_deleted, self.packs_deleted, self.keys_deleted, would("deleted", "would be deleted"));
         line(self.points_doomed, self.packs_doomed, self.keys_doomed, would("doomed", "would be doomed"));
+        if self.parts_deleted > 0 {
+            let parts = counted(self.parts_deleted, "part");
+            let _ = writeln!(text, "  {}: {parts} of runs, older than the grace", would("deleted", "would be deleted"));
+        }
         if self.packs_waiting.objects > 0 {
             let (objects, size) = (counted(self.packs_waiting.objects, "pack"), bytes(self.packs_waiting.bytes));
             let _ = writeln!(text, "  doomed before, and waiting: {objects} ({size})");

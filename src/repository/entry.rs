@@ -95,6 +95,11 @@ impl Collector {
         Ok(full.then(|| std::mem::take(&mut self.buffer)))
     }
 
+    /// Records that no chunk has yet.
+    pub fn pending(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// What is left at the end.
     pub fn finish(&mut self) -> Option<Vec<u8>> {
         (!self.buffer.is_empty()).then(|| std::mem::take(&mut self.buffer))

@@ -28,6 +28,8 @@ pub const PINS: &str = "pins/";
 pub const DAMAGED: &str = "damaged/";
 /// Prefix of doom records: what prune is going to delete.
 pub const DOOMED: &str = "doomed/";
+/// Prefix of parts: what runs have captured that have made no point of it.
+pub const PARTS: &str = "parts/";
 /// Prefix of files of databases' logs.
 pub const LOG: &str = "wal/";
 /// Largest doom record, bytes; a prune that dooms more writes several.
@@ -74,6 +76,8 @@ pub enum Kind {
     Mark = 9,
     /// A file of a database's log.
     LogFile = 10,
+    /// What a run has captured so far.
+    Part = 11,
 }
 
 impl Kind {
@@ -90,6 +94,7 @@ impl Kind {
             8 => Self::RecipientSet,
             9 => Self::Mark,
             10 => Self::LogFile,
+            11 => Self::Part,
             _ => return None,
         })
     }

@@ -56,7 +56,7 @@ fn most_plain_bytes(kind: Kind) -> usize {
     match kind {
         Kind::Pin | Kind::Mark => 1 << 20,
         Kind::Doom | Kind::RecipientSet => 16 << 20,
-        Kind::Point | Kind::Evidence => 128 << 20,
+        Kind::Point | Kind::Evidence | Kind::Part => 128 << 20,
         Kind::Index | Kind::DataPack | Kind::CataloguePack | Kind::LogFile => MAX_CATALOGUE_PLAIN_BYTES,
     }
 }

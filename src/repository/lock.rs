@@ -28,7 +28,7 @@ use tokio::sync::OnceCell;
 use super::{
     ChunkCache, Class, Repository, RepositoryError,
     error::Result,
-    format::{DOOMED, Id, KEYS, RECIPIENTS, REPOSITORY_FILE, index_key, pack_key},
+    format::{DOOMED, Id, KEYS, PARTS, RECIPIENTS, REPOSITORY_FILE, index_key, pack_key},
     keys::{SetName, data_key_id, data_key_object, log_key_id},
     point::list_all,
     workers::off_thread,
@@ -110,7 +110,7 @@ impl Store for Locking {
     }
 
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
-        if key.starts_with(DOOMED) {
+        if key.starts_with(DOOMED) || key.starts_with(PARTS) {
             // No restore needs it, and prune takes it away when it is done with.
             return self.inner.put(key, body, options).await;
         }

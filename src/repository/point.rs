@@ -65,6 +65,17 @@ pub struct Measures {
     pub dense_bytes: u64,
 }
 
+impl Measures {
+    /// Of both together.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            new_bytes: self.new_bytes + other.new_bytes,
+            sampled_bytes: self.sampled_bytes + other.sampled_bytes,
+            dense_bytes: self.dense_bytes + other.dense_bytes,
+        }
+    }
+}
+
 /// One snapshot of every source of a policy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Point {

@@ -103,6 +103,40 @@ pub struct CaptureContext<'a> {
     pub parallelism: usize,
     /// The recovery point's consistency time T so far: set by databases, which come first; buckets are listed after it.
     pub consistent_at: Option<ConsistencyTime>,
+    /// Only this part of the entries; [`CaptureContext::earlier`] has those of the part alone.
+    pub shard: Option<Shard>,
+}
+
+/// A part of a source's entries, for machines that share the work.
+#[derive(Debug, Clone, Default)]
+pub struct Shard {
+    /// Not this path, and none before it.
+    pub after: Option<Vec<u8>>,
+    /// This path is the last, if it is there.
+    pub until: Option<Vec<u8>>,
+    /// What the source itself wants to be the same for all of them: [`ShardPlan::context`].
+    pub context: serde_json::Value,
+}
+
+/// What a source needs to plan how machines share its work.
+pub struct ShardPlanning<'a> {
+    /// How many machines: at least one.
+    pub shards: u32,
+    /// Paths that part the earlier entries evenly, in ascending order: one fewer than there are shards, or none if there is nothing earlier.
+    pub earlier_cuts: Vec<Vec<u8>>,
+    /// See [`CaptureContext::consistent_at`].
+    pub consistent_at: Option<ConsistencyTime>,
+    /// The time.
+    pub clock: &'a SharedClock,
+}
+
+/// How machines share a source's work.
+#[derive(Debug, Clone, Default)]
+pub struct ShardPlan {
+    /// In ascending order: the first shard ends with the first of them, the last one begins after the last.
+    pub cuts: Vec<Vec<u8>>,
+    /// What each must know besides.
+    pub context: serde_json::Value,
 }
 
 /// What a capture says when it is done.
@@ -141,6 +175,12 @@ pub trait Capture: Debug + Send + Sync {
 
     /// What is captured, as an operator would write it down, without secrets.
     fn describe(&self) -> String;
+
+    /// How several machines can share the work, each with a [`Shard`] of its own; nothing for a source that one machine captures as a
+    /// whole.
+    async fn plan_shards(&self, _planning: ShardPlanning<'_>) -> Result<Option<ShardPlan>, SourceError> {
+        Ok(None)
+    }
 
     /// Captures everything.
     async fn capture(&self, context: CaptureContext<'_>) -> Result<Captured, SourceError>;

@@ -61,6 +61,10 @@ impl Store for Limit {
         self.inner.stat(key).await
     }
 
+    fn seeks(&self) -> bool {
+        self.inner.seeks()
+    }
+
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
         let _permit = self.permit().await;
         self.inner.list(prefix, start_after, limit).await

@@ -234,6 +234,10 @@ impl Store for MemoryStore {
         self.state().objects.get(key).map(|object| object.stat.clone()).ok_or_else(|| self.not_found(key))
     }
 
+    fn seeks(&self) -> bool {
+        true
+    }
+
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
         let start = match start_after {
             Some(after) if after >= prefix => Bound::Excluded(after),
@@ -360,11 +364,20 @@ impl Store for MemoryStore {
 
     async fn list_versions(&self, prefix: &str, from: Option<&VersionCursor>, limit: usize) -> Result<VersionPage, StoreError> {
         let state = self.state();
-        let keys: BTreeSet<&String> =
-            state.objects.keys().chain(state.earlier.keys()).filter(|key| key.starts_with(prefix)).collect();
+        let first = from.map_or(prefix, |from| from.key.as_str().max(prefix)).to_owned();
+        let (objects, earlier) = (state.objects.range(first.clone()..), state.earlier.range(first..));
+        let keys = objects.map(|(key, _)| key).chain(earlier.map(|(key, _)| key));
+        let keys: BTreeSet<&String> = keys.filter(|key| key.starts_with(prefix)).collect();
         let at = |version: &ObjectVersion| VersionCursor { key: version.stat.key.clone(), version: version.stat.version.clone() };
         let mut all = keys.into_iter().flat_map(|key| state.versions(key)).peekable();
-        while from.is_some_and(|from| all.next().is_some_and(|version| at(&version) != *from)) {}
+        if let Some(from) = from {
+            while all.next_if(|version| version.stat.key < from.key).is_some() {}
+            let mut found = false;
+            while all.next_if(|version| version.stat.key == from.key && !found).is_some_and(|version| {
+                found = from.version.is_some() && at(&version) == *from;
+                true
+            }) {}
+        }
         let versions: Vec<_> = all.by_ref().take(limit).collect();
         let next = versions.last().filter(|_| all.peek().is_some()).map(at);
         Ok(VersionPage { versions, next })

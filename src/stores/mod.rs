@@ -175,6 +175,12 @@ pub trait Store: Debug + Send + Sync {
     /// At most `limit` objects whose keys begin with `prefix` and lie strictly after `start_after` in byte order.
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError>;
 
+    /// Whether listing from any key, there or not, costs no more than the page that it gives: then several parts of the keys can be
+    /// listed at once.
+    fn seeks(&self) -> bool {
+        false
+    }
+
     /// Removes an object; succeeds if there is none.
     async fn delete(&self, key: &str) -> Result<(), StoreError>;
 

@@ -40,6 +40,13 @@ pub struct VersionCursor {
     pub(super) version: Option<String>,
 }
 
+impl VersionCursor {
+    /// Goes on after all versions of this key, whether there are any or not.
+    pub fn after(key: &str) -> Self {
+        Self { key: key.to_owned(), version: None }
+    }
+}
+
 /// One page of a listing of versions.
 #[derive(Debug, Clone, Default)]
 pub struct VersionPage {

@@ -235,6 +235,7 @@ impl Exchange {
             clock: SystemClock::shared(),
             parallelism,
             consistent_at: None,
+            shard: None,
         };
         let captured = source.capture(context).await?;
         let most = self.most_open.load(Ordering::SeqCst);

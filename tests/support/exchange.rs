@@ -239,6 +239,7 @@ impl Capturing {
             clock: Arc::clone(&self.clock),
             parallelism: 4,
             consistent_at: self.consistent_at,
+            shard: None,
         };
         source.capture(context).await
     }

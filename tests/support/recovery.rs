@@ -12,9 +12,9 @@ use chrono::DateTime;
 use farshore::{
     clock::{FixedClock, SharedClock, SystemClock},
     operations::{
-        BackupRequest, Destination, NamedSource, OperationError, Phases, PinRequest, PointSummary, PruneRequest, RepairRequest,
-        RestoreRequest, UndeleteRequest, VerifyLevel, VerifyRequest, backup, open_point, pin, point_summaries, prune, repair,
-        restore, undelete, verify,
+        BackupRequest, CHECKPOINT_EVERY, Destination, NamedSource, OperationError, Phases, PinRequest, PointSummary, PruneRequest,
+        RepairRequest, RestoreRequest, UndeleteRequest, VerifyLevel, VerifyRequest, backup, open_point, pin, point_summaries,
+        prune, repair, restore, undelete, verify,
     },
     policy::{Policy, Retention},
     progress::Tally,
@@ -48,6 +48,8 @@ pub struct Recovery {
     pub policy: Policy,
     /// The longest a backup may take.
     pub time_limit: Duration,
+    /// How often a backup stores what it has read so far.
+    pub checkpoint_every: Duration,
     directory: tempfile::TempDir,
 }
 
@@ -117,6 +119,7 @@ impl Recovery {
             workers: Workers::start(2, 1).unwrap(),
             policy,
             time_limit: Duration::from_secs(60),
+            checkpoint_every: CHECKPOINT_EVERY,
             directory: tempfile::tempdir().unwrap(),
         }
     }
@@ -136,6 +139,7 @@ impl Recovery {
             workers: Arc::clone(&self.workers),
             policy: Policy::parse(&text, "test").unwrap(),
             time_limit: self.time_limit,
+            checkpoint_every: self.checkpoint_every,
             directory: tempfile::tempdir().unwrap(),
         }
     }
@@ -198,6 +202,7 @@ impl Recovery {
         let repository = self.open(store, cache).await?;
         let destinations = vec![Destination { name: "s".to_owned(), repository: &repository, recipients: &self.recipients }];
         let mut backed = backup(BackupRequest {
+            checkpoint_every: self.checkpoint_every,
             policy: &self.policy,
             sources: vec![NamedSource {
                 name: "b".to_owned(),

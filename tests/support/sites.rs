@@ -70,6 +70,7 @@ impl Recovery {
             Destination { name: far.name.to_owned(), repository, recipients: &far.recipients }
         };
         let backed = backup(BackupRequest {
+            checkpoint_every: self.checkpoint_every,
             policy: &self.policy,
             sources: vec![NamedSource { name: "b".to_owned(), capture }],
             destinations: open.iter().map(|(far, repository)| destination((far, repository))).collect(),

@@ -9,7 +9,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::site::{Failure, Site};
+use super::{
+    checkpoint::Checkpoints,
+    site::{Failure, Site},
+};
 use crate::{
     operations::{
         density::{Density, Sampler},
@@ -46,12 +49,21 @@ pub(super) struct FanOut<'a> {
     sites: &'a [Site<'a>],
     entries: Vec<EntryStream>,
     density: Arc<Density>,
+    checkpoints: Option<Checkpoints>,
 }
 
 impl<'a> FanOut<'a> {
     /// For one snapshot.
-    pub(super) fn new(sites: &'a [Site<'a>]) -> Self {
-        Self { sites, entries: sites.iter().map(|site| site.writer.entries()).collect(), density: Arc::default() }
+    pub(super) fn new(sites: &'a [Site<'a>], checkpoints: Option<Checkpoints>) -> Self {
+        let entries = sites.iter().map(|site| site.writer.entries()).collect();
+        Self { sites, entries, density: Arc::default(), checkpoints }
+    }
+
+    /// The source failed: keeps what it gave, if that is more than the sites know of already.
+    pub(super) async fn abandon(&self) {
+        if let Some(checkpoints) = self.checkpoints.as_ref().filter(|checkpoints| checkpoints.is_worth_it(self.sites)) {
+            checkpoints.store(self.sites, &self.entries).await;
+        }
     }
 
     /// What is seen of the bytes as they pass.
@@ -136,7 +148,13 @@ impl Sink for FanOut<'_> {
                 Err(error) => site.failure.set(error),
             }
         }
-        if someone { Ok(()) } else { Err(nobody_left(self.sites.iter().map(|site| &site.failure))) }
+        if !someone {
+            return Err(nobody_left(self.sites.iter().map(|site| &site.failure)));
+        }
+        if let Some(checkpoints) = self.checkpoints.as_ref().filter(|checkpoints| checkpoints.is_due_after_one_more(self.sites)) {
+            checkpoints.store(self.sites, &self.entries).await;
+        }
+        Ok(())
     }
 }
 

@@ -7,9 +7,14 @@
 //! All sites of a policy are written from one read of the sources: `fan_out` is what a source writes into, `together` what it need
 //! not read again, `site` one of the sites. One that fails is left behind, and the others get their point.
 //!
-//! If we stop here, anywhere: at each site the point or none, and packs that the next run finds through their indexes.
+//! If we stop here, anywhere: at each site the point or none, and packs that the next run finds through their indexes; of a run that took
+//! long, also what it had read so far (`checkpoint`), which the next one (`earlier`) does not read again.
 
+mod checkpoint;
+mod earlier;
 mod fan_out;
+mod join;
+mod shards;
 mod site;
 mod together;
 
@@ -25,7 +30,13 @@ use chrono::DateTime;
 use futures_util::future::join_all;
 use serde::Serialize;
 
+pub use self::{
+    checkpoint::CHECKPOINT_EVERY,
+    join::commit_shards,
+    shards::{ShardNumber, backup_shard},
+};
 use self::{
+    checkpoint::{Checkpoints, Subject, is_worth_keeping},
     fan_out::FanOut,
     site::{Draft, Site},
 };
@@ -36,7 +47,7 @@ use crate::{
     progress::{Observer, SharedObserver, Tally},
     report::{BackupReport, SourceReport},
     repository::{Agent, PointName, Recipients, Repository, Snapshot, Workers},
-    sources::{Capture, CaptureContext, ConsistencyTime},
+    sources::{Capture, CaptureContext, ConsistencyTime, Shard},
 };
 
 /// A source with its name in the policy.
@@ -91,6 +102,8 @@ pub struct BackupRequest<'a> {
     pub parallelism: usize,
     /// The longest a backup may take until the first site is asked to store the point; `None` for no bound.
     pub time_limit: Option<Duration>,
+    /// How often what was read so far is stored, so that a run after this one need not read it again: [`CHECKPOINT_EVERY`].
+    pub checkpoint_every: Duration,
 }
 
 /// What a backup would do.
@@ -162,9 +175,18 @@ type Captured = Vec<Option<(Snapshot, SourceReport)>>;
 /// [`OperationError::Source`] for a source that cannot be captured; [`OperationError::Refused`] when the time is up before any site
 /// is asked to store the point (what is asked for then is brought to its end). No point exists then. Errors of the sites are in [`Backed::failed`].
 pub async fn backup(request: BackupRequest<'_>) -> Result<Backed, OperationError> {
-    let Some(limit) = request.time_limit else { return run(&request, &AtomicBool::new(false)).await };
     let storing = AtomicBool::new(false);
-    let mut work = std::pin::pin!(run(&request, &storing));
+    in_time(&request, &storing, run(&request, &storing)).await
+}
+
+/// Does the work within the request's time limit. `storing` says that a point may be at a site from then on.
+async fn in_time<T>(
+    request: &BackupRequest<'_>,
+    storing: &AtomicBool,
+    work: impl Future<Output = Result<T, OperationError>>,
+) -> Result<T, OperationError> {
+    let Some(limit) = request.time_limit else { return work.await };
+    let mut work = std::pin::pin!(work);
     if let Ok(done) = tokio::time::timeout(limit, work.as_mut()).await {
         return done;
     }
@@ -200,7 +222,7 @@ async fn run(request: &BackupRequest<'_>, storing: &AtomicBool) -> Result<Backed
         if !run.is_anywhere() {
             break;
         }
-        match run.capture(source).await {
+        match run.capture(source, None).await {
             Ok(snapshots) => captured.push((source, snapshots)),
             // Not the source's fault: there is nobody left to take what it gives.
             Err(_) if !run.is_anywhere() => break,
@@ -270,25 +292,39 @@ impl Run<'_> {
         join_all(flushed).await;
     }
 
-    async fn capture(&mut self, source: &NamedSource) -> Result<Captured, OperationError> {
+    /// Captures a source, or only a part of its entries.
+    async fn capture(&mut self, source: &NamedSource, shard: Option<Shard>) -> Result<Captured, OperationError> {
         let (request, kind) = (self.request, source.capture.kind());
         let tally = Tally::over(Arc::clone(&request.observer));
         tally.phase(&format!("source {}", source.name), None);
         let start = request.clock.monotonic();
         let new_bytes = |site: &Site<'_>| site.writer.summary().bytes_new;
         let new_before: Vec<u64> = self.sites.iter().map(new_bytes).collect();
-        let outlet = FanOut::new(&self.sites);
+        let subject = Subject {
+            policy: request.policy.name.clone(),
+            source: source.name.clone(),
+            kind: kind.to_owned(),
+            description: source.capture.describe(),
+        };
+        let outlet = FanOut::new(&self.sites, Checkpoints::of(subject, request.checkpoint_every, &request.clock, &self.sites));
         let density = outlet.density();
         let context = CaptureContext {
             sink: &outlet,
-            earlier: together::adoptable(&self.sites, &source.name, kind),
+            earlier: together::adoptable(&self.sites, &source.name, kind, shard.as_ref()),
             earlier_facts: together::facts(&self.sites, &source.name, kind),
             observer: tally.clone(),
             clock: Arc::clone(&request.clock),
             parallelism: at_once(kind, request.parallelism),
             consistent_at: self.consistent_at,
+            shard,
         };
-        let captured = source.capture.capture(context).await.map_err(|error| OperationError::capturing(&source.name, error))?;
+        let captured = match source.capture.capture(context).await {
+            Ok(captured) => captured,
+            Err(error) => {
+                outlet.abandon().await;
+                return Err(OperationError::capturing(&source.name, error));
+            }
+        };
         let lists = outlet.finish().await;
         if let Some(at) = captured.consistent_at {
             // Of several databases the earliest: what was committed before it is in all of them.
@@ -314,21 +350,29 @@ impl Run<'_> {
                 problems,
                 measures: Some(anomaly::measured(new_bytes(site).saturating_sub(before), &density)),
             };
-            let report = SourceReport {
-                name: source.name.clone(),
-                kind: kind.to_owned(),
-                items: entry_count,
-                items_unchanged: figure(&snapshot.facts, &["unchanged_objects", "unchanged_files"]).unwrap_or(0),
-                // Sources that pass over what has not changed say themselves how much they read.
-                bytes_read: figure(&snapshot.facts, &["read_bytes"]).unwrap_or_else(|| tally.total_bytes()),
-                seconds,
-                summary: snapshot.description.clone(),
-                note: snapshot.facts.get("reading").and_then(|note| note.as_str()).unwrap_or_default().to_owned(),
-                problems: snapshot.problems.clone(),
-            };
+            let report = source_report(&snapshot, seconds, tally.total_bytes());
+            if is_worth_keeping(&snapshot) {
+                site.finish(snapshot.clone());
+            }
             of_sites.push(Some((snapshot, report)));
         }
         Ok(of_sites)
+    }
+}
+
+/// What a report says of a source. `bytes_read` counts where the source itself does not say how much it read.
+fn source_report(snapshot: &Snapshot, seconds: f64, bytes_read: u64) -> SourceReport {
+    SourceReport {
+        name: snapshot.source.clone(),
+        kind: snapshot.kind.clone(),
+        items: snapshot.entry_count,
+        items_unchanged: figure(&snapshot.facts, &["unchanged_objects", "unchanged_files"]).unwrap_or(0),
+        // Sources that pass over what has not changed say themselves how much they read.
+        bytes_read: figure(&snapshot.facts, &["read_bytes"]).unwrap_or(bytes_read),
+        seconds,
+        summary: snapshot.description.clone(),
+        note: snapshot.facts.get("reading").and_then(|note| note.as_str()).unwrap_or_default().to_owned(),
+        problems: snapshot.problems.clone(),
     }
 }
 

@@ -4,15 +4,15 @@
 
 use std::sync::{Arc, Mutex, OnceLock, atomic::AtomicBool};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{BackupRequest, Destination, encryption_words};
+use super::{BackupRequest, Destination, earlier::parts_since, encryption_words};
 use crate::{
     operations::{OperationError, anomaly, history},
     policy::Policy,
     progress::{Anomaly, Observer, Problem, SharedObserver, Tally},
     report::{BackupReport, SourceReport},
-    repository::{Budget, Point, PointName, Reader, Repository, RepositoryError, Snapshot, Writer},
+    repository::{Budget, Part, Point, PointName, Reader, Repository, RepositoryError, ShardMark, Snapshot, Writer},
 };
 
 /// Why a site was left behind, once it was.
@@ -54,11 +54,21 @@ pub(super) struct Site<'a> {
     pub(super) reader: Reader,
     /// The point to build on.
     pub(super) earlier: Option<Point>,
+    /// What runs after it had read that made no point, newest first.
+    pub(super) unfinished: Vec<Part>,
+    /// Names this run among them.
+    pub(super) run: String,
+    /// The shard that it captures, where it captures but one.
+    pub(super) shard: Option<ShardMark>,
     pub(super) failure: Arc<Failure>,
     observer: SharedObserver,
     general: Arc<Tally>,
     /// Problems that this site alone has with the source at hand.
     of_source: Mutex<Vec<Problem>>,
+    /// Sources that are captured, and worth keeping for a run after this one.
+    finished: Mutex<Vec<Snapshot>>,
+    /// The time in the name of the last part.
+    part_named: Mutex<Option<DateTime<Utc>>>,
 }
 
 impl<'a> Site<'a> {
@@ -82,15 +92,24 @@ impl<'a> Site<'a> {
         // A budget of its own: a reader ahead of the sources must never hold what the writer waits for.
         let reader = Reader::open(repository, Arc::clone(&request.workers), Budget::one_of(memory / 4, sites)).await?;
         let earlier = newest_point(repository, &request.policy.name, &general).await?;
+        let unfinished = parts_since(repository, &request.policy.name, earlier.as_ref()).await?;
+        if let Some(part) = unfinished.first() {
+            tracing::info!(at = %part.at, site = repository.store().describe(), "an earlier run was not finished: what it had read is not read again");
+        }
         Ok(Self {
             destination,
             writer,
             reader,
             earlier,
+            unfinished,
+            run: Repository::fresh_point_id(),
+            shard: None,
             failure: Arc::default(),
             observer: Arc::clone(&request.observer),
             general,
             of_source: Mutex::default(),
+            finished: Mutex::default(),
+            part_named: Mutex::default(),
         })
     }
 
@@ -113,6 +132,29 @@ impl<'a> Site<'a> {
     /// What was wrong here with the source that has just been captured.
     pub(super) fn take_source_problems(&self) -> Vec<Problem> {
         std::mem::take(&mut *self.of_source.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// Sources of this run that are captured, as far as a run after it could use them.
+    pub(super) fn finished(&self) -> Vec<Snapshot> {
+        self.finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Remembers one of them.
+    pub(super) fn finish(&self, snapshot: Snapshot) {
+        self.finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(snapshot);
+    }
+
+    /// When the next part is said to be written: names have whole seconds, and tell which of two parts is the later one.
+    pub(super) fn next_part_at(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let mut last = self.part_named.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let at = last.map_or(now, |last| now.max(last + TimeDelta::seconds(1)));
+        *last = Some(at);
+        at
+    }
+
+    /// Forgets those that were remembered: they are stored elsewhere.
+    pub(super) fn forget_finished(&self) {
+        self.finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
     }
 
     /// Commits the point here; returns its name and what is unusual about it. Sets `storing` when the site is asked to store it.

@@ -1,4 +1,4 @@
-//! What has not changed, for all sites at once: the entries of the points before, walked in step.
+//! What has not changed, for all sites at once: the entries from before, walked in step.
 //!
 //! An entry is offered to its source only if every site that takes part has it, alike, and can adopt its chunks; every other one is
 //! read again, once, and each site stores of it what it lacks. So a site that missed a night catches up with what it missed.
@@ -11,6 +11,7 @@ use futures_util::{
 };
 
 use super::{
+    earlier,
     fan_out::{Lists, encode},
     site::Site,
 };
@@ -18,7 +19,7 @@ use crate::{
     operations::exchange::exchange,
     progress::Problem,
     repository::{EntryRecord, RepositoryError},
-    sources::{Content, Entry, ExchangeError},
+    sources::{Content, Entry, ExchangeError, Shard},
 };
 
 /// The entries of one site.
@@ -89,23 +90,29 @@ struct Together<'a> {
     cursors: Vec<Cursor<'a>>,
 }
 
-/// The entries of the earlier snapshots of a source that every site can adopt, sorted by path. Nothing where a site has no such
-/// snapshot.
+/// The entries of a source from before that every site can adopt, sorted by path. Nothing where a site has none.
 pub(super) fn adoptable<'a>(
     sites: &'a [Site<'a>],
     source: &str,
     kind: &str,
+    shard: Option<&Shard>,
 ) -> Option<BoxStream<'a, Result<Entry, ExchangeError>>> {
+    let (after, until) = shard.map_or((None, None), |shard| (shard.after.clone(), shard.until.clone()));
     let cursor = |(number, site): (usize, &'a Site<'a>)| {
-        let snapshot = site.earlier_snapshot(source, kind)?;
-        Some(Cursor { number, site, entries: site.reader.entries(snapshot), head: None })
+        Some(Cursor { number, site, entries: earlier::entries(site, source, kind, after.as_deref())?, head: None })
     };
     let cursors = sites.iter().enumerate().filter(|(_, site)| site.is_living()).map(cursor).collect::<Option<Vec<_>>>()?;
     let together = Together { source: source.to_owned(), sites: sites.len(), cursors };
     let entries = stream::try_unfold(together, |mut together| async move {
         Ok(together.next().await.map_err(exchange)?.map(|entry| (entry, together)))
     });
-    Some(entries.boxed())
+    // What lies outside belongs to other shards: it is neither unchanged nor gone.
+    let begins = move |entry: &Entry| after.as_ref().is_none_or(|after| entry.path > *after);
+    let ends = move |entry: &Entry| until.as_ref().is_none_or(|until| entry.path <= *until);
+    let within = entries
+        .try_skip_while(move |entry| std::future::ready(Ok(!begins(entry))))
+        .try_take_while(move |entry| std::future::ready(Ok(ends(entry))));
+    Some(within.boxed())
 }
 
 /// The facts of the earlier snapshot of a source, if all sites have the very same one.

@@ -2,13 +2,14 @@
 //!
 //! Order: the site's time → doom records → points, pins, evidence → points that have matured are deleted → what the rest needs →
 //! packs and keys that have matured are deleted → what is needed of mostly empty packs is moved → everything else that is not
-//! needed is doomed → doom records that are done with are deleted → the log before all points is deleted ([`super::prune_log`]). If we stop here, anywhere, the next prune goes on; the rules that
+//! needed is doomed → doom records that are done with are deleted → parts of runs that are older than the grace are deleted → the log before all points is deleted ([`super::prune_log`]). If we stop here, anywhere, the next prune goes on; the rules that
 //! keep running backups safe stand in `repository::trash`.
 //!
 //! Where it cannot be told what a point needs, no pack is doomed and none deleted.
 
 mod judge;
 mod look;
+mod parts;
 mod unchanged;
 mod undelete;
 
@@ -17,9 +18,10 @@ use std::{
     sync::Arc,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use judge::Judgement;
 use look::Look;
+use parts::prune_parts;
 pub use undelete::{UndeleteRequest, undelete};
 
 use super::{LogPruneRequest, OperationError, prune_log};
@@ -64,7 +66,10 @@ const NAMES_PER_RECORD: usize = 100_000;
 pub async fn prune(request: PruneRequest<'_>) -> Result<PruneReport, OperationError> {
     let clock = request.clock.clone();
     let log = LogPruneRequest { repository: request.repository, dry_run: request.dry_run, clock };
+    let (repository, policy, dry_run) = (request.repository, request.policy.name.clone(), request.dry_run);
+    let grace = TimeDelta::from_std(request.retention.grace).unwrap_or(TimeDelta::MAX);
     let mut report = prune_points(request).await?;
+    report.parts_deleted = prune_parts(repository, &policy, (report.site_time, grace), dry_run).await?;
     // After the points: what only those needed that have just gone can go as well.
     let pruned = prune_log(log).await?;
     if pruned.files.objects > 0 {
@@ -150,6 +155,7 @@ fn empty_report(request: &PruneRequest<'_>, site_time: DateTime<Utc>) -> PruneRe
         packs_filled: Amount::default(),
         keys_doomed: 0,
         keys_deleted: 0,
+        parts_deleted: 0,
         locked: 0,
         locked_until: None,
         next_at: None,

@@ -82,10 +82,12 @@ fn process(shared: &Arc<Shared>, desk: &mut Desk, class: Class, plain: &Bytes, s
         let buffer = || shared.budget.buffer(target + MAX_CHUNK_BYTES + (1 << 20));
         let builder = builders.entry(class).or_insert_with(|| PackBuilder::new(shared.header(class), buffer()));
         builder.push(key, id, length, encoding, encoded);
-        if builder.len() >= target { builders.remove(&class) } else { None }
+        let full = if builder.len() >= target { builders.remove(&class) } else { None };
+        // Under the same lock: a flush finds it among the builders or among the uploads.
+        full.map(|builder| (builder, shared.uploading.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).token()))
     };
-    if let Some(builder) = full {
-        packs::close(shared, builder);
+    if let Some((builder, uploading)) = full {
+        packs::close(shared, builder, &uploading);
     }
     Ok(())
 }

@@ -39,8 +39,7 @@ impl Writer {
     /// The first error of the run, or the store's; [`RepositoryError::Refused`] for a run that took so long that prune may delete
     /// what it relies on.
     pub async fn commit(&self, repository: &Repository, point: &Point, storing: &AtomicBool) -> Result<PointName> {
-        self.flush().await?;
-        self.shared.all_stored()?;
+        self.settle().await?;
         let found = std::mem::take(&mut *self.shared.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         let own = std::mem::take(&mut *self.shared.own.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         let (cache, numbers) = (Arc::clone(&self.shared.cache), found.clone());

@@ -66,6 +66,26 @@ impl EntryStream {
         Ok(())
     }
 
+    /// What there is so far, as [`EntryStream::finish`] would give it; the stream goes on as if nobody had asked.
+    ///
+    /// # Errors
+    /// The first error of the run.
+    pub async fn so_far(&self) -> Result<(ChunkList, u64, u64)> {
+        let mut state = self.state.lock().await;
+        self.collect(&mut state).await?;
+        let (mut list, count, content_bytes) = (state.list.clone(), state.collector.count, state.collector.content_bytes);
+        let rest = Bytes::copy_from_slice(state.collector.pending());
+        drop(state);
+        if !rest.is_empty() {
+            let refs = Arc::<Refs>::default();
+            Shared::chunk(&self.shared, Class::Catalogue, rest, refs.slot(&self.shared));
+            for chunk in refs.take(&self.shared).await? {
+                list.push(chunk);
+            }
+        }
+        Ok((fold(&self.shared, list).await?, count, content_bytes))
+    }
+
     /// The end: the list of its chunks, the number of entries, the plain bytes of their contents.
     ///
     /// # Errors

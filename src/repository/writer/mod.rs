@@ -91,7 +91,8 @@ pub(super) struct Shared {
     claims: Vec<Mutex<HashSet<ChunkId>>>,
     builders: Mutex<HashMap<Class, PackBuilder>>,
     uploads: Arc<Semaphore>,
-    tasks: TaskTracker,
+    /// Packs that were closed since the last flush.
+    uploading: Mutex<TaskTracker>,
     /// Numbers of the packs of earlier runs in which chunks were found.
     found: Mutex<HashSet<u32>>,
     /// Packs that this run stored.
@@ -232,7 +233,7 @@ impl Writer {
             cutter: content::Cutter::new(repository.catalogue.cut_seed),
             claims: (0..64).map(|_| Mutex::default()).collect(),
             builders: Mutex::default(),
-            tasks: TaskTracker::new(),
+            uploading: Mutex::default(),
             found: Mutex::default(),
             own: Mutex::default(),
             confirmed: Mutex::default(),
@@ -309,7 +310,17 @@ impl Writer {
         }
     }
 
-    /// Stores what is still being packed and waits until the site has confirmed every pack and index.
+    /// Flushes, when everything was handed over and nothing comes meanwhile: every chunk of this run is stored then, and named by an index.
+    ///
+    /// # Errors
+    /// The first error of the run.
+    pub async fn settle(&self) -> Result<()> {
+        self.flush().await?;
+        self.shared.all_stored()
+    }
+
+    /// Stores what is still being packed and waits until the site has confirmed every pack that was begun until now, and an index
+    /// that names it. What comes meanwhile is not waited for.
     ///
     /// # Errors
     /// The first error of the run.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use tokio::sync::oneshot;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use super::Shared;
 use crate::{
@@ -24,7 +25,8 @@ const PACKS_PER_INDEX: usize = 64;
 
 /// Names a full pack and sends it off. On a worker thread: hashing is CPU work, and waiting for a free upload holds the
 /// workers back, which is how a slow site slows the sources down.
-pub(super) fn close(shared: &Arc<Shared>, builder: PackBuilder) {
+/// `uploading` is the tracker that counted it when it was taken from the builders.
+pub(super) fn close(shared: &Arc<Shared>, builder: PackBuilder, uploading: &TaskTrackerToken) {
     let pack = builder.finish(&shared.catalogue_sealing);
     let permit = shared.runtime.block_on(shared.unless_failed(Arc::clone(&shared.uploads).acquire_owned()));
     let Ok(Ok(permit)) = permit else { return };
@@ -37,7 +39,7 @@ pub(super) fn close(shared: &Arc<Shared>, builder: PackBuilder) {
         guard.done();
         drop(permit);
     };
-    shared.tasks.spawn_on(upload, &shared.runtime);
+    uploading.task_tracker().spawn_on(upload, &shared.runtime);
 }
 
 async fn put(shared: &Shared, key: &str, bytes: Vec<u8>, name: [u8; 32]) -> Result<()> {
@@ -94,25 +96,25 @@ async fn store_index(shared: &Arc<Shared>, entries: Vec<PackEntry>) -> Result<()
 
 /// See [`super::Writer::flush`].
 pub(super) async fn flush(shared: &Arc<Shared>) -> Result<()> {
-    let open: Vec<_> = {
+    let (open, begun): (Vec<_>, TaskTracker) = {
         let mut builders = shared.builders.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        builders.drain().map(|(_, builder)| builder).filter(|builder| !builder.is_empty()).collect()
+        let open = builders.drain().map(|(_, builder)| builder).filter(|builder| !builder.is_empty()).collect();
+        (open, std::mem::take(&mut *shared.uploading.lock().unwrap_or_else(|poisoned| poisoned.into_inner())))
     };
     for builder in open {
-        let closer = Arc::clone(shared);
+        let (closer, uploading) = (Arc::clone(shared), begun.token());
         let (reply, closed) = oneshot::channel();
         shared.workers.run(move |_| {
             let guard = closer.guard();
-            close(&closer, builder);
+            close(&closer, builder, &uploading);
             guard.done();
             let _ = reply.send(());
         });
         // A reply that never comes has failed the run: the check below says so.
         shared.unless_failed(closed).await?.ok();
     }
-    shared.tasks.close();
-    shared.unless_failed(shared.tasks.wait()).await?;
-    shared.tasks.reopen();
+    begun.close();
+    shared.unless_failed(begun.wait()).await?;
     shared.check()?;
     let rest = std::mem::take(&mut *shared.confirmed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     store_index(shared, rest).await?;

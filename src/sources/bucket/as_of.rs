@@ -6,6 +6,7 @@
 //! the row says; at worst an object is there, or newer, by as much as the window is wide (some four seconds). `docs/decisions/0030` says why.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::{Moment, SharedClock},
@@ -20,7 +21,7 @@ const RESOLUTION: TimeDelta = TimeDelta::seconds(1);
 const MARGIN: TimeDelta = TimeDelta::seconds(1);
 
 /// On the bucket's clock: what may be the instant T, beginning and end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Window {
     pub(super) from: DateTime<Utc>,
     pub(super) until: DateTime<Utc>,

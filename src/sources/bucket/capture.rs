@@ -15,14 +15,17 @@ use super::{
     Fingerprint,
     as_of::Window,
     listing::Listing,
+    pages::Manner,
     read::{ByVersion, Outcome, read_object},
     reading::Reading,
+    shards::{Common, plan, span},
 };
 use crate::{
-    clock::{Moment, SharedClock},
+    clock::SharedClock,
     progress::{Finding, Problem, SharedObserver},
     sources::{
-        Capture, CaptureContext, Captured, ConsistencyTime, Entry, Examination, Sink, SourceError, earlier::Earlier, entry::unpack,
+        Capture, CaptureContext, Captured, Entry, Examination, ShardPlan, ShardPlanning, Sink, SourceError, earlier::Earlier,
+        entry::unpack,
     },
     stores::{GetOptions, NULL_VERSION, ObjectStat, SharedStore, StoreError, read_all},
 };
@@ -67,18 +70,6 @@ impl BucketSource {
             Ok(_) | Err(StoreError::NotFound { .. }) => None,
             Err(error) => Some(Reading::finding_of_reading(&error)),
         }
-    }
-}
-
-/// Where T lies on the bucket's clock.
-async fn window(store: &SharedStore, reading: &Reading, time: &ConsistencyTime, clock: &SharedClock) -> Result<Window, StoreError> {
-    let asked = Moment::now(clock);
-    let shown = if reading.tells_time() { store.time().await } else { Ok(clock.now()) };
-    match shown {
-        Ok(shown) => Ok(Window::of(time, shown, &asked, clock)),
-        // This machine's clock is the next best.
-        Err(StoreError::Unsupported { .. } | StoreError::Corrupt { .. }) => Ok(Window::of(time, clock.now(), &asked, clock)),
-        Err(error) => Err(error),
     }
 }
 
@@ -216,23 +207,30 @@ impl Capture for BucketSource {
         ]
     }
 
+    async fn plan_shards(&self, planning: ShardPlanning<'_>) -> Result<Option<ShardPlan>, SourceError> {
+        plan(&self.store, planning).await.map(Some)
+    }
+
     async fn capture(&self, context: CaptureContext<'_>) -> Result<Captured, SourceError> {
-        let CaptureContext { sink, earlier, observer, clock, parallelism, consistent_at, .. } = context;
+        let CaptureContext { sink, earlier, observer, clock, parallelism, consistent_at, shard, .. } = context;
         observer.phase(&format!("bucket {}", self.describe()), None);
         let (started, listed_at) = (clock.monotonic(), clock.now());
-        let beginning = Moment::now(&clock);
-        let time = consistent_at.unwrap_or(ConsistencyTime { at: listed_at, from: beginning, until: beginning });
         let manner = Reading::look(&self.store).await?;
-        let window = window(&self.store, &manner, &time, &clock).await?;
+        let common = match &shard {
+            Some(shard) => Common::of(shard)?,
+            None => Common::found(&self.store, &manner, consistent_at, &clock).await?,
+        };
+        let window = common.window;
         if let Some(problem) = manner.problem(self.describe()) {
             observer.problem(problem);
         }
         let by_version = manner.is_as_of().then(ByVersion::default);
         let mut merge = Merge {
-            listing: match manner.is_as_of() {
-                true => Listing::as_of(self.store.clone(), window),
-                false => Listing::start(self.store.clone()),
-            },
+            listing: Listing::of(
+                self.store.clone(),
+                if manner.is_as_of() { Manner::AsOf(window) } else { Manner::Present },
+                shard.as_ref().map(span).transpose()?.unwrap_or_default(),
+            ),
             earlier: Earlier::new(earlier),
             read_unchanged: self.options.read_unchanged,
             window,
@@ -247,12 +245,17 @@ impl Capture for BucketSource {
         let reading = async move {
             let mut looked_at = looked_at;
             while let Some(outcome) = looked_at.next().await {
+                let outcome = match outcome {
+                    Ok(outcome) => outcome,
+                    // What was read before it is handed over all the same: the next run need not read it again.
+                    Err(error) => return Ok(Some(error)),
+                };
                 // The receiver only goes away with an error of its own, which is the one that is reported.
-                if sender.send(outcome?).await.is_err() {
+                if sender.send(outcome).await.is_err() {
                     break;
                 }
             }
-            Ok::<(), SourceError>(())
+            Ok::<Option<SourceError>, SourceError>(None)
         };
         let handing_over = async {
             let mut counts = Counts::default();
@@ -291,8 +294,11 @@ impl Capture for BucketSource {
             }
             Ok::<_, SourceError>(counts)
         };
-        // The first error of either ends both.
-        let ((), counts) = futures_util::future::try_join(reading, handing_over).await?;
+        // An error of the sink ends both.
+        let (broken_off, counts) = futures_util::future::try_join(reading, handing_over).await?;
+        if let Some(error) = broken_off {
+            return Err(error);
+        }
         if counts.objects == 0
             && let Some(error) = counts.last_error
         {
@@ -324,7 +330,7 @@ impl Capture for BucketSource {
             "as_of": manner.is_as_of().then(|| json!({ "from": window.from, "until": window.until })),
             "covered": later.covered,
             "read_as_present": read_as_present,
-            "reading": manner.note(time.at, consistent_at.is_some(), modified_after),
+            "reading": manner.note(common.at, common.is_asked_for, modified_after),
             "versioned": versioned,
             "listed_at": listed_at,
             "listing_seconds": waited.as_secs_f64(),

@@ -1,47 +1,28 @@
-//! A store's keys in order, the next page being fetched while the last is worked on: as they are, or as they were.
+//! A store's keys in order, the next ones being fetched while the last are worked on: as they are, or as they were.
 
 use std::vec::IntoIter;
 
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::as_of::{Choice, Window};
+use super::{
+    pages::{Fetched, Later, Manner},
+    ranges::{Span, list_all},
+};
 use crate::{
     sources::SourceError,
-    stores::{ObjectStat, ObjectVersion, SharedStore, StoreError, VersionCursor},
+    stores::{ObjectStat, SharedStore, StoreError},
 };
-
-/// Keys asked for at once: S3's most.
-const PAGE_KEYS: usize = 1000;
-
-/// Pages fetched ahead.
-const PAGES_AHEAD: usize = 4;
-
-/// Objects, and what is to be counted beside them.
-#[derive(Debug, Default)]
-struct Fetched {
-    objects: Vec<ObjectStat>,
-    counts: Later,
-}
-
-/// What a listing as of T passed over, in keys.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Later {
-    /// Something happened after T: uploaded, overwritten, deleted.
-    pub(super) keys: u64,
-    /// What is listed is not what lies there now.
-    pub(super) covered: u64,
-}
-
-type Pages = mpsc::Sender<Result<Fetched, StoreError>>;
 
 /// Objects of a store in strictly ascending order of their keys.
 #[derive(Debug)]
 pub(super) struct Listing {
-    pages: mpsc::Receiver<Result<Fetched, StoreError>>,
+    pages: mpsc::Receiver<Result<Option<Fetched>, StoreError>>,
     page: IntoIter<ObjectStat>,
     later: Later,
     last: Option<String>,
+    /// The last page was taken.
+    ended: bool,
     place: String,
     _fetcher: AbortOnDropHandle<()>,
 }
@@ -49,18 +30,16 @@ pub(super) struct Listing {
 impl Listing {
     /// Begins to list everything as it is; the first request is on its way.
     pub(super) fn start(store: SharedStore) -> Self {
-        Self::fetched_by(store.describe(), |pages| tokio::spawn(fetch(store, pages)))
+        Self::of(store, Manner::Present, Span::default())
     }
 
-    /// Begins to list everything as it was, each object with the version that is to be read.
-    pub(super) fn as_of(store: SharedStore, window: Window) -> Self {
-        Self::fetched_by(store.describe(), |pages| tokio::spawn(fetch_as_of(store, window, pages)))
-    }
-
-    fn fetched_by(place: String, start: impl FnOnce(Pages) -> tokio::task::JoinHandle<()>) -> Self {
-        let (sender, pages) = mpsc::channel(PAGES_AHEAD);
-        let fetcher = AbortOnDropHandle::new(start(sender));
-        Self { pages, page: Vec::new().into_iter(), later: Later::default(), last: None, place, _fetcher: fetcher }
+    /// Begins to list a part of the keys.
+    pub(super) fn of(store: SharedStore, manner: Manner, span: Span) -> Self {
+        let place = store.describe();
+        // One: what is fetched ahead is bounded there.
+        let (sender, pages) = mpsc::channel(1);
+        let fetcher = AbortOnDropHandle::new(tokio::spawn(list_all(store, manner, span, sender)));
+        Self { pages, page: Vec::new().into_iter(), later: Later::default(), last: None, ended: false, place, _fetcher: fetcher }
     }
 
     /// What was passed over so far.
@@ -74,12 +53,23 @@ impl Listing {
             if let Some(object) = self.page.next() {
                 return Ok(Some(object));
             }
-            let Some(page) = self.pages.recv().await else { return Ok(None) };
-            let Fetched { objects, counts } = page?;
+            if self.ended {
+                return Ok(None);
+            }
+            // A listing that broke off must not pass for one that came to its end.
+            let page = self.pages.recv().await.ok_or_else(|| SourceError::Unfit {
+                subject: self.place.clone(),
+                detail: "a defect: the listing broke off; the log says why".to_owned(),
+            })?;
+            let Some(page) = page? else {
+                self.ended = true;
+                return Ok(None);
+            };
+            let counts = page.counts();
             self.later.keys += counts.keys;
             self.later.covered += counts.covered;
-            self.check_order(&objects)?;
-            self.page = objects.into_iter();
+            self.check_order(&page.objects)?;
+            self.page = page.objects.into_iter();
         }
     }
 
@@ -103,90 +93,5 @@ impl Listing {
             self.last = Some(last.key.clone());
         }
         Ok(())
-    }
-}
-
-async fn fetch(store: SharedStore, pages: Pages) {
-    let mut after: Option<String> = None;
-    loop {
-        let (objects, more) = match store.list("", after.as_deref(), PAGE_KEYS).await {
-            Ok(page) => (page.objects, page.more),
-            Err(error) => {
-                let _ = pages.send(Err(error)).await;
-                return;
-            }
-        };
-        after = objects.last().map(|object| object.key.clone());
-        let last = !more || after.is_none();
-        // The receiver is gone when the work ended early.
-        if pages.send(Ok(Fetched { objects, counts: Later::default() })).await.is_err() || last {
-            return;
-        }
-    }
-}
-
-async fn fetch_as_of(store: SharedStore, window: Window, pages: Pages) {
-    let mut keys = Keys { window, current: None };
-    let mut from: Option<VersionCursor> = None;
-    loop {
-        let page = match store.list_versions("", from.as_ref(), PAGE_KEYS).await {
-            Ok(page) if page.next.is_some() && page.next == from => {
-                Err(StoreError::Corrupt { place: store.describe(), detail: "a listing of versions does not go on".to_owned() })
-            }
-            done => done,
-        };
-        let fetched = page.and_then(|page| Ok((keys.take(&store, page.versions, page.next.is_none())?, page.next)));
-        let (fetched, next) = match fetched {
-            Ok((fetched, next)) => (Ok(fetched), next),
-            Err(error) => (Err(error), None),
-        };
-        from = next;
-        if pages.send(fetched).await.is_err() || from.is_none() {
-            return;
-        }
-    }
-}
-
-/// Versions made into objects, key by key; a key may go on in the next page.
-struct Keys {
-    window: Window,
-    current: Option<(String, Choice)>,
-}
-
-impl Keys {
-    /// The objects of the keys that are complete with this page.
-    fn take(&mut self, store: &SharedStore, versions: Vec<ObjectVersion>, last: bool) -> Result<Fetched, StoreError> {
-        let mut fetched = Fetched::default();
-        for version in versions {
-            match &mut self.current {
-                Some((key, choice)) if *key == version.stat.key => choice.see(version),
-                Some((key, _)) if *key > version.stat.key => {
-                    let detail = format!(
-                        "the server lists versions of {:?} after those of {key:?}, which is not byte order",
-                        version.stat.key
-                    );
-                    return Err(StoreError::Corrupt { place: store.describe(), detail });
-                }
-                _ => {
-                    self.finish(&mut fetched);
-                    let key = version.stat.key.clone();
-                    let mut choice = Choice::of(self.window);
-                    choice.see(version);
-                    self.current = Some((key, choice));
-                }
-            }
-        }
-        if last {
-            self.finish(&mut fetched);
-        }
-        Ok(fetched)
-    }
-
-    fn finish(&mut self, fetched: &mut Fetched) {
-        let Some((_, choice)) = self.current.take() else { return };
-        let chose = choice.made();
-        fetched.counts.keys += u64::from(chose.later);
-        fetched.counts.covered += u64::from(chose.covered);
-        fetched.objects.extend(chose.stat);
     }
 }

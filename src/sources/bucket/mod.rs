@@ -21,11 +21,16 @@
 
 mod as_of;
 mod capture;
+mod cuts;
 mod existing;
 mod listing;
+mod pages;
+mod ranges;
 mod read;
 mod reading;
 mod rebuild;
+mod shape;
+mod shards;
 mod transfer;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +38,7 @@ use serde_bytes::ByteArray;
 
 pub use capture::{BucketOptions, BucketSource};
 pub use rebuild::BucketTarget;
+pub use shards::merged_facts;
 
 use crate::stores::{ObjectAttributes, StoreError};
 

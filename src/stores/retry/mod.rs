@@ -215,6 +215,10 @@ impl Store for Retry {
         }
     }
 
+    fn seeks(&self) -> bool {
+        self.inner.seeks()
+    }
+
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
         let mut attempts = self.attempts();
         loop {

@@ -174,6 +174,10 @@ impl Store for S3Store {
         self.head_object(key).await
     }
 
+    fn seeks(&self) -> bool {
+        true
+    }
+
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
         if self.first_versions {
             return self.list_first_versions(prefix, start_after, limit).await;

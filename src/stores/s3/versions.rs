@@ -52,7 +52,7 @@ impl S3Store {
         let list = self.client.list_object_versions().bucket(&self.bucket).prefix(self.whole(prefix));
         let sent = list
             .max_keys(i32::try_from(limit.min(MAX_PAGE)).unwrap_or(1000))
-            .set_key_marker(key_marker)
+            .set_key_marker(key_marker.map(|key| self.whole(&key)))
             .set_version_id_marker(version_marker.flatten())
             .encoding_type(EncodingType::Url)
             .send()
@@ -76,8 +76,7 @@ impl S3Store {
         let next = match output.next_key_marker().filter(|_| output.is_truncated() == Some(true)) {
             None => None,
             Some(raw) => {
-                let key = decoded(raw).ok_or_else(|| self.corrupt(raw, "a listed key is not UTF-8"))?;
-                Some((key, output.next_version_id_marker().filter(|id| !id.is_empty()).map(str::to_owned)))
+                Some((relative(Some(raw))?, output.next_version_id_marker().filter(|id| !id.is_empty()).map(str::to_owned)))
             }
         };
         Ok(Listed { versions, markers, next })
@@ -114,7 +113,7 @@ impl S3Store {
         start_after: Option<&str>,
         limit: usize,
     ) -> Result<Page, StoreError> {
-        let mut from = start_after.map(|after| (self.whole(after), None));
+        let mut from = start_after.map(|after| (after.to_owned(), None));
         let mut objects: Vec<ObjectStat> = Vec::new();
         loop {
             let page = self.ask_versions(prefix, from, MAX_PAGE).await?;

@@ -3,4 +3,6 @@
 mod as_of;
 mod capture;
 mod round_trip;
+mod shards;
+mod unfinished;
 mod watched;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use farshore::{
-    operations::{BackupRequest, Destination, LogPruneRequest, NamedSource, OperationError, backup, prune_log},
+    operations::{BackupRequest, CHECKPOINT_EVERY, Destination, LogPruneRequest, NamedSource, OperationError, backup, prune_log},
     progress::Tally,
     report::LogPruneReport,
     repository::{Agent, LockTerm, LogKey},
@@ -61,6 +61,7 @@ pub(super) async fn point(recovery: &Recovery, store: &SharedStore, timeline: u3
     recovery.clock.advance(Duration::from_secs(60));
     let repository = recovery.open(store.clone(), &recovery.fresh_cache()).await.unwrap();
     let mut backed = backup(BackupRequest {
+        checkpoint_every: CHECKPOINT_EVERY,
         policy: &recovery.policy,
         sources: vec![NamedSource { name: "db".to_owned(), capture: Arc::new(Cluster { timeline, segment }) }],
         destinations: vec![Destination { name: "s".to_owned(), repository: &repository, recipients: &recovery.recipients }],

@@ -1,0 +1,147 @@
+//! Parts: what a run has captured that has made no recovery point of it, or not yet.
+//!
+//! A run that takes long stores one from time to time: the snapshots of what it has read so far, as a point would hold them. A run that
+//! comes after it finds in it, under the ETag or the time that the source showed, which objects need not be read again. A part is a hint and
+//! never more: whoever uses it looks for each chunk that it names, as for those of a point, and does without what is not there. No point
+//! refers to one, and prune deletes those that are older than the grace.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Repository, RepositoryError, Snapshot,
+    error::{Result, reading},
+    format::{Header, Kind, MAX_POINT_BYTES, PARTS},
+    index::{open_object, seal_object},
+    keys::{random, sha256},
+    point::{dated_name, list_all, parse_dated_name},
+};
+use crate::stores::{GetOptions, ObjectStat, PutOptions, read_all};
+
+/// What a run has captured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Part {
+    /// Name of the policy.
+    pub policy: String,
+    /// The run, 16 hexadecimal digits.
+    pub run: String,
+    /// When it was written, by the clock of the machine that did.
+    pub at: DateTime<Utc>,
+    /// Of each source the entries so far; the last one may be cut short after any of them.
+    pub snapshots: Vec<Snapshot>,
+    /// Of which shard of which plan it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<ShardMark>,
+}
+
+/// Of which shard of which plan a part is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardMark {
+    /// The plan's id.
+    pub plan: String,
+    /// Which of its shards, from 0.
+    pub shard: u32,
+    /// All that this shard has to capture is in it, stored and named by indexes.
+    pub whole: bool,
+}
+
+/// A part at the site, by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredPart {
+    /// The run.
+    pub run: String,
+    /// The time in its name.
+    pub named_at: DateTime<Utc>,
+    /// When the site stored it, by the site's own clock.
+    pub stored_at: DateTime<Utc>,
+    /// Key of the object.
+    pub key: String,
+}
+
+/// `parts/<policy>/<run>/<UTC>-<id>`: policy, run and time.
+fn parse_part_key(key: &str) -> Option<(&str, &str, DateTime<Utc>)> {
+    let mut parts = key.strip_prefix(PARTS)?.splitn(3, '/');
+    let (policy, run, name) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((policy, run, parse_dated_name(name)?.0))
+}
+
+fn part_key(part: &Part, id: &super::Id) -> String {
+    format!("{PARTS}{}/{}/{}", part.policy, part.run, dated_name(part.at, &hex::encode(&id[..8])))
+}
+
+impl Repository {
+    /// Stores a part; returns its key.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn put_part(&self, part: &Part) -> Result<String> {
+        let id = random();
+        let header = Header { kind: Kind::Part, catalogue_key: self.catalogue.id, run: id, data_key: [0; 16] };
+        let json = serde_json::to_vec(part).expect("strings, numbers and JSON values always serialise");
+        let bytes = seal_object(&header, &self.catalogue.sealing_key(&id), &json);
+        let key = part_key(part, &id);
+        let options = PutOptions { if_absent: true, sha256: Some(sha256(&bytes)), ..PutOptions::default() };
+        self.store.put(&key, bytes.into(), options).await?;
+        Ok(key)
+    }
+
+    /// Parts, plans and claims of a policy.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn part_objects(&self, policy: &str) -> Result<Vec<ObjectStat>> {
+        list_all(self, &format!("{PARTS}{policy}/")).await
+    }
+
+    /// All parts of one run, in the order of their names.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn parts_of_run(&self, policy: &str, run: &str) -> Result<Vec<StoredPart>> {
+        self.parts_under(&format!("{PARTS}{policy}/{run}/")).await
+    }
+
+    async fn parts_under(&self, prefix: &str) -> Result<Vec<StoredPart>> {
+        let named = list_all(self, prefix).await?.into_iter().filter_map(|object| {
+            let (_, run, named_at) = parse_part_key(&object.key)?;
+            Some(StoredPart { run: run.to_owned(), named_at, stored_at: object.modified, key: object.key })
+        });
+        Ok(named.collect())
+    }
+
+    /// The last part of each run, newest run first.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn last_parts(&self, policy: &str) -> Result<Vec<StoredPart>> {
+        let mut last: BTreeMap<String, StoredPart> = BTreeMap::new();
+        for part in self.parts_under(&format!("{PARTS}{policy}/")).await? {
+            let known = last.entry(part.run.clone()).or_insert_with(|| part.clone());
+            if (known.named_at, known.stored_at) <= (part.named_at, part.stored_at) {
+                *known = part;
+            }
+        }
+        let mut parts: Vec<_> = last.into_values().collect();
+        parts.sort_by_key(|part| std::cmp::Reverse((part.stored_at, part.named_at)));
+        Ok(parts)
+    }
+
+    /// Reads a part.
+    ///
+    /// # Errors
+    /// The store's, [`RepositoryError::Damaged`].
+    pub async fn part(&self, name: &StoredPart) -> Result<Part> {
+        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await.map_err(reading)?;
+        let place = format!("{}/{}", self.store.describe(), name.key);
+        let (header, plain) = open_object(&place, &bytes, Kind::Part, &self.catalogue)?;
+        let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
+        let part: Part = serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))?;
+        let wanted = part_key(&part, &header.run);
+        if wanted != name.key {
+            return Err(damaged(format!("holds the part whose name is {wanted} instead")));
+        }
+        Ok(part)
+    }
+}
