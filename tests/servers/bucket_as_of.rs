@@ -17,7 +17,7 @@ use farshore::{
         ConsistencyTime,
         bucket::{BucketOptions, BucketSource, BucketTarget},
     },
-    stores::{GetOptions, PutOptions, S3Store, SharedStore, read_all},
+    stores::{GetOptions, PutOptions, S3Store, SharedStore, VersionCursor, read_all},
 };
 
 use crate::{
@@ -197,5 +197,35 @@ async fn the_server_tells_versions_and_markers_and_pages_may_cut_them_apart() {
             ids
         };
         assert_eq!(sorted(&all), sorted(&whole.versions), "{limit} at a time");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_are_listed_from_after_any_key_whether_it_is_there_or_not() {
+    let store = versioned().await;
+    // No key that is another one's folder, too: this server's pages of versions lose such ones.
+    for key in ["a", "b", "bc", "d"] {
+        for number in 0..2 {
+            store.put(key, body(key, number), PutOptions::default()).await.unwrap();
+        }
+    }
+    store.delete("d").await.unwrap();
+    for (after, wanted) in
+        [("a", "b b bc bc d d d"), ("aa", "b b bc bc d d d"), ("b", "bc bc d d d"), ("b~", "d d d"), ("d", ""), ("~", "")]
+    {
+        let page = store.list_versions("", Some(&VersionCursor::after(after)), 1000).await.unwrap();
+        let keys: Vec<_> = page.versions.iter().map(|version| version.stat.key.as_str()).collect();
+        assert_eq!((keys.join(" ").as_str(), page.next), (wanted, None), "after {after}");
+        // And on from there, one at a time.
+        let (mut from, mut one_by_one) = (VersionCursor::after(after), Vec::new());
+        loop {
+            let page = store.list_versions("", Some(&from), 1).await.unwrap();
+            one_by_one.extend(page.versions.into_iter().map(|version| version.stat.key));
+            match page.next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        assert_eq!(one_by_one.join(" "), wanted, "one at a time after {after}");
     }
 }

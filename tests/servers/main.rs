@@ -7,6 +7,7 @@ mod support;
 mod azure;
 mod bucket;
 mod bucket_as_of;
+mod deploy;
 mod doctor;
 mod etcd;
 mod locked_site;

@@ -3,7 +3,7 @@
 //! Every repository has keys, cuts and chunk names of its own, so each site seals for itself; what is read once is handed to each.
 //! The reference in an entry's `Content` holds one chunk list for each site, in their order.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +21,9 @@ use crate::{
     repository::{ChunkList, ChunkRef, ContentStream, Cutting, EntryRecord, EntryStream, RepositoryError},
     sources::{Content, ContentWriter, Cut, Entry, ExchangeError, Sink},
 };
+
+/// How long storing what a failed source gave may take.
+const MOST_ABANDONING: Duration = Duration::from_secs(60);
 
 /// A chunk list for each site; nothing for one that was left behind.
 pub(super) type Lists = Vec<Option<ChunkList>>;
@@ -62,7 +65,10 @@ impl<'a> FanOut<'a> {
     /// The source failed: keeps what it gave, if that is more than the sites know of already.
     pub(super) async fn abandon(&self) {
         if let Some(checkpoints) = self.checkpoints.as_ref().filter(|checkpoints| checkpoints.is_worth_it(self.sites)) {
-            checkpoints.store(self.sites, &self.entries).await;
+            // Whoever waits for the reason must not wait for a site that does not answer, either.
+            if tokio::time::timeout(MOST_ABANDONING, checkpoints.store(self.sites, &self.entries)).await.is_err() {
+                tracing::warn!("what was read so far could not be stored in time; it is read again");
+            }
         }
     }
 

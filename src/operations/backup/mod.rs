@@ -212,7 +212,13 @@ async fn run(request: &BackupRequest<'_>, storing: &AtomicBool) -> Result<Backed
     let begun = join_all(request.destinations.iter().map(|destination| Site::begin(request, destination))).await;
     for (begun, destination) in begun.into_iter().zip(&request.destinations) {
         match begun {
-            Ok(site) => sites.push(site),
+            Ok(site) => {
+                if let Some(part) = site.unfinished.first() {
+                    let at = destination.repository.store().describe();
+                    tracing::info!(since = %part.at, at, "an earlier run made no point: what it had read is not read again");
+                }
+                sites.push(site);
+            }
             Err(error) => failed.push((destination.name.clone(), error)),
         }
     }

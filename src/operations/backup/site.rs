@@ -93,9 +93,6 @@ impl<'a> Site<'a> {
         let reader = Reader::open(repository, Arc::clone(&request.workers), Budget::one_of(memory / 4, sites)).await?;
         let earlier = newest_point(repository, &request.policy.name, &general).await?;
         let unfinished = parts_since(repository, &request.policy.name, earlier.as_ref()).await?;
-        if let Some(part) = unfinished.first() {
-            tracing::info!(at = %part.at, site = repository.store().describe(), "an earlier run was not finished: what it had read is not read again");
-        }
         Ok(Self {
             destination,
             writer,

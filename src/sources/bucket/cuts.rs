@@ -30,33 +30,35 @@ pub(super) async fn find(store: &SharedStore, pieces: u32, page_keys: usize) -> 
     if pieces < 2 {
         return Ok(Vec::new());
     }
+    if !store.seeks() {
+        return counted(store, pieces, page_keys).await;
+    }
     let mut shape = Shape::default();
     let mut regions: Vec<Region> = Vec::new();
     let (first, more) = look(store, None, page_keys, &mut shape).await?;
     let Some(first) = first else { return Ok(Vec::new()) };
     regions.push(Region { sample: first, is_whole: !more, empty_from: None, is_left_behind: false });
-    if !store.seeks() {
-        // Nothing can be looked at but the beginning.
-        return Ok(parted(&shape, &regions, pieces));
-    }
     for _ in 0..(PAGES_PER_PIECE * pieces as usize).min(MOST_PAGES) {
+        // First what lies beyond the digits that the last keys show: there may be most of them.
+        let unseen = regions
+            .len()
+            .checked_sub(1)
+            .filter(|last| regions.get(*last).is_some_and(|last| !last.is_left_behind && !last.is_whole));
         let widest = (0..regions.len())
-            .filter(|index| !regions[*index].is_whole)
+            .filter(|index| regions.get(*index).is_some_and(|region| !region.is_whole))
             .max_by(|left, right| guessed(&shape, &regions, *left).total_cmp(&guessed(&shape, &regions, *right)));
-        let Some(index) = widest else { break };
+        let Some(index) = unseen.or(widest) else { break };
         let next = regions.get(index + 1).map(|region| region.sample.first.clone());
         let Some(region) = regions.get_mut(index) else { break };
         let end = region.empty_from.clone().or_else(|| next.clone());
-        let beyond = |region: &Region| shape.ahead(&region.sample, &region.sample.last, f64::MAX);
-        let middle = match shape.middle(&region.sample.last, end.as_deref()) {
-            None if !region.is_left_behind => {
-                region.is_left_behind = true;
-                beyond(region).filter(|beyond| end.as_ref().is_none_or(|end| beyond < end))
-            }
-            middle => middle,
+        let middle = match std::mem::replace(&mut region.is_left_behind, true) {
+            false => shape
+                .ahead(&region.sample, &region.sample.last, f64::MAX)
+                .filter(|beyond| end.as_ref().is_none_or(|end| beyond < end)),
+            true => shape.middle(&region.sample.last, end.as_deref()),
         };
         let Some(middle) = middle else {
-            region.is_whole = true;
+            region.is_whole = unseen.is_none();
             continue;
         };
         let (found, more) = look(store, Some(&middle), page_keys, &mut shape).await?;
@@ -70,6 +72,41 @@ pub(super) async fn find(store: &SharedStore, pieces: u32, page_keys: usize) -> 
         }
     }
     Ok(parted(&shape, &regions, pieces))
+}
+
+/// So many keys are remembered of a listing, at most; more are thinned out.
+const MOST_REMEMBERED: usize = 8192;
+
+/// The same where nothing can be looked at but the beginning: everything is listed once, and counted.
+async fn counted(store: &SharedStore, pieces: u32, page_keys: usize) -> Result<Vec<String>, StoreError> {
+    let (mut keys, mut every, mut count, mut after): (Vec<String>, usize, usize, Option<String>) = (Vec::new(), 1, 0, None);
+    loop {
+        let page = store.list("", after.as_deref(), page_keys).await?;
+        let last = page.objects.last().map(|object| object.key.clone());
+        for object in page.objects {
+            count += 1;
+            if count % every != 0 {
+                continue;
+            }
+            keys.push(object.key);
+            if keys.len() == MOST_REMEMBERED {
+                let mut is_odd = false;
+                keys.retain(|_| {
+                    is_odd = !is_odd;
+                    !is_odd
+                });
+                every *= 2;
+            }
+        }
+        match last {
+            Some(last) if page.more => after = Some(last),
+            _ => break,
+        }
+    }
+    let cut = |piece: u32| keys.get((keys.len() * piece as usize / pieces as usize).checked_sub(1)?).cloned();
+    let mut cuts: Vec<String> = (1..pieces).filter_map(cut).collect();
+    cuts.dedup();
+    Ok(cuts)
 }
 
 /// A page after a key: what it shows, and whether there is more behind it.
@@ -161,6 +198,18 @@ mod tests {
             println!("{shape}: {counts:?}");
             assert!(longest < keys.len() / 2, "{shape}: {counts:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_looked_at_here_and_there_is_counted() {
+        let store = MemoryStore::new("bucket");
+        for n in 0..20_000 {
+            store.put(&format!("{n:05}"), Bytes::new(), PutOptions::default()).await.unwrap();
+        }
+        let store: SharedStore = store;
+        let cuts = super::counted(&store, 4, 1000).await.unwrap();
+        let numbers: Vec<u32> = cuts.iter().map(|cut| cut.parse().unwrap()).collect();
+        assert!(numbers.iter().zip([5_000, 10_000, 15_000]).all(|(cut, wanted)| cut.abs_diff(wanted) < 20), "{numbers:?}");
     }
 
     #[tokio::test]
