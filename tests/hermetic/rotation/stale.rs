@@ -18,7 +18,7 @@ use crate::support::{
 async fn rotations_on_listings_that_lag_shut_nobody_out_who_stays_and_one_after_that_completes() {
     let lag = COMMIT_MARGIN - TimeDelta::seconds(1);
     let (mut hidden, mut refused) = (0, 0);
-    for seed in 0..soak(8) {
+    for seed in 0..soak(4) {
         let team = Team::new();
         let (before, contents) = team.begun().await;
         let store: SharedStore = team.recovery.site_of(&before).await;

@@ -27,7 +27,7 @@ async fn assert_whole(recovery: &Recovery, store: &SharedStore, contents: &[(Str
 async fn a_copy_between_sites_whose_listings_lag_makes_whole_points_and_one_after_that_completes() {
     let lag = COMMIT_MARGIN - TimeDelta::seconds(1);
     let (mut behind, mut refused) = (0, 0);
-    for seed in 0..soak(8) {
+    for seed in 0..soak(4) {
         let recovery = Recovery::new(true);
         let stores: [SharedStore; 2] = [recovery.site_of(&Objects::new()).await, recovery.site_of(&Objects::new()).await];
         recovery.init(&stores[0]).await;
