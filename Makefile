@@ -52,7 +52,7 @@ demo:
 	@demo/run --site $(SITE)
 
 soak:
-	@FARSHORE_SOAK=$(SOAK) $(CARGO) test --locked --test hermetic -- --nocapture --test-threads=2 prune:: damage:: crash:: rotation:: fuzz::
+	@FARSHORE_SOAK=$(SOAK) $(CARGO) test --locked --test hermetic -- --nocapture --test-threads=2 prune:: damage:: crash:: rotation:: sites:: fuzz::
 	@FUZZ_SECONDS=60 $(MAKE) --no-print-directory fuzz
 
 bench: build

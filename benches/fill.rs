@@ -1,8 +1,9 @@
 //! Fills an initialised repository in a directory with many points in little time, for `benches/compare prune` and `benches/compare
 //! entries`: what months of backups would have left.
 //!
-//! `FARSHORE_BENCH_FILL="DIRECTORY KEY RECIPIENT AGENT POINTS ENTRIES CHANGED"`: so many points of a bucket with so many objects of some
-//! hundred bytes, of which so many are others in each point. Nothing is measured here.
+//! `FARSHORE_BENCH_FILL="DIRECTORY KEY RECIPIENT AGENT POINTS ENTRIES CHANGED EACH"`: so many points of a bucket with so many objects of
+//! some hundred bytes, of which so many are others in each point; with a pack for so many of them, or as few packs as can be with 0.
+//! Nothing is measured here.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on says why by panicking")]
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -39,9 +40,11 @@ fn main() {
     // `cargo bench` without being asked: nothing to measure here.
     let Ok(said) = std::env::var("FARSHORE_BENCH_FILL") else { return };
     let words: Vec<&str> = said.split_whitespace().collect();
-    let [directory, key, recipient, agent, points, entries, changed] = words.as_slice() else { panic!("{said:?}: see the head") };
+    let [directory, key, recipient, agent, points, entries, changed, each] = words.as_slice() else {
+        panic!("{said:?}: see the head")
+    };
     let number = |word: &str| word.parse::<usize>().unwrap();
-    let (points, entries, changed) = (number(points), number(entries), number(changed));
+    let (points, entries, changed, each) = (number(points), number(entries), number(changed), number(each));
     let identities = Identities::parse(key, &SecretString::from(std::fs::read_to_string(key).unwrap())).unwrap();
     let recipients = Recipients::parse(&[(*recipient).to_owned()], &[(*agent).to_owned()]).unwrap();
     let store: SharedStore = FilesystemStore::new(Path::new(directory).to_owned());
@@ -64,7 +67,10 @@ fn main() {
                 chosen.dedup();
                 chosen
             };
-            for number in others {
+            for (nth, number) in others.into_iter().enumerate() {
+                if each > 0 && nth % each == 0 {
+                    writer.flush().await.unwrap();
+                }
                 let body = content(number, day);
                 let attributes = attributes(&body);
                 let mut stream = writer.content(Cutting::ContentDefined, Some(body.len() as u64));

@@ -11,6 +11,7 @@ mod doctor;
 mod drill;
 mod exposed;
 mod failure;
+mod give_up;
 mod identity;
 mod init;
 mod key;
@@ -103,6 +104,8 @@ enum Command {
     Prune(prune::Args),
     /// Bring a doomed recovery point back before its grace is over.
     Undelete(pin::UndeleteArgs),
+    /// Give up a recovery point that is lost, so that prune no longer waits for it.
+    GiveUp(give_up::Args),
     /// Restore a recovery point, or a part of it.
     Restore(restore::Args),
     /// Check that everything is there, and (with --read-data) is what it was.
@@ -187,6 +190,7 @@ pub async fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Unpin(args) => pin::unpin(&context, args).await,
         Command::Prune(args) => prune::run(&context, args).await,
         Command::Undelete(args) => pin::undelete(&context, args).await,
+        Command::GiveUp(args) => give_up::run(&context, args).await,
         Command::Restore(args) => restore::run(&context, args).await,
         Command::Verify(args) => verify::run(&context, args).await,
         Command::Repair(args) => repair::run(&context, args).await,

@@ -150,7 +150,10 @@ fn said(record: &PinRecord) -> String {
     match (record.action, record.until) {
         (PinAction::Pin, Some(until)) => format!("Point {point} of {policy} is pinned until {}: {reason}", timestamp(until)),
         (PinAction::Pin, None) => format!("Point {point} of {policy} is pinned for ever: {reason}"),
-        (PinAction::Unpin, _) => format!("Point {point} of {policy} is not pinned any more: {reason}"),
+        // `give-up` says it in its own words.
+        (PinAction::Unpin | PinAction::GiveUp, _) => {
+            format!("Point {point} of {policy} is neither pinned nor given up any more: {reason}")
+        }
     }
 }
 

@@ -70,10 +70,13 @@ fn retention_text(plan: &RetentionPlan) -> String {
 
 /// What is worth knowing of a point beside its figures, briefly.
 fn remark(point: &PointSummary, now: DateTime<Utc>) -> String {
-    if point.unreadable.is_some() {
-        return "DAMAGED".to_owned();
-    }
     let mut remarks = Vec::new();
+    if point.unreadable.is_some() {
+        remarks.push("DAMAGED".to_owned());
+    }
+    if point.given_up.is_some() {
+        remarks.push("GIVEN UP".to_owned());
+    }
     if !point.anomalies.is_empty() {
         remarks.push("ANOMALOUS".to_owned());
     }

@@ -28,6 +28,9 @@ pub struct PointSummary {
     pub verified: Option<DateTime<Utc>>,
     /// Its pin, if one was made and not taken back; it may have run out.
     pub pinned: Option<PinSummary>,
+    /// Somebody gave it up as lost: why. It counts for prune as long as that finds it to be lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<String>,
     /// Prune has doomed it, and it is not pinned: from when on it may be deleted, by the site's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doomed: Option<DateTime<Utc>>,
@@ -60,6 +63,7 @@ pub async fn point_summaries(repository: &Repository, policy: Option<&str>) -> R
     let verified = history::verified(repository).await?;
     let records = repository.pins().await?;
     let (mut pinned, held_until) = (pins::current(&records), pins::held_until(&records));
+    let mut given_up = pins::given_up(&records);
     let dooms = Dooms::since(&repository.doom_records().await?, &held_until);
     let marks = repository.marks().await?;
     let keys: Vec<String> = names.iter().map(|(name, _)| name.key.clone()).collect();
@@ -72,6 +76,7 @@ pub async fn point_summaries(repository: &Repository, policy: Option<&str>) -> R
         summary.doomed = dooms.point(&key);
         summary.verified = verified.get(&summary.id).copied();
         summary.pinned = pinned.remove(&summary.id);
+        summary.given_up = given_up.remove(&summary.id);
     }
     Ok(all)
 }
@@ -84,6 +89,7 @@ async fn summary(repository: &Repository, name: PointName, stored: DateTime<Utc>
         policy: name.policy.clone(),
         verified: None,
         pinned: None,
+        given_up: None,
         doomed: None,
         anomalies: Vec::new(),
         missing_at: Vec::new(),

@@ -43,7 +43,7 @@ pub use log::{
 };
 pub use phases::Phases;
 pub use pins::{PinRequest, PinSummary, pin, pinned};
-pub use prune::{PruneRequest, UndeleteRequest, prune, undelete};
+pub use prune::{GiveUpRequest, GivenUp, PruneRequest, UndeleteRequest, give_up, prune, undelete};
 pub use repair::{RepairRequest, repair};
 pub use restore::{RestoreRequest, RestoreStep, restore};
 pub use retention::{facts, planned_retention};

@@ -54,7 +54,7 @@ impl PinSummary {
 /// Records on the site that a point is pinned, or no longer.
 ///
 /// # Errors
-/// [`OperationError::Refused`] for an empty reason, a time that has passed, taking back a pin that there is not, and a pin that comes
+/// [`OperationError::Refused`] for an empty reason, a time that has passed, taking back a pin (or a giving up) that there is not, and a pin that comes
 /// too late for a doomed point; the store's.
 pub async fn pin(request: &PinRequest<'_>) -> Result<PinRecord, OperationError> {
     let refused =
@@ -65,8 +65,12 @@ pub async fn pin(request: &PinRequest<'_>) -> Result<PinRecord, OperationError> 
     if request.until.is_some_and(|until| until <= request.now) {
         return Err(refused("was to be pinned until a time that has passed; give --until a later one"));
     }
-    if request.action == PinAction::Unpin && !current(&request.repository.pins().await?).contains_key(&request.point.id) {
-        return Err(refused("is not pinned; `farshore points` shows which are"));
+    if request.action == PinAction::Unpin {
+        let records = request.repository.pins().await?;
+        let id = &request.point.id;
+        if !current(&records).contains_key(id) && !given_up(&records).contains_key(id) {
+            return Err(refused("is not pinned; `farshore points` shows which are"));
+        }
     }
     let record = PinRecord {
         action: request.action,
@@ -121,20 +125,45 @@ pub async fn pinned(repository: &Repository, point: &str) -> Result<Option<PinSu
 }
 
 /// Until when each point that was ever pinned was held by that: the end of its pin, or when the pin was taken back, by the site's
-/// clock. What was decided about the point before then does not count any more.
+/// clock. What was decided about the point before then does not count any more, nor what was decided before it was given up: either
+/// leaves it a grace of its own.
 pub(super) fn held_until(records: &[StoredPin]) -> BTreeMap<String, DateTime<Utc>> {
     let until = |stored: &StoredPin| match &stored.record {
         Ok(record) if record.action == PinAction::Unpin => stored.stored_at,
         Ok(record) => record.until.unwrap_or(DateTime::<Utc>::MAX_UTC),
         Err(_) => DateTime::<Utc>::MAX_UTC,
     };
-    newest(records).into_iter().map(|(point, stored)| (point.to_owned(), until(stored))).collect()
+    let mut held: BTreeMap<String, DateTime<Utc>> =
+        newest(pins(records)).into_iter().map(|(point, stored)| (point.to_owned(), until(stored))).collect();
+    for stored in newest(records).into_values().filter(|stored| gives_up(stored)) {
+        let until = held.entry(stored.point.clone()).or_insert(stored.stored_at);
+        *until = (*until).max(stored.stored_at);
+    }
+    held
+}
+
+fn gives_up(stored: &StoredPin) -> bool {
+    stored.record.as_ref().is_ok_and(|record| record.action == PinAction::GiveUp)
+}
+
+/// What was said about keeping points. Giving one up takes no pin back.
+fn pins(records: &[StoredPin]) -> impl Iterator<Item = &StoredPin> {
+    records.iter().filter(|stored| !gives_up(stored))
+}
+
+/// The points that were given up, by their ids, and why; not those that were pinned or unpinned since.
+pub(super) fn given_up(records: &[StoredPin]) -> BTreeMap<String, String> {
+    let why = |stored: &StoredPin| {
+        let record = stored.record.as_ref().ok().filter(|record| record.action == PinAction::GiveUp)?;
+        Some((stored.point.clone(), format!("{} ({}@{})", record.reason, record.user, record.host)))
+    };
+    newest(records).into_values().filter_map(why).collect()
 }
 
 /// Of the records about a point the newest counts, by the site's time. Of several that the site stored at the same time: the one
 /// whose own name is later; then a pin rather than its end, and the pin that holds longer. A record that cannot be read counts
 /// as a pin for ever: nobody can say that it was none.
-fn newest(records: &[StoredPin]) -> BTreeMap<&str, &StoredPin> {
+fn newest<'a>(records: impl IntoIterator<Item = &'a StoredPin>) -> BTreeMap<&'a str, &'a StoredPin> {
     let rank = |stored: &StoredPin| {
         let holds = match &stored.record {
             Err(_) => (true, true, None),
@@ -153,7 +182,7 @@ fn newest(records: &[StoredPin]) -> BTreeMap<&str, &StoredPin> {
 
 /// The pins of all points, by their ids: those that hold or have run out, none of those that were taken back.
 pub(super) fn current(records: &[StoredPin]) -> BTreeMap<String, PinSummary> {
-    newest(records).into_iter().filter_map(|(point, stored)| Some((point.to_owned(), summary(stored)?))).collect()
+    newest(pins(records)).into_iter().filter_map(|(point, stored)| Some((point.to_owned(), summary(stored)?))).collect()
 }
 
 fn summary(stored: &StoredPin) -> Option<PinSummary> {
@@ -164,7 +193,7 @@ fn summary(stored: &StoredPin) -> Option<PinSummary> {
             by: None,
             at: stored.named_at,
         }),
-        Ok(record) if record.action == PinAction::Unpin => None,
+        Ok(record) if record.action != PinAction::Pin => None,
         Ok(record) => Some(PinSummary {
             until: record.until,
             by: Some(format!("{}@{}", record.user, record.host)),
@@ -178,13 +207,17 @@ fn summary(stored: &StoredPin) -> Option<PinSummary> {
 mod tests {
     use chrono::DateTime;
 
-    use super::{PinAction, PinRecord, StoredPin, current};
+    use super::{PinAction, PinRecord, StoredPin, current, given_up, held_until};
 
-    /// A record stored and named at these seconds: `unpin`, `forever`, `damaged`, or the second until which it pins.
+    /// A record stored and named at these seconds: `unpin`, `give up`, `forever`, `damaged`, or the second until which it pins.
     fn stored(key: &str, stored: i64, named: i64, what: &str) -> StoredPin {
         let at = |second| DateTime::from_timestamp(1_795_000_000 + second, 0).unwrap();
         let record = PinRecord {
-            action: if what == "unpin" { PinAction::Unpin } else { PinAction::Pin },
+            action: match what {
+                "unpin" => PinAction::Unpin,
+                "give up" => PinAction::GiveUp,
+                _ => PinAction::Pin,
+            },
             point: "p".to_owned(),
             policy: "sys".to_owned(),
             until: what.parse().ok().map(at),
@@ -215,6 +248,25 @@ mod tests {
             for records in [records, backwards] {
                 assert_eq!(current(&records).get("p").map(|pin| pin.reason.as_str()), counts, "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn giving_a_point_up_takes_no_pin_back_and_whatever_is_said_of_the_point_after_it_counts() {
+        let at = |second: i64| DateTime::from_timestamp(1_795_000_000 + second, 0).unwrap();
+        let pinned = stored("a", 1, 1, "500");
+        for (name, records, is_given_up, is_pinned, held) in [
+            ("given up", vec![stored("b", 2, 2, "give up")], true, false, Some(2)),
+            ("and pinned: the pin holds", vec![pinned.clone(), stored("b", 2, 2, "give up")], true, true, Some(500)),
+            ("pinned since", vec![stored("b", 2, 2, "give up"), stored("c", 3, 3, "500")], false, true, Some(500)),
+            ("unpinned since", vec![stored("b", 2, 2, "give up"), stored("c", 3, 3, "unpin")], false, false, Some(3)),
+            ("a pin at the same time", vec![stored("a", 2, 2, "500"), stored("b", 2, 2, "give up")], false, true, Some(500)),
+            ("a pin that ended before", vec![stored("a", 1, 1, "2"), stored("b", 3, 3, "give up")], true, true, Some(3)),
+            ("again", vec![stored("a", 1, 1, "unpin"), stored("b", 2, 2, "give up")], true, false, Some(2)),
+        ] {
+            assert_eq!(given_up(&records).contains_key("p"), is_given_up, "{name}");
+            assert_eq!(current(&records).contains_key("p"), is_pinned, "{name}");
+            assert_eq!(held_until(&records).get("p").copied(), held.map(at), "{name}");
         }
     }
 

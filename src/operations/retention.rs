@@ -27,6 +27,7 @@ impl From<PointSummary> for PointFacts {
             condition,
             verified_at: point.verified,
             pin: point.pinned.map(|pin| PinnedUntil { until: pin.until, reason: pin.reason }),
+            given_up: point.given_up,
         }
     }
 }

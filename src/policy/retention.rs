@@ -5,6 +5,7 @@
 //! * What happens to a good point depends on good points alone: one that failed, has problems or is anomalous pushes none out.
 //! * Of each policy the newest `keep_verified` verified points stay; while there are fewer, so does what may become one.
 //! * A pinned point stays, and so does one that the site dates in the future.
+//! * A point that was given up is kept by no other rule, and what becomes of the others is as if it were not there.
 //! * The order in which points come in changes nothing.
 
 use std::collections::BTreeMap;
@@ -61,6 +62,9 @@ pub struct PointFacts {
     pub verified_at: Option<DateTime<Utc>>,
     /// Its pin.
     pub pin: Option<PinnedUntil>,
+    /// It is lost, and was given up: why.
+    #[serde(default)]
+    pub given_up: Option<String>,
 }
 
 /// What becomes of one point.
@@ -139,7 +143,8 @@ fn one_policy(held: &mut [Held<'_>], rules: &Retention, now: DateTime<Utc>) {
     for held in held.iter_mut() {
         held.by_itself(rules, now);
     }
-    let newest_first: Vec<usize> = (0..held.len()).rev().filter(|index| held[*index].point.stored_at <= now).collect();
+    let counts_at_all = |point: &PointFacts| point.stored_at <= now && point.given_up.is_none();
+    let newest_first: Vec<usize> = (0..held.len()).rev().filter(|index| counts_at_all(held[*index].point)).collect();
     let (copies, backups): (Vec<usize>, Vec<usize>) = newest_first.iter().partition(|index| held[**index].point.is_copy());
     for calendar in [backups, copies] {
         for (period, count) in PERIODS.into_iter().zip(counts(rules)) {
@@ -221,7 +226,9 @@ impl Held<'_> {
         }
         if point.stored_at > now {
             self.reasons.push(Reason::Future { stored_at: point.stored_at });
-        } else if TimeDelta::from_std(rules.keep_within).is_ok_and(|within| now - point.stored_at <= within) {
+        } else if point.given_up.is_none()
+            && TimeDelta::from_std(rules.keep_within).is_ok_and(|within| now - point.stored_at <= within)
+        {
             self.reasons.push(Reason::Within { limit: rules.keep_within });
         }
     }
@@ -229,7 +236,9 @@ impl Held<'_> {
     fn decide(self, rules: &Retention, now: DateTime<Utc>) -> Decision {
         let Self { point, mut reasons } = self;
         let keep = !reasons.is_empty();
-        if !keep {
+        if let Some(why) = point.given_up.as_ref().filter(|_| !keep) {
+            reasons.push(Reason::GivenUp { why: why.clone() });
+        } else if !keep {
             let unpinned = point.pin.as_ref().and_then(|pin| pin.until).filter(|until| *until <= now);
             reasons.push(Reason::Nothing { limit: rules.keep_within, condition: point.condition, unpinned });
         }

@@ -96,6 +96,11 @@ pub enum Reason {
         /// When it was stored.
         stored_at: DateTime<Utc>,
     },
+    /// It is lost, and somebody said so.
+    GivenUp {
+        /// Why, and who said it.
+        why: String,
+    },
     /// Nothing keeps it.
     Nothing {
         /// `keep_within`.
@@ -143,6 +148,7 @@ impl fmt::Display for Reason {
             Self::Future { stored_at } => {
                 write!(out, "stored at {}, which is in the future: the clocks differ", time(stored_at))
             }
+            Self::GivenUp { why } => write!(out, "given up: {why}"),
             Self::Nothing { limit, condition, unpinned } => {
                 if let Some(unpinned) = unpinned {
                     write!(out, "its pin ended {}; ", time(unpinned))?;

@@ -170,8 +170,8 @@ impl Repository {
 
 impl Marks {
     /// Numbers of the packs that they name.
-    pub(super) fn quarantined(&self, packs: impl Iterator<Item = (u32, PackRecord)>, unencrypted: bool) -> HashSet<u32> {
-        packs.filter(|(_, record)| self.names(record, unencrypted)).map(|(number, _)| number).collect()
+    pub(super) fn quarantined(&self, packs: &[(u32, PackRecord)], unencrypted: bool) -> HashSet<u32> {
+        packs.iter().filter(|(_, record)| self.names(record, unencrypted)).map(|(number, _)| *number).collect()
     }
 }
 

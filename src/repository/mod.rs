@@ -81,7 +81,7 @@ pub use reader::{Piece, Reader, Undelivered};
 pub use rebuild::Rebuilt;
 pub use recent::Recent;
 pub use site_clock::site_time;
-pub use structure::{KeyCheck, PackCheck, StructureReport};
+pub use structure::{KeyCheck, PackCheck, StructureReport, Survey};
 pub use trash::{
     CLOCK_TOLERANCE, COMMIT_MARGIN, DoomRecord, Dooms, LEAST_GRACE, LOOK_LASTS, PackFacts, PackVerdict, RecordFacts, Removal,
     Removed, Repacked, SPARED_RECORD_STAYS, StoredDoom, look_holds, may_be_unseen, may_commit, must_look_whole, pin_holds,
@@ -350,6 +350,14 @@ impl Repository {
     /// # Errors
     /// The store's, [`RepositoryError::Damaged`] for an index that is, [`RepositoryError::Cache`].
     pub async fn chunks(&self) -> Result<Arc<cache::ChunkCache>> {
+        Ok(self.survey().await?.0)
+    }
+
+    /// As [`Self::chunks`]; also what the look at the site showed to be there.
+    ///
+    /// # Errors
+    /// As [`Self::chunks`].
+    pub async fn survey(&self) -> Result<(Arc<cache::ChunkCache>, Survey)> {
         structure::synchronise(self).await
     }
 }

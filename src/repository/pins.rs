@@ -1,4 +1,4 @@
-//! Pins: records that a point is to be kept whatever retention says, or no longer.
+//! Pins: records that a point is to be kept whatever retention says, or no longer; and that one which is lost is given up.
 //!
 //! Append-only, like everything here: a pin is never changed or removed, a further record takes its place. They are sealed under
 //! the catalogue key, so that whoever prunes can read them with the agent's key alone, and bound to their names: none can be
@@ -21,7 +21,7 @@ use crate::stores::{GetOptions, PutOptions, read_all};
 /// Records read at once.
 const READS: usize = 8;
 
-/// Which of the two a record says.
+/// What a record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PinAction {
@@ -29,12 +29,15 @@ pub enum PinAction {
     Pin,
     /// Forget about earlier pins.
     Unpin,
+    /// The point is lost: no rule keeps it any more, as long as what it needs cannot be told. A pin keeps it all the same.
+    #[serde(rename = "give-up")]
+    GiveUp,
 }
 
 /// What was said about a point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinRecord {
-    /// Which of the two.
+    /// Which of them.
     pub action: PinAction,
     /// Id of the point.
     pub point: String,

@@ -144,7 +144,11 @@ impl Reader {
     /// # Errors
     /// As [`Repository::chunks`].
     pub async fn open(repository: &Repository, workers: Arc<Workers>, budget: Budget) -> Result<Self> {
-        let cache = repository.chunks().await?;
+        Ok(Self::over(repository, repository.chunks().await?, workers, budget))
+    }
+
+    /// A reader over a local index that is open and up to date.
+    pub fn over(repository: &Repository, cache: Arc<ChunkCache>, workers: Arc<Workers>, budget: Budget) -> Self {
         let shared = Shared {
             store: repository.store.clone(),
             catalogue: Arc::clone(&repository.catalogue),
@@ -153,7 +157,7 @@ impl Reader {
             workers,
             budget,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Self { shared: Arc::new(shared) }
     }
 
     /// The entries of a snapshot, in order of path.

@@ -33,9 +33,21 @@ const FETCHED_BYTES: u32 = 8 << 20;
 /// Chunks of new indexes that are put into the local index together, as soon as there are so many: some 10 MB.
 const ROWS_AT_ONCE: usize = 100_000;
 
+/// Packs at the site: bytes of each, and when the site stored it.
+type StoredPacks = HashMap<[u8; 32], (u64, DateTime<Utc>)>;
+
+/// What one look at the site showed: packs that indexes name, and the packs and data keys that are there, each listed once.
+#[derive(Debug)]
+pub struct Survey {
+    /// Packs that indexes name, by their numbers in the local index. Each that was stored before it was named is in the listing.
+    pub named: Vec<(u32, PackRecord)>,
+    there: StoredPacks,
+    keys: HashMap<Id, String>,
+}
+
 /// Opens the local index and adds what the site has and it has not. An index that is damaged is left out and remembered: it
 /// must not keep what other indexes name from being restored.
-pub(super) async fn synchronise(repository: &Repository) -> Result<Arc<ChunkCache>> {
+pub(super) async fn synchronise(repository: &Repository) -> Result<(Arc<ChunkCache>, Survey)> {
     let mut shared = repository.cache.lock().await;
     let in_use = shared.upgrade();
     let may_clear = in_use.is_none();
@@ -50,13 +62,13 @@ pub(super) async fn synchronise(repository: &Repository) -> Result<Arc<ChunkCach
     let marks = repository.marks().await?;
     let dooms = Dooms::of(&repository.doom_records().await?);
     let site = Site { store: &repository.store, catalogue: &repository.catalogue };
-    let mut seen = look(repository, &site, &cache, &marks, &dooms, may_clear).await?;
+    let (mut seen, mut survey) = look(repository, &site, &cache, &marks, &dooms, may_clear).await?;
     if !seen.missing.is_empty() {
         // A prune deletes indexes before packs: what is missing now may have been taken away since the indexes were listed.
-        seen = look(repository, &site, &cache, &marks, &dooms, false).await?;
+        (seen, survey) = look(repository, &site, &cache, &marks, &dooms, false).await?;
     }
     cache.set_seen(seen);
-    Ok(cache)
+    Ok((cache, survey))
 }
 
 /// Brings the local index up to date, and holds what it knows against what is there.
@@ -67,15 +79,15 @@ async fn look(
     marks: &Marks,
     dooms: &Dooms,
     may_clear: bool,
-) -> Result<Seen> {
+) -> Result<(Seen, Survey)> {
     let unusable = update_indexes(site, cache, marks, may_clear).await?;
     let mut seen = Seen { damaged: marks.unreadable.clone(), ..Seen::default() };
     // In this order: a pack that is known now was stored before it is looked for.
-    let known = cache.packs()?;
+    let named = cache.packs()?;
     let there = list_packs(repository).await?;
     if !unusable.is_empty() {
-        let named: HashSet<[u8; 32]> = known.iter().map(|(_, record)| record.sha256).collect();
-        let unnamed = there.iter().filter(|(name, _)| !named.contains(*name)).map(|(_, (_, stored_at))| *stored_at).min();
+        let names: HashSet<[u8; 32]> = named.iter().map(|(_, record)| record.sha256).collect();
+        let unnamed = there.iter().filter(|(name, _)| !names.contains(*name)).map(|(_, (_, stored_at))| *stored_at).min();
         // Whatever it named was stored before it.
         let (needless, damaged) = unusable.into_iter().partition(|index| unnamed.is_none_or(|first| first > index.stored_at));
         seen.damaged.extend(checks(damaged));
@@ -86,10 +98,10 @@ async fn look(
         let locked = record.class == Class::Data && !keys.contains_key(&record.data_key);
         locked || there.get(&record.sha256).map(|(size, _)| *size) != Some(u64::from(record.size))
     };
-    seen.quarantined = marks.quarantined(known.iter().cloned(), repository.is_unencrypted());
-    seen.doomed = known.iter().filter(|(_, record)| dooms.names(record)).map(|(number, _)| *number).collect();
-    seen.missing = known.into_iter().filter(|(_, record)| lost(record)).map(|(number, _)| number).collect();
-    Ok(seen)
+    seen.quarantined = marks.quarantined(&named, repository.is_unencrypted());
+    seen.doomed = named.iter().filter(|(_, record)| dooms.names(record)).map(|(number, _)| *number).collect();
+    seen.missing = named.iter().filter(|(_, record)| lost(record)).map(|(number, _)| *number).collect();
+    Ok((seen, Survey { named, there, keys }))
 }
 
 /// What it takes to read indexes.
@@ -192,7 +204,7 @@ pub(super) async fn list_indexes(store: &SharedStore) -> Result<HashMap<[u8; 32]
 }
 
 /// Size in bytes of each pack, and when the site stored it.
-pub(super) async fn list_packs(repository: &Repository) -> Result<HashMap<[u8; 32], (u64, DateTime<Utc>)>> {
+pub(super) async fn list_packs(repository: &Repository) -> Result<StoredPacks> {
     let listed = list_all(repository, PACKS).await?;
     Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, (object.size, object.modified)))).collect())
 }
@@ -245,15 +257,11 @@ pub struct StructureReport {
     pub unindexed_bytes: u64,
 }
 
-impl Repository {
-    /// Compares packs (`known`, by their numbers in the cache) with the site. Nothing is downloaded.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn structure(&self, known: &HashMap<u32, PackRecord>) -> Result<StructureReport> {
-        let there = list_packs(self).await?;
+impl Survey {
+    /// Compares packs (`known`, by their numbers in the local index) with what was listed.
+    pub fn structure(&self, known: &HashMap<u32, PackRecord>, unencrypted: bool) -> StructureReport {
+        let Self { there, keys, .. } = self;
         let mut report = StructureReport::default();
-        let keys = list_data_keys(self).await?;
         let (mut named, mut needed) = (HashSet::new(), HashSet::new());
         for (number, PackRecord { sha256, size, class, data_key, .. }) in known {
             named.insert(*sha256);
@@ -273,7 +281,7 @@ impl Repository {
             }
         }
         for id in needed.iter().filter(|id| !keys.contains_key(*id)) {
-            let key = data_key_object(id, self.is_unencrypted());
+            let key = data_key_object(id, unencrypted);
             let detail = "is missing or empty; its packs cannot be read".to_owned();
             report.keys_missing.insert(*id, KeyCheck { check: PackCheck { key, detail }, is_locked: false });
         }
@@ -282,9 +290,11 @@ impl Repository {
             report.unindexed += 1;
             report.unindexed_bytes += size;
         }
-        Ok(report)
+        report
     }
+}
 
+impl Repository {
     /// Packs at the site: bytes of each, and when it was stored.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ pub struct WatchedStore {
 struct State {
     whole_reads: BTreeMap<String, u32>,
     part_reads: usize,
+    listings: BTreeMap<String, u32>,
     /// So many whole packs are still handed out.
     left: Option<u32>,
 }
@@ -50,6 +51,11 @@ impl WatchedStore {
     /// How often a part of a pack was read since the last time this was asked.
     pub fn part_reads(&self) -> usize {
         std::mem::take(&mut self.state.lock().unwrap().part_reads)
+    }
+
+    /// How often each prefix was listed from its beginning since the last time this was asked.
+    pub fn listings(&self) -> BTreeMap<String, u32> {
+        std::mem::take(&mut self.state.lock().unwrap().listings)
     }
 }
 
@@ -90,6 +96,9 @@ impl Store for WatchedStore {
     }
 
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        if start_after.is_none() {
+            *self.state.lock().unwrap().listings.entry(prefix.to_owned()).or_default() += 1;
+        }
         self.inner.list(prefix, start_after, limit).await
     }
 

@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     OperationError, PruneRequest,
+    give_up::keep_what_is_not_lost,
     judge::{Fate, Judgement},
 };
 use crate::{
@@ -13,8 +14,8 @@ use crate::{
     policy::{PointFacts, RetentionPlan, plan_retention},
     progress::{Observer, Problem, Tally},
     repository::{
-        CLOCK_TOLERANCE, Dooms, Id, PointName, Reach, Reader, RecordFacts, RepositoryError, SPARED_RECORD_STAYS, StoredDoom,
-        may_be_unseen,
+        CLOCK_TOLERANCE, Dooms, Id, PointName, Reach, Reader, RecordFacts, Repository, RepositoryError, SPARED_RECORD_STAYS,
+        StoredDoom, may_be_unseen,
     },
     stores::StoreError,
 };
@@ -49,10 +50,11 @@ pub(super) struct Look {
 
 impl Look {
     /// Reads records, points, pins and evidence, in this order.
-    pub(super) async fn begin(request: &PruneRequest<'_>, now: DateTime<Utc>) -> Result<Self, OperationError> {
+    pub(super) async fn begin(request: &PruneRequest<'_>, now: DateTime<Utc>, tally: &Tally) -> Result<Self, OperationError> {
         let repository = request.repository;
         let records = repository.doom_records().await?;
-        let facts = retention::facts(repository, Some(&request.policy.name)).await?;
+        let mut facts = retention::facts(repository, Some(&request.policy.name)).await?;
+        keep_what_is_not_lost(request, &mut facts, tally).await?;
         // After the facts: a pin that came in between holds, too.
         let dooms = Dooms::since(&records, &pins::held_until(&repository.pins().await?));
         let plan = plan_retention(&facts, request.retention, now);
@@ -118,12 +120,12 @@ impl Look {
         for group in [unnamed, named] {
             for name in group {
                 tally.items(1);
-                let followed = follow(request, reader, &mut reach, name).await?;
+                let followed = follow(request.repository, reader, &mut reach, name).await?;
                 note(name, began_at(&followed));
                 if let Err(error) = followed {
                     tally.problem(Problem::new(
                         format!("point {}", name.id),
-                        format!("what it needs cannot be told, so no pack is pruned (`farshore repair` may help; where the point is lost, shorten its retention): {error}"),
+                        format!("what it needs cannot be told, so no pack is pruned (`farshore repair` may help; a point that is lost can be given up: `farshore give-up`): {error}"),
                     ));
                     is_clear = false;
                 }
@@ -134,7 +136,7 @@ impl Look {
         }
         reach.settle();
         for name in doomed {
-            let followed = follow(request, reader, &mut reach, name).await?;
+            let followed = follow(request.repository, reader, &mut reach, name).await?;
             note(name, began_at(&followed));
             if let Err(error) = followed {
                 tracing::warn!(point = name.id, %error, "a doomed point cannot be followed: nothing that is doomed is deleted while it is there");
@@ -218,13 +220,12 @@ fn began_at(followed: &Result<DateTime<Utc>, RepositoryError>) -> DateTime<Utc> 
 }
 
 /// Follows one point; returns when its run began. The inner error says that it cannot be followed.
-async fn follow(
-    request: &PruneRequest<'_>,
+pub(super) async fn follow(
+    repository: &Repository,
     reader: &Reader,
     reach: &mut Reach,
     name: &PointName,
 ) -> Result<Result<DateTime<Utc>, RepositoryError>, OperationError> {
-    let repository = request.repository;
     let followed = async {
         let point = repository.point(name).await?;
         for snapshot in &point.snapshots {

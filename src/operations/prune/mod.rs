@@ -5,8 +5,9 @@
 //! needed is doomed → doom records that are done with are deleted → parts of runs that are older than the grace are deleted → the log before all points is deleted ([`super::prune_log`]). If we stop here, anywhere, the next prune goes on; the rules that
 //! keep running backups safe stand in `repository::trash`.
 //!
-//! Where it cannot be told what a point needs, no pack is doomed and none deleted.
+//! Where it cannot be told what a point needs, no pack is doomed and none deleted, unless the point was given up ([`give_up`]).
 
+mod give_up;
 mod judge;
 mod look;
 mod parts;
@@ -19,6 +20,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+pub use give_up::{GiveUpRequest, GivenUp, give_up};
 use judge::Judgement;
 use look::Look;
 use parts::prune_parts;
@@ -94,7 +96,7 @@ async fn prune_points(request: PruneRequest<'_>) -> Result<PruneReport, Operatio
         return Ok(report);
     }
     let listing = unchanged::listing(repository).await?;
-    let mut look = Look::begin(&request, now).await?;
+    let mut look = Look::begin(&request, now, &tally).await?;
     let mut report = empty_report(&request, now);
     let mut removed = Removed::default();
     let condemned = look.condemned();

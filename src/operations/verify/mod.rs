@@ -22,6 +22,7 @@ use std::{
 };
 
 use chrono::TimeDelta;
+use futures_util::future::join_all;
 use needs::PointSet;
 use walk::Walk;
 
@@ -32,6 +33,9 @@ use crate::{
     report::{Damage, ReadPart, VerifyReport},
     repository::{Budget, MarkState, PackRecord, Reader, Repository, Workers},
 };
+
+/// Points read at once.
+const READS: usize = 8;
 
 /// How much is read.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -82,12 +86,12 @@ struct Distinct {
 }
 
 impl Distinct {
-    fn of(packs: Vec<(u32, PackRecord)>) -> Self {
+    fn of(packs: &[(u32, PackRecord)]) -> Self {
         let mut distinct = Self { packs: HashMap::new(), numbers: HashMap::new(), by_record: HashMap::new() };
         for (number, record) in packs {
-            let one = *distinct.by_record.entry(record.clone()).or_insert(number);
-            distinct.numbers.insert(number, one);
-            distinct.packs.entry(one).or_insert(record);
+            let one = *distinct.by_record.entry(record.clone()).or_insert(*number);
+            distinct.numbers.insert(*number, one);
+            distinct.packs.entry(one).or_insert_with(|| record.clone());
         }
         distinct
     }
@@ -105,14 +109,19 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
     // Points first: what a point needs that was there before the indexes were read is in them. A backup that commits later waits for
     // the next verification.
     let points = repository.stored_points(request.policy).await?;
-    let reader = Reader::open(repository, Arc::clone(&request.workers), request.budget.clone()).await?;
+    let (cache, survey) = repository.survey().await?;
+    let reader = Reader::over(repository, cache, Arc::clone(&request.workers), request.budget.clone());
     let cache = reader.cache();
-    let distinct = Distinct::of(cache.packs()?);
-    let structure = repository.structure(&distinct.packs).await?;
+    let distinct = Distinct::of(&survey.named);
+    let structure = survey.structure(&distinct.packs, repository.is_unencrypted());
+    drop(survey);
     let marks = repository.marks().await?;
     let mut walk = Walk::new(&request, &reader, distinct, structure);
-    for (name, stored) in points {
-        walk.point(&name, stored, &tally).await?;
+    for some in points.chunks(READS) {
+        let read = join_all(some.iter().map(|(name, _)| repository.point(name))).await;
+        for ((name, stored), point) in some.iter().zip(read) {
+            walk.point(name, *stored, point, &tally).await?;
+        }
     }
     walk.remember().await;
     let mut report = VerifyReport {

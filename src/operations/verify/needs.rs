@@ -1,7 +1,5 @@
 //! Which points need which packs: a bit for each pair, so that it stays small with 400 points and 200,000 packs.
 
-use std::collections::HashMap;
-
 /// Points, by their numbers in one walk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct PointSet(Vec<u64>);
@@ -40,12 +38,50 @@ impl PointSet {
     }
 }
 
-/// By pack number: the points that need it.
-pub(super) type Needs = HashMap<u32, PointSet>;
+/// By pack number: the points that need it. Numbers are dense, and most packs are needed by most points: a row for each number.
+#[derive(Debug, Default)]
+pub(super) struct Needs(Vec<Option<PointSet>>);
+
+impl Needs {
+    pub(super) fn insert(&mut self, pack: u32, point: usize) {
+        let row = pack as usize;
+        if self.0.len() <= row {
+            self.0.resize(row + 1, None);
+        }
+        self.0[row].get_or_insert_default().insert(point);
+    }
+
+    pub(super) fn get(&self, pack: u32) -> Option<&PointSet> {
+        self.0.get(pack as usize)?.as_ref()
+    }
+
+    pub(super) fn take(&mut self, pack: u32) -> Option<PointSet> {
+        self.0.get_mut(pack as usize)?.take()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &PointSet)> {
+        (0..).zip(&self.0).filter_map(|(pack, points)| Some((pack, points.as_ref()?)))
+    }
+
+    pub(super) fn points_mut(&mut self) -> impl Iterator<Item = &mut PointSet> {
+        self.0.iter_mut().flatten()
+    }
+}
 
 #[cfg(test)]
 mod tests {
-    use super::PointSet;
+    use super::{Needs, PointSet};
+
+    #[test]
+    fn needs_are_known_by_pack_and_only_of_packs_that_some_point_needs() {
+        let mut needs = Needs::default();
+        [(7, 1), (2, 0), (7, 65)].into_iter().for_each(|(pack, point)| needs.insert(pack, point));
+        let all = |needs: &Needs| needs.iter().map(|(pack, points)| (pack, points.iter().collect::<Vec<_>>())).collect::<Vec<_>>();
+        assert_eq!(all(&needs), [(2, vec![0]), (7, vec![1, 65])]);
+        assert!(needs.get(3).is_none() && needs.get(1000).is_none() && needs.take(1000).is_none());
+        assert_eq!(needs.take(7).unwrap().iter().collect::<Vec<_>>(), [1, 65]);
+        assert_eq!(all(&needs), [(2, vec![0])]);
+    }
 
     #[test]
     fn a_set_of_points_holds_what_was_put_into_it_and_not_what_was_taken_out() {

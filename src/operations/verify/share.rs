@@ -59,12 +59,12 @@ pub(super) fn completely_read<'a>(
     is_quarantined: impl Fn(u32) -> bool,
 ) -> PointSet {
     let mut complete = sound.clone();
-    for (number, points) in needs {
+    for (number, points) in needs.iter() {
         let was_read = |(record, stored): (&PackRecord, DateTime<Utc>)| {
             let by = |reading: &&Earlier| part_of(record, reading.part.of) == reading.part.number && stored < reading.started_at;
             earlier.iter().filter(by).any(|reading| reading.points.meets(points))
         };
-        let read = read_now(*number) || (!is_quarantined(*number) && pack(*number).is_some_and(was_read));
+        let read = read_now(number) || (!is_quarantined(number) && pack(number).is_some_and(was_read));
         if !read {
             complete.remove_all(points);
         }
@@ -145,7 +145,10 @@ mod tests {
         old.insert(0);
         [0, 1].into_iter().for_each(|point| both.insert(point));
         new.insert(1);
-        let needs: Needs = [(0, old), (1, both.clone()), (2, new)].into();
+        let mut needs = Needs::default();
+        for (pack, points) in [(0, &old), (1, &both), (2, &new)] {
+            points.iter().for_each(|point| needs.insert(pack, point));
+        }
         let now = DateTime::UNIX_EPOCH + TimeDelta::days(40);
         let mut stored = [DateTime::UNIX_EPOCH; 3];
         let complete = |records: &[Record], quarantined: u32, stored: [DateTime<Utc>; 3]| {

@@ -48,14 +48,14 @@ impl Walk<'_> {
                 }
             }
         }
-        for needing in self.needs.values_mut() {
+        for needing in self.needs.points_mut() {
             needing.remove_all(&self.vanished);
         }
         let is_withdrawn = |number: &&u32| self.packs.get(number).is_some_and(|record| !packs.contains(&record.sha256));
         let withdrawn: Vec<u32> = self.broken.keys().filter(is_withdrawn).copied().collect();
         for number in withdrawn {
             self.broken.remove(&number);
-            if let Some(needing) = self.needs.remove(&number) {
+            if let Some(needing) = self.needs.take(number) {
                 self.moved.add_all(&needing);
             }
         }

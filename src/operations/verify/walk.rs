@@ -36,6 +36,9 @@ pub(super) struct Walk<'a> {
     by_record: HashMap<PackRecord, u32>,
     /// The pack that was found for a chunk, by its number in `packs`, while this was known of packs.
     recent: (Arc<Seen>, Recent<u32>),
+    /// By each number of a pack the one in `packs`, if it is there and nothing is known against it, while this was known of packs. What
+    /// earlier verifications followed is held against it, for each pack of each point.
+    usable: Option<(Arc<Seen>, Vec<Option<u32>>)>,
     /// Packs that the list which is being followed leads to.
     reached: HashSet<u32>,
     /// What was followed, to be remembered.
@@ -83,13 +86,14 @@ impl<'a> Walk<'a> {
             numbers,
             by_record,
             recent: (reader.cache().seen(), Recent::default()),
+            usable: None,
             reached: HashSet::new(),
             followed: Vec::new(),
             structure,
             broken,
             locked: HashSet::new(),
             read: HashSet::new(),
-            needs: Needs::new(),
+            needs: Needs::default(),
             ids: Vec::new(),
             objects: Vec::new(),
             stored: Vec::new(),
@@ -103,18 +107,35 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Follows a point to its packs.
-    pub(super) async fn point(&mut self, name: &PointName, stored: DateTime<Utc>, tally: &Tally) -> Result<(), OperationError> {
+    /// Follows a point that was read, or could not be, to its packs.
+    pub(super) async fn point(
+        &mut self,
+        name: &PointName,
+        stored: DateTime<Utc>,
+        point: Result<Point, RepositoryError>,
+        tally: &Tally,
+    ) -> Result<(), OperationError> {
         let number = self.ids.len();
         self.ids.push(name.id.clone());
         self.objects.push(name.key.clone());
         self.stored.push(stored);
-        self.follow_by_name(name, number, tally).await
+        self.follow_read(name, number, point, tally).await
     }
 
-    /// Follows the point of this number.
+    /// Reads the point of this number once more, and follows it.
     pub(super) async fn follow_by_name(&mut self, name: &PointName, number: usize, tally: &Tally) -> Result<(), OperationError> {
-        let followed = match self.request.repository.point(name).await {
+        let point = self.request.repository.point(name).await;
+        self.follow_read(name, number, point, tally).await
+    }
+
+    async fn follow_read(
+        &mut self,
+        name: &PointName,
+        number: usize,
+        point: Result<Point, RepositoryError>,
+        tally: &Tally,
+    ) -> Result<(), OperationError> {
+        let followed = match point {
             Ok(point) => self.follow(&point, number, tally).await,
             Err(error) => Err(error),
         };
@@ -151,25 +172,44 @@ impl<'a> Walk<'a> {
 
     /// What a snapshot's list led to when it was followed before, if every pack of it is there and nothing is known against it. A
     /// verification that reads everything follows everything anew.
-    fn remembered(&self, snapshot: &Snapshot) -> Result<Option<Reached>, RepositoryError> {
+    fn remembered(&mut self, snapshot: &Snapshot) -> Result<Option<Reached>, RepositoryError> {
         if self.request.level.is_full() {
             return Ok(None);
         }
         let cache = self.reader.cache();
         let Some(mut reached) = cache.reached(&snapshot.entries)? else { return Ok(None) };
         let seen = cache.seen();
+        let usable = match self.usable.take() {
+            Some((then, usable)) if Arc::ptr_eq(&then, &seen) => usable,
+            _ => self.usable_now(&seen),
+        };
+        let is_usable = |pack: &mut u32| -> Result<bool, RepositoryError> {
+            let mut now = usable.get(*pack as usize).copied().flatten();
+            if now.is_none() && !self.numbers.contains_key(pack) {
+                // An index that was replaced gave its packs new numbers.
+                let number = self.by_record.get(&cache.pack(*pack)?);
+                now = number.and_then(|number| usable.get(*number as usize).copied().flatten());
+            }
+            now.inspect(|now| *pack = *now);
+            Ok(now.is_some())
+        };
+        let mut all = true;
         for pack in &mut reached.packs {
-            // An index that was replaced gave its packs new numbers.
-            let now = match self.numbers.get(pack) {
-                Some(now) => Some(*now),
-                None => self.by_record.get(&cache.pack(*pack)?).copied(),
-            };
-            match now {
-                Some(now) if self.structure.sound.contains_key(&now) && seen.is_adoptable(now) => *pack = now,
-                _ => return Ok(None),
+            all = all && is_usable(pack)?;
+        }
+        self.usable = Some((seen, usable));
+        Ok(all.then_some(reached))
+    }
+
+    /// What stands in `usable`. A row for each number: there are at most twice as many as packs.
+    fn usable_now(&self, seen: &Seen) -> Vec<Option<u32>> {
+        let mut usable = vec![None; self.numbers.keys().max().map_or(0, |last| *last as usize + 1)];
+        for (number, one) in &self.numbers {
+            if self.structure.sound.contains_key(one) && seen.is_adoptable(*one) {
+                usable[*number as usize] = Some(*one);
             }
         }
-        Ok(Some(reached))
+        usable
     }
 
     /// Follows a snapshot's list to its end; returns how many entries it has.
@@ -228,7 +268,7 @@ impl<'a> Walk<'a> {
     }
 
     fn need(&mut self, pack: u32, point: usize) {
-        self.needs.entry(pack).or_default().insert(point);
+        self.needs.insert(pack, point);
     }
 
     /// Remembers on this machine what was followed, so that the next verification need not: it costs time, and nothing else, if that
@@ -269,7 +309,7 @@ impl<'a> Walk<'a> {
     /// stored checksum shows.
     pub(super) async fn compare_checksums(&mut self, report: &mut VerifyReport) -> Result<(), OperationError> {
         let later = |(number, stored): (&u32, &DateTime<Utc>)| {
-            let needed = self.needs.get(number)?.iter().any(|point| self.stored[point] < *stored);
+            let needed = self.needs.get(*number)?.iter().any(|point| self.stored[point] < *stored);
             needed.then(|| (*number, self.packs.get(number).map(|record| record.sha256)))
         };
         let wanted: Vec<_> = self.structure.sound.iter().filter_map(later).collect();
@@ -303,12 +343,12 @@ impl<'a> Walk<'a> {
         let unencrypted = self.request.repository.is_unencrypted();
         let seen = self.reader.cache().seen();
         let mut found = Found::new();
-        for (number, points) in &self.needs {
-            let Some(record) = self.packs.get(number).filter(|_| seen.quarantined.contains(number)) else { continue };
+        for (number, points) in self.needs.iter() {
+            let Some(record) = self.packs.get(&number).filter(|_| seen.quarantined.contains(&number)) else { continue };
             let key_is_sound = self.keys_opened && !self.keys.contains_key(&record.data_key);
             let pack = pack_key(&record.sha256);
             let (object, is_read) = match marks.damage(&pack) {
-                Some(_) => (pack, self.read.contains(number)),
+                Some(_) => (pack, self.read.contains(&number)),
                 None => (data_key_object(&record.data_key, unencrypted), key_is_sound),
             };
             let mut points = points.clone();
@@ -329,13 +369,13 @@ impl<'a> Walk<'a> {
         let unencrypted = self.request.repository.is_unencrypted();
         let mut found = self.marked(marks);
         for (number, detail) in &self.broken {
-            let points = self.needs.get(number).cloned().unwrap_or_default();
+            let points = self.needs.get(*number).cloned().unwrap_or_default();
             found.insert(self.key_of(*number), (detail.clone(), points));
         }
         for (id, check) in &self.keys {
             let mut points = PointSet::default();
             for (number, _) in self.packs.iter().filter(|(_, record)| record.data_key == *id) {
-                self.needs.get(number).into_iter().for_each(|needing| points.add_all(needing));
+                self.needs.get(*number).into_iter().for_each(|needing| points.add_all(needing));
             }
             found.insert(data_key_object(id, unencrypted), (check.check.detail.clone(), points));
         }
@@ -355,7 +395,7 @@ impl<'a> Walk<'a> {
             .into_iter()
             .partition(|damage| all_followed && needless.contains(damage.object.as_str()));
         report.mended.extend(mended);
-        let unneeded = self.structure.sound.keys().filter(|number| !self.needs.contains_key(*number));
+        let unneeded = self.structure.sound.keys().filter(|number| self.needs.get(**number).is_none());
         report.packs_unreferenced = self.structure.unindexed;
         report.bytes_unreferenced = self.structure.unindexed_bytes;
         for number in unneeded {

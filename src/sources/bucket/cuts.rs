@@ -51,11 +51,12 @@ pub(super) async fn find(store: &SharedStore, pieces: u32, page_keys: usize) -> 
         let next = regions.get(index + 1).map(|region| region.sample.first.clone());
         let Some(region) = regions.get_mut(index) else { break };
         let end = region.empty_from.clone().or_else(|| next.clone());
-        let middle = match std::mem::replace(&mut region.is_left_behind, true) {
-            false => shape
-                .ahead(&region.sample, &region.sample.last, f64::MAX)
-                .filter(|beyond| end.as_ref().is_none_or(|end| beyond < end)),
-            true => shape.middle(&region.sample.last, end.as_deref()),
+        let middle = if unseen.is_some() {
+            region.is_left_behind = true;
+            let beyond = shape.ahead(&region.sample, &region.sample.last, f64::MAX);
+            beyond.filter(|beyond| end.as_ref().is_none_or(|end| beyond < end))
+        } else {
+            shape.middle(&region.sample.last, end.as_deref())
         };
         let Some(middle) = middle else {
             region.is_whole = unseen.is_none();

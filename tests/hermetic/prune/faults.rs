@@ -14,7 +14,7 @@ use farshore::{
 use super::{basics::HOUR, stopped::two_points};
 use crate::support::{
     faulty_store::{Call, Fault, FaultyStore},
-    recovery::{Recovery, noise, objects, patient},
+    recovery::{Objects, Recovery, noise, objects, patient},
     soak,
 };
 
@@ -55,17 +55,29 @@ async fn one_fault_at_any_call_does_not_hinder_a_prune() {
 enum Operation {
     Undelete,
     Pin,
+    Restore,
     VerifyStructure,
     VerifyReading,
     Repair,
 }
 
-const OPERATIONS: [Operation; 5] =
-    [Operation::Undelete, Operation::Pin, Operation::VerifyStructure, Operation::VerifyReading, Operation::Repair];
+const OPERATIONS: [Operation; 6] = [
+    Operation::Undelete,
+    Operation::Pin,
+    Operation::Restore,
+    Operation::VerifyStructure,
+    Operation::VerifyReading,
+    Operation::Repair,
+];
 
 impl Operation {
     /// Does it, to this point where it is about one. What is to be blamed, if anything.
-    async fn carry_out(self, recovery: &Recovery, store: SharedStore, point: &str) -> Result<Vec<String>, String> {
+    async fn carry_out(
+        self,
+        recovery: &Recovery,
+        store: SharedStore,
+        (point, then): &(String, Objects),
+    ) -> Result<Vec<String>, String> {
         let cache = recovery.fresh_cache();
         let verify = async |level| {
             let report = recovery.verify_at(store.clone(), &cache, level).await?;
@@ -74,6 +86,10 @@ impl Operation {
         let outcome = match self {
             Self::Undelete => recovery.undelete(store, &cache, point).await.map(|_| Vec::new()),
             Self::Pin => recovery.pin(store, &cache, point).await.map(|_| Vec::new()),
+            Self::Restore => recovery
+                .restore(store, &cache, point)
+                .await
+                .map(|restored| if restored == *then { Vec::new() } else { vec![format!("{point} is another")] }),
             Self::VerifyStructure => verify(VerifyLevel::Structure).await,
             Self::VerifyReading => verify(VerifyLevel::ReadData(100.0)).await,
             Self::Repair => recovery.repair(store, &cache, false, &|_| {}).await.map(|_| Vec::new()),
@@ -83,7 +99,7 @@ impl Operation {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_fault_at_any_call_hinders_no_undelete_pin_verification_or_repair() {
+async fn one_fault_at_any_call_hinders_no_undelete_pin_restore_verification_or_repair() {
     let (recovery, store, points) = two_points().await;
     recovery.prune(store.clone(), &recovery.fresh_cache()).await.unwrap();
     let whole = objects(store.as_ref()).await;
@@ -92,9 +108,9 @@ async fn one_fault_at_any_call_hinders_no_undelete_pin_verification_or_repair() 
     without_index.remove(lost);
     for operation in OPERATIONS {
         let (point, before) = match operation {
-            Operation::Undelete => (&points.0[0].0, &whole),
-            Operation::Repair => (&points.0[1].0, &without_index),
-            _ => (&points.0[1].0, &whole),
+            Operation::Undelete => (&points.0[0], &whole),
+            Operation::Repair => (&points.0[1], &without_index),
+            _ => (&points.0[1], &whole),
         };
         for call in [Call::Put, Call::Get, Call::List, Call::Stat, Call::Time] {
             let mut number = 0;
@@ -111,7 +127,7 @@ async fn one_fault_at_any_call_hinders_no_undelete_pin_verification_or_repair() 
                     assert_eq!(blamed, Ok(Vec::new()), "{what}");
                     assert_eq!(points.check(&recovery, &inner, &what).await.len(), 2, "{what}");
                     let listed = recovery.points(inner, &recovery.fresh_cache()).await.unwrap();
-                    let is_pinned = listed.iter().any(|listed| listed.id == *point && listed.pinned.is_some());
+                    let is_pinned = listed.iter().any(|listed| listed.id == point.0 && listed.pinned.is_some());
                     assert_eq!(is_pinned, matches!(operation, Operation::Undelete | Operation::Pin), "{what}");
                     calls = faulty.calls(call);
                 }

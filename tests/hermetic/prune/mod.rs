@@ -2,6 +2,7 @@
 
 mod basics;
 mod faults;
+mod given_up;
 mod interleaved;
 mod late;
 mod model;

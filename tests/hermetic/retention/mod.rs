@@ -30,5 +30,6 @@ pub(super) fn point(id: &str, stored_at: DateTime<Utc>) -> PointFacts {
         condition: Condition::Good,
         verified_at: None,
         pin: None,
+        given_up: None,
     }
 }

@@ -25,8 +25,10 @@ fn condition() -> impl Strategy<Value = Condition> {
 fn point() -> impl Strategy<Value = PointFacts> {
     let shown_before = prop_oneof![4 => 0..180_i64, 1 => 0..60 * 24 * 90_i64];
     let pin = prop_oneof![4 => Just(None), 1 => prop::option::of(-50..50_i64).prop_map(Some)];
-    (-3..24 * 120_i64, shown_before, condition(), any::<bool>(), pin, prop_oneof![4 => Just("p"), 1 => Just("q")]).prop_map(
-        |(hours, minutes, condition, verified, pin, policy)| {
+    let given_up = prop::bool::weighted(0.1);
+    let policy = prop_oneof![4 => Just("p"), 1 => Just("q")];
+    (-3..24 * 120_i64, shown_before, condition(), any::<bool>(), pin, given_up, policy).prop_map(
+        |(hours, minutes, condition, verified, pin, given_up, policy)| {
             let stored_at = now() - TimeDelta::hours(hours);
             PointFacts {
                 id: String::new(),
@@ -37,6 +39,7 @@ fn point() -> impl Strategy<Value = PointFacts> {
                 verified_at: verified.then(now),
                 pin: pin
                     .map(|hours| PinnedUntil { until: hours.map(|hours| now() + TimeDelta::hours(hours)), reason: "r".to_owned() }),
+                given_up: given_up.then(|| "lost".to_owned()),
             }
         },
     )
@@ -97,7 +100,8 @@ proptest! {
         let kept = kept_of(&points, &rules);
         for policy in ["p", "q"] {
             let floor = |wanted: &dyn Fn(&PointFacts) -> bool| {
-                let all: Vec<_> = points.iter().filter(|point| point.policy == policy && wanted(point)).collect();
+                let counts = |point: &&PointFacts| point.policy == policy && point.given_up.is_none() && wanted(point);
+                let all: Vec<_> = points.iter().filter(counts).collect();
                 let staying = all.iter().filter(|point| kept.contains(&point.id)).count();
                 (staying, all.len().min(rules.keep_verified as usize))
             };
@@ -123,7 +127,23 @@ proptest! {
         for point in &points {
             let pinned = point.pin.as_ref().is_some_and(|pin| pin.until.is_none_or(|until| until > now()));
             let young = (now() - point.stored_at).to_std().map_or(true, |age| age <= rules.keep_within);
-            prop_assert!(!(pinned || young) || kept.contains(&point.id), "{:?}", point);
+            let future = point.stored_at > now();
+            let stays = pinned || future || young && point.given_up.is_none();
+            prop_assert!(!stays || kept.contains(&point.id), "{:?}", point);
+        }
+    }
+
+    #[test]
+    fn what_was_given_up_is_kept_by_a_pin_alone_and_changes_nothing_for_the_others(points in points(), rules in rules()) {
+        let others: Vec<_> = points.iter().filter(|point| point.given_up.is_none()).cloned().collect();
+        let (among, alone) = (plan_retention(&points, &rules, now()), plan_retention(&others, &rules, now()));
+        let is_other = |id: &str| others.iter().any(|point| point.id == id);
+        let of_others: Vec<_> = among.decisions.iter().filter(|decision| is_other(&decision.id)).cloned().collect();
+        prop_assert_eq!(of_others, alone.decisions);
+        for decision in among.decisions.iter().filter(|decision| !is_other(&decision.id)) {
+            let reason = decision.reasons[0].to_string();
+            let is_right = if decision.keep { reason.contains("pinned") || reason.contains("future") } else { reason == "given up: lost" };
+            prop_assert!(is_right, "{:?}", decision);
         }
     }
 

@@ -117,7 +117,9 @@ async fn one_fault_at_any_call_does_not_hinder_a_rotation() {
     for call in [Call::Put, Call::Get, Call::List, Call::Delete] {
         assert!(quiet.calls(call) > 0, "{call:?}");
         for number in 0..quiet.calls(call) {
-            for fault in [Fault::RefusedBefore, Fault::AnswerLost, Fault::Throttled] {
+            let bodies = [Fault::BodyBreaks(10), Fault::BodyEndsEarly(10)];
+            let faults = [Fault::RefusedBefore, Fault::AnswerLost, Fault::Throttled].into_iter();
+            for fault in faults.chain(bodies.into_iter().filter(|_| call == Call::Get)) {
                 let what = format!("{fault:?} at {call:?} {number}");
                 let inner = store_of(&before).await;
                 let faulty = FaultyStore::over(inner.clone());

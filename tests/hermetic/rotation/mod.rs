@@ -5,6 +5,7 @@ mod damage;
 mod interrupted;
 mod racing;
 mod slow;
+mod stale;
 
 use chrono::DateTime;
 use farshore::{

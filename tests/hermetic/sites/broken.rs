@@ -123,7 +123,9 @@ async fn one_fault_at_any_call_of_either_site_does_not_hinder_a_copy() {
     for (side, quiet) in quiet.iter().enumerate() {
         for call in [Call::Put, Call::Get, Call::List, Call::Stat] {
             for number in 0..quiet.calls(call) {
-                for fault in [Fault::RefusedBefore, Fault::AnswerLost, Fault::BodyBreaks(10), Fault::BodyEndsEarly(10)] {
+                let bodies = [Fault::BodyBreaks(10), Fault::BodyEndsEarly(10)];
+                let faults = [Fault::RefusedBefore, Fault::AnswerLost, Fault::Throttled].into_iter();
+                for fault in faults.chain(bodies.into_iter().filter(|_| call == Call::Get)) {
                     let stores = [store_of(&ahead).await, store_of(&behind).await];
                     let faulty = [0, 1].map(|number| FaultyStore::over(stores[number].clone()));
                     faulty[side].queue_after(number, call, fault);

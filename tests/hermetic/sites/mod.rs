@@ -4,3 +4,4 @@ mod broken;
 mod copies;
 mod in_place;
 mod several;
+mod stale;

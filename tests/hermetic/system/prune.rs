@@ -144,6 +144,47 @@ fn a_prune_that_changes_nothing_only_lists_and_a_damaged_point_holds_everything(
 }
 
 #[test]
+fn a_damaged_point_that_is_given_up_by_its_id_goes_with_what_only_it_needs_and_is_named_until_then() {
+    let (agent, [first, lost]) = with_an_old_point();
+    let key = agent.stored("points").into_iter().find(|key| key.contains(&lost)).unwrap();
+    let path = agent.path("site").join(&key);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[200] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    fs::remove_file(agent.path("data/only-in-the-second")).unwrap();
+    agent.run(["backup", "policy.toml"]).ends_with(4);
+    age(&agent, "packs", 3 * HOUR);
+    let give_up = |point: &str| agent.run(["give-up", "policy.toml", point, "--reason", "the disk is gone"]);
+    give_up("latest").fails(2, &["by its id"]);
+    give_up(&first).fails(1, &["is not lost", "farshore verify"]);
+    assert_eq!(agent.stored("pins"), [""; 0]);
+    let said = give_up(&lost[..6]).succeeds().stdout;
+    assert!([lost.as_str(), "GIVEN UP: the disk is gone", "farshore unpin"].iter().all(|word| said.contains(word)), "{said}");
+    assert!(agent.run(["points", "policy.toml"]).ends_with(8).stdout.contains("DAMAGED, GIVEN UP"));
+    let said = agent.run(["prune", "policy.toml", "--dry-run"]).ends_with(4).stdout;
+    let line = said.lines().find(|line| line.contains(&lost)).unwrap();
+    assert!(line.contains("remove") && line.contains("given up: the disk is gone (operator@"), "{said}");
+
+    let before = agent.stored("packs");
+    let dooming = agent.run(["prune", "policy.toml", "--json"]).ends_with(4).json()[0].clone();
+    assert_eq!((&dooming["points_doomed"], &dooming["points_deleted"]), (&json!(2), &json!(0)), "{dooming:#}");
+    assert!(dooming["problems"][0]["subject"].as_str().unwrap().contains(&lost), "{dooming:#}");
+    age(&agent, "pins", 3 * HOUR);
+    age(&agent, "doomed", 3 * HOUR);
+    // Known to be lost until it is gone, and gone by this one's end.
+    let deleting = agent.run(["prune", "policy.toml", "--json"]).ends_with(4).json()[0].clone();
+    assert_eq!(deleting["points_deleted"], 2, "{deleting:#}");
+    for _ in 0..3 {
+        age(&agent, "", 3 * HOUR);
+        prune(&agent);
+    }
+    assert_eq!(agent.points().len(), 1);
+    assert!(before.iter().any(|pack| !agent.stored("packs").contains(pack)), "its packs are still there");
+    agent.operator(["verify", "policy.toml", "--read-data"]).succeeds();
+    agent.operator(["restore", "policy.toml", "latest", "--source", "config", "--to", &agent.text("back")]).succeeds();
+}
+
+#[test]
 fn what_is_wrong_is_said_before_anything_is_done() {
     let (agent, _) = with_an_old_point();
     let everything = agent.stored("");

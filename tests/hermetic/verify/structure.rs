@@ -8,6 +8,7 @@ use farshore::{
 
 use super::{nightly, verified};
 use crate::support::{
+    faulty_store::{Call, FaultyStore},
     recovery::{Recovery, noise, objects},
     watched_store::WatchedStore,
 };
@@ -53,6 +54,24 @@ async fn a_pack_that_was_put_there_again_is_held_against_the_sites_checksum() {
     assert_eq!(report.damage.len(), 1, "{report:?}");
     assert_eq!((&report.damage[0].object, report.damage[0].points.contains(&ids[1])), (key, true));
     assert!(watched.whole_reads().is_empty(), "no pack is downloaded");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verification_of_the_structure_lists_packs_once_and_reads_a_point_for_each_that_there_is() {
+    let recovery = Recovery::new(true);
+    let (store, _) = nightly(&recovery, 3).await;
+    let cache = recovery.fresh_cache();
+    recovery.verify_at(store.clone(), &cache, VerifyLevel::Structure).await.unwrap();
+    let watched = WatchedStore::over(store.clone(), recovery.clock.clone());
+    let counted = FaultyStore::over(watched.clone());
+    recovery.verify_at(counted.clone(), &cache, VerifyLevel::Structure).await.unwrap();
+    let listings = watched.listings();
+    for prefix in ["packs/", "points/", "indexes/", "evidence/"] {
+        assert_eq!(listings.get(prefix), Some(&1), "{prefix}: {listings:?}");
+    }
+    // The repository's own file, the catalogue key, and the points.
+    assert_eq!((counted.calls(Call::Get), counted.calls(Call::Stat)), (2 + 3, 0));
+    assert_eq!((watched.whole_reads().len(), watched.part_reads()), (0, 0), "no list is read again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
