@@ -21,6 +21,7 @@ mod prune;
 mod readme;
 mod retention;
 mod rotation;
+mod s3_credentials;
 mod sites;
 mod stores;
 mod system;
