@@ -26,7 +26,7 @@ use crate::{
     },
     stores::{
         AzureConfig, AzureCredential, AzureStore, FilesystemStore, Limit, LockMode, Retry, RetryPolicy, S3Config, S3Store,
-        SharedStore, StoreError,
+        SharedStore, StoreError, WireConfig,
     },
 };
 
@@ -98,6 +98,7 @@ pub(super) async fn store(policy: &StorePolicy, first_versions: bool, clock: &Sh
                 session_token: s3.session_token.as_ref().map(secret).transpose()?,
                 profile: s3.profile.clone(),
                 first_versions,
+                wire: WireConfig::default(),
             })
             .await?,
         ),
@@ -109,6 +110,7 @@ pub(super) async fn store(policy: &StorePolicy, first_versions: bool, clock: &Sh
                 endpoint: azure.endpoint.clone(),
                 credential: azure_credential(azure)?,
                 first_versions,
+                wire: WireConfig::default(),
             })
             .await?,
         ),

@@ -29,6 +29,7 @@ mod role;
 mod s3;
 mod tiers;
 mod versions;
+mod wire;
 
 use std::{collections::BTreeMap, fmt::Debug, ops::Range, sync::Arc};
 
@@ -49,6 +50,7 @@ pub use retry::{Retry, RetryPolicy};
 pub use role::Role;
 pub use s3::{S3Config, S3Store, s3_permissions};
 pub use versions::{NULL_VERSION, ObjectVersion, VersionCursor, VersionPage, Versioning};
+pub use wire::{Deadlines, WireConfig};
 
 /// What travels with an object beside its bytes. Everything is optional; an empty value is left out of requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says why by panicking")]
 
 mod azure;
+mod broken_network;
 mod locks;
 mod s3;
