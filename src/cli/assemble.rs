@@ -30,8 +30,33 @@ use crate::{
     },
 };
 
-/// Requests in flight to one store at once.
-const REQUESTS: usize = 64;
+/// Without a word in the policy, no store has more requests under way.
+const MOST_REQUESTS: usize = 256;
+/// What the connection of a request takes at most, with what it has read and not handed on. Bytes.
+const REQUEST_BYTES: u64 = 1 << 20;
+/// Calls under way in a directory: they end in threads.
+const MOST_FILE_CALLS: usize = 64;
+
+/// The way to a store, beside its address.
+#[derive(Debug, Clone)]
+pub(super) struct Way {
+    /// Most requests under way at once.
+    requests: usize,
+}
+
+impl Way {
+    /// To a site, or to another place that is written to.
+    pub(super) fn to_site(limits: &Limits) -> Self {
+        let by_memory = usize::try_from(limits.memory_bytes / REQUEST_BYTES).unwrap_or(MOST_REQUESTS).clamp(16, MOST_REQUESTS);
+        Self { requests: limits.requests.unwrap_or(by_memory) }
+    }
+
+    /// To a bucket that is protected: a policy that says how many readers there are means them as well.
+    fn to_source(limits: &Limits) -> Self {
+        let Self { requests, .. } = Self::to_site(limits);
+        Self { requests: limits.parallelism.map_or(requests, |readers| readers.min(requests)) }
+    }
+}
 
 /// Reads a secret from where the policy says it is.
 pub(super) fn secret(reference: &SecretReference) -> Result<SecretString, CliError> {
@@ -74,18 +99,26 @@ fn plain_or_secret(value: &PlainOrSecret) -> Result<String, CliError> {
     }
 }
 
-/// Puts the wrappers over a bare store: at most so many requests at once, each retried where that makes sense.
-pub(super) fn wrap(store: SharedStore, clock: &SharedClock) -> SharedStore {
-    Retry::over(Limit::over(store, REQUESTS), RetryPolicy::default(), clock.clone())
+/// Puts the wrappers over a bare store: as many requests at once as pay, each retried where that makes sense.
+pub(super) fn wrap(store: SharedStore, way: &Way, clock: &SharedClock) -> SharedStore {
+    Retry::over(Limit::over(store, way.requests), RetryPolicy::default(), clock.clone())
 }
 
 /// Opens the store that a policy names; with `first_versions` to read what it stored first of each object.
-pub(super) async fn store(policy: &StorePolicy, first_versions: bool, clock: &SharedClock) -> Result<SharedStore, CliError> {
+pub(super) async fn store(
+    policy: &StorePolicy,
+    way: &Way,
+    first_versions: bool,
+    clock: &SharedClock,
+) -> Result<SharedStore, CliError> {
     let bare: SharedStore = match policy {
         StorePolicy::Filesystem(_) if first_versions => {
             return Err(StoreError::Unsupported { place: policy.place(), what: "reading earlier versions" }.into());
         }
-        StorePolicy::Filesystem(filesystem) => FilesystemStore::new(filesystem.path.clone()),
+        StorePolicy::Filesystem(filesystem) => {
+            let way = Way { requests: way.requests.min(MOST_FILE_CALLS) };
+            return Ok(wrap(FilesystemStore::new(filesystem.path.clone()), &way, clock));
+        }
         StorePolicy::S3(s3) => Arc::new(
             S3Store::connect(S3Config {
                 bucket: s3.bucket.clone(),
@@ -115,7 +148,7 @@ pub(super) async fn store(policy: &StorePolicy, first_versions: bool, clock: &Sh
             .await?,
         ),
     };
-    Ok(wrap(bare, clock))
+    Ok(wrap(bare, way, clock))
 }
 
 /// What the policy names, and nothing of the environment but an identity.
@@ -177,9 +210,10 @@ pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<
                     }
                 }
             }
-            SourceKind::Bucket(bucket) => {
-                Arc::new(BucketSource::new(store(&bucket.store, false, clock).await?, BucketOptions::default()))
-            }
+            SourceKind::Bucket(bucket) => Arc::new(BucketSource::new(
+                store(&bucket.store, &Way::to_source(&policy.limits), false, clock).await?,
+                BucketOptions::default(),
+            )),
             SourceKind::Files(files) => Arc::new(FilesSource::new(FilesOptions {
                 paths: files.paths.clone(),
                 include: files.include.clone(),

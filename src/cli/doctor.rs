@@ -1,6 +1,10 @@
 //! `farshore doctor`.
 
-use super::{CliError, Context, assemble, identity, place, sites};
+use super::{
+    CliError, Context,
+    assemble::{self, Way},
+    identity, place, sites,
+};
 use crate::{
     clock::SystemClock,
     operations::{MachineExamination, SiteExamination, examine_machine, examine_site, examine_sources, expected_of},
@@ -37,7 +41,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let mut point_bytes = None;
     for site in sites::meant(&policy, args.site.as_deref())? {
         context.terminal.observer().phase(&format!("site {}", site.name), None);
-        let store = match assemble::store(&site.store, false, &clock).await {
+        let store = match assemble::store(&site.store, &Way::to_site(&policy.limits), false, &clock).await {
             Ok(store) => store,
             // The other sites are examined all the same.
             Err(error) => {

@@ -384,6 +384,10 @@ pub struct TypedLimits {
     /// Readers and workers at once. Default: as many workers as there are processors, and one reader more.
     #[schemars(range(min = 1, max = 256), example = 4)]
     pub parallelism: Option<i64>,
+    /// Most requests under way at once to one site or bucket. How many there are below that is found out from how they go. Default: one for
+    /// each MiB of memory, at most 256.
+    #[schemars(range(min = 1, max = 1_024), example = 64)]
+    pub requests: Option<i64>,
     /// zstd level. Default: 1.
     #[schemars(range(min = 1, max = 19), example = 1)]
     pub compression_level: Option<i64>,

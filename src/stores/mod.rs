@@ -42,7 +42,7 @@ use serde::{Deserialize, Serialize};
 pub use azure::{AzureConfig, AzureCredential, AzureStore, azure_permissions};
 pub use error::StoreError;
 pub use filesystem::FilesystemStore;
-pub use limit::Limit;
+pub use limit::{Limit, MOST_REQUESTS};
 pub use location::{Location, LocationError};
 pub use lock::{Lock, LockMode, LockSupport};
 pub use memory::MemoryStore;
@@ -164,6 +164,11 @@ pub struct UploadedPart {
 pub trait Store: Debug + Send + Sync {
     /// How an operator would write the place down, for instance `s3://bucket/prefix`; never holds a secret.
     fn describe(&self) -> String;
+
+    /// How many requests a caller who has enough to do should have ready at once: wrappers let through what pays. 1 where nothing decides.
+    fn requests(&self) -> usize {
+        1
+    }
 
     /// Writes an object in one request; at most [`MAX_SINGLE_PUT_BYTES`]. Returns what was stored (size, etag, version, modified).
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError>;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why by panicking")]
 
 pub mod agent;
+pub mod busy_store;
 pub mod database_exchange;
 pub mod exchange;
 pub mod fake_azure;

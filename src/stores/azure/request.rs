@@ -14,7 +14,10 @@ use percent_encoding::utf8_percent_encode;
 use secrecy::ExposeSecret;
 
 use super::{AzureStore, StoreError, error, transport::ANSWER, values::encode_path, xml};
-use crate::stores::{error::chain, header_values::UNRESERVED};
+use crate::stores::{
+    error::{chain, retry_after},
+    header_values::UNRESERVED,
+};
 
 /// How long the server may think about joining blocks.
 pub(super) const COMPLETE_ANSWER: Duration = Duration::from_secs(600);
@@ -154,6 +157,7 @@ impl AzureStore {
 
     async fn refusal(&self, status: u16, mut answer: Answer, place: String, action: &'static str) -> StoreError {
         let skew = answer.time("date").map(|date| (self.clock.now() - date).num_seconds());
+        let after = retry_after(answer.header("retry-after"), answer.time("date"));
         let mut document = Vec::new();
         // Half a document says less, and the status is known without it.
         while let Some(Ok(piece)) = answer.body.next().await {
@@ -167,7 +171,7 @@ impl AzureStore {
         let code = answer.header("x-ms-error-code").or_else(|| text("Code")).unwrap_or_default();
         // The lines after the first repeat the request's id and time.
         let message = text("Message").and_then(|message| message.lines().next()).unwrap_or_default();
-        let refusal = error::Refusal { status, code, message: message.trim(), skew_seconds: skew.unwrap_or(0) };
+        let refusal = error::Refusal { status, code, message: message.trim(), skew_seconds: skew.unwrap_or(0), after };
         match refusal.meaning(place, action) {
             StoreError::NoSuchPlace { .. } => StoreError::NoSuchPlace { place: self.place.clone() },
             meaning => meaning,

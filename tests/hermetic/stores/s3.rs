@@ -89,7 +89,10 @@ async fn a_stalled_body_is_given_up_after_twenty_seconds() {
     tokio::time::pause();
     let begun = tokio::time::Instant::now();
     let error = body.try_next().await.unwrap_err();
-    assert!(matches!(error, StoreError::Unavailable { .. }) && error.to_string().contains("no byte came for 20 s, after 4"), "{error}");
+    assert!(
+        matches!(error, StoreError::Unavailable { .. }) && error.to_string().contains("no byte came for 20 s, after 4"),
+        "{error}"
+    );
     assert!(begun.elapsed() < Duration::from_secs(21));
 }
 
