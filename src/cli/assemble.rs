@@ -9,8 +9,8 @@ use crate::{
     clock::SharedClock,
     operations::NamedSource,
     policy::{
-        AzurePolicy, Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy, PostgresMethod, PostgresPolicy,
-        PostgresReadBy, SecretReference, SourceKind, StorePolicy,
+        AzurePolicy, BandwidthHours, DayTime, Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy,
+        PostgresMethod, PostgresPolicy, PostgresReadBy, SecretReference, SitePolicy, SourceKind, StorePolicy,
     },
     report::Agent,
     repository::{LockTerm, Recipients, Workers},
@@ -25,8 +25,8 @@ use crate::{
         },
     },
     stores::{
-        AzureConfig, AzureCredential, AzureStore, FilesystemStore, Limit, LockMode, Retry, RetryPolicy, S3Config, S3Store,
-        SharedStore, StoreError, WireConfig,
+        AzureConfig, AzureCredential, AzureStore, Bandwidth, FilesystemStore, Hours, Limit, LockMode, Retry, RetryPolicy, S3Config,
+        S3Store, SharedStore, StoreError, TimeOfDay, WireConfig, Zone,
     },
 };
 
@@ -42,19 +42,26 @@ const MOST_FILE_CALLS: usize = 64;
 pub(super) struct Way {
     /// Most requests under way at once.
     requests: usize,
+    /// How many bytes may go there and come from there in a second.
+    bandwidth: Option<Arc<Bandwidth>>,
 }
 
 impl Way {
-    /// To a site, or to another place that is written to.
-    pub(super) fn to_site(limits: &Limits) -> Self {
+    /// To a site of a policy.
+    pub(super) fn to_site(limits: &Limits, site: &SitePolicy, clock: &SharedClock) -> Self {
+        Self { bandwidth: bandwidth(&site.bandwidth, clock), ..Self::to_place(limits) }
+    }
+
+    /// To a place that no policy names.
+    pub(super) fn to_place(limits: &Limits) -> Self {
         let by_memory = usize::try_from(limits.memory_bytes / REQUEST_BYTES).unwrap_or(MOST_REQUESTS).clamp(16, MOST_REQUESTS);
-        Self { requests: limits.requests.unwrap_or(by_memory) }
+        Self { requests: limits.requests.unwrap_or(by_memory), bandwidth: None }
     }
 
     /// To a bucket that is protected: a policy that says how many readers there are means them as well.
     fn to_source(limits: &Limits) -> Self {
-        let Self { requests, .. } = Self::to_site(limits);
-        Self { requests: limits.parallelism.map_or(requests, |readers| readers.min(requests)) }
+        let Self { requests, bandwidth } = Self::to_place(limits);
+        Self { requests: limits.parallelism.map_or(requests, |readers| readers.min(requests)), bandwidth }
     }
 }
 
@@ -116,8 +123,9 @@ pub(super) async fn store(
             return Err(StoreError::Unsupported { place: policy.place(), what: "reading earlier versions" }.into());
         }
         StorePolicy::Filesystem(filesystem) => {
-            let way = Way { requests: way.requests.min(MOST_FILE_CALLS) };
-            return Ok(wrap(FilesystemStore::new(filesystem.path.clone()), &way, clock));
+            let store = FilesystemStore::new(filesystem.path.clone());
+            let limited = Limit::over_line(store, way.requests.min(MOST_FILE_CALLS), way.bandwidth.clone());
+            return Ok(Retry::over(limited, RetryPolicy::default(), clock.clone()));
         }
         StorePolicy::S3(s3) => Arc::new(
             S3Store::connect(S3Config {
@@ -131,7 +139,7 @@ pub(super) async fn store(
                 session_token: s3.session_token.as_ref().map(secret).transpose()?,
                 profile: s3.profile.clone(),
                 first_versions,
-                wire: WireConfig::default(),
+                wire: wire(way),
             })
             .await?,
         ),
@@ -143,12 +151,29 @@ pub(super) async fn store(
                 endpoint: azure.endpoint.clone(),
                 credential: azure_credential(azure)?,
                 first_versions,
-                wire: WireConfig::default(),
+                wire: wire(way),
             })
             .await?,
         ),
     };
     Ok(wrap(bare, way, clock))
+}
+
+fn wire(way: &Way) -> WireConfig {
+    WireConfig { bandwidth: way.bandwidth.clone(), ..WireConfig::default() }
+}
+
+/// A site's limit, where it has one.
+pub(super) fn bandwidth(policy: &[BandwidthHours], clock: &SharedClock) -> Option<Arc<Bandwidth>> {
+    let time = |time: DayTime| TimeOfDay::new(time.hour, time.minute);
+    let hours = |hours: &BandwidthHours| Hours {
+        window: hours
+            .window
+            .and_then(|(from, until)| Some((time(from)?, time(until)?, if from.is_utc { Zone::Utc } else { Zone::Local }))),
+        upload: hours.upload,
+        download: hours.download,
+    };
+    (!policy.is_empty()).then(|| Bandwidth::new(policy.iter().map(hours).collect(), clock.clone()))
 }
 
 /// What the policy names, and nothing of the environment but an identity.

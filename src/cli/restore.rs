@@ -183,7 +183,7 @@ async fn target(
         _ if is_database => Err(wrong("a directory or bucket")),
         "bucket" => {
             let location = Location::parse(to).map_err(|error| CliError::Usage(error.to_string()))?;
-            let way = assemble::Way::to_site(&policy.map_or_else(Limits::default, |policy| policy.limits));
+            let way = assemble::Way::to_place(&policy.map_or_else(Limits::default, |policy| policy.limits));
             Ok(Arc::new(BucketTarget::new(assemble::wrap(location.open().await?, &way, clock))))
         }
         "files" if to.contains("://") => Err(wrong("a directory")),

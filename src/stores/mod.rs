@@ -16,6 +16,7 @@
 //! Leaves out on purpose: mutual exclusion, renames, directories.
 
 mod azure;
+mod bandwidth;
 mod bounds;
 mod error;
 mod filesystem;
@@ -40,6 +41,7 @@ use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 pub use azure::{AzureConfig, AzureCredential, AzureStore, azure_permissions};
+pub use bandwidth::{Bandwidth, Direction, Hours, TimeOfDay, Zone};
 pub use error::StoreError;
 pub use filesystem::FilesystemStore;
 pub use limit::{Limit, MOST_REQUESTS};

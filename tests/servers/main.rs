@@ -9,6 +9,7 @@ mod bucket;
 mod bucket_as_of;
 mod doctor;
 mod etcd;
+mod far;
 mod locked_site;
 mod postgres;
 mod postgres_awkward;

@@ -8,6 +8,7 @@ pub mod busy_store;
 pub mod database_exchange;
 pub mod exchange;
 pub mod fake_azure;
+pub mod far_link;
 pub mod fault_proxy;
 pub mod faulty_store;
 pub mod lock_contract;

@@ -15,6 +15,7 @@ use futures_util::{StreamExt, stream};
 use super::{
     Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
     UploadedPart, VersionCursor, VersionPage, Versioning,
+    bandwidth::{Bandwidth, Direction},
 };
 use gate::{Gate, Pass};
 
@@ -28,12 +29,25 @@ pub const MOST_REQUESTS: usize = 1024;
 pub struct Limit {
     inner: SharedStore,
     gate: Arc<Gate>,
+    bandwidth: Option<Arc<Bandwidth>>,
 }
 
 impl Limit {
     /// At most `max_in_flight` requests to `inner` at once; 0 counts as 1.
     pub fn over(inner: SharedStore, max_in_flight: usize) -> Arc<Self> {
-        Arc::new(Self { inner, gate: Gate::new(max_in_flight.clamp(1, MOST_REQUESTS)) })
+        Self::over_line(inner, max_in_flight, None)
+    }
+
+    /// The same, with bodies held to a bandwidth: for a store that does not see to that itself on its way to a server. What is put waits until
+    /// all of it may have gone; what is got comes piece by piece.
+    pub fn over_line(inner: SharedStore, max_in_flight: usize, bandwidth: Option<Arc<Bandwidth>>) -> Arc<Self> {
+        Arc::new(Self { inner, gate: Gate::new(max_in_flight.clamp(1, MOST_REQUESTS)), bandwidth })
+    }
+
+    async fn line(&self, direction: Direction, bytes: usize) {
+        if let Some(bandwidth) = &self.bandwidth {
+            bandwidth.pass(direction, bytes).await;
+        }
     }
 }
 
@@ -50,6 +64,7 @@ impl Store for Limit {
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
         let mut pass = self.gate.enter().await;
         pass.bytes(body.len());
+        self.line(Direction::Up, body.len()).await;
         let answer = self.inner.put(key, body, options).await;
         pass.note(&answer);
         answer
@@ -60,12 +75,15 @@ impl Store for Limit {
         let opened = self.inner.get(key, options).await;
         let Download { stat, attributes, body } = opened.map_err(|error| noted(&pass, error))?;
         // The pass goes with the body's end or its error, even if the stream itself is kept.
-        let held = stream::unfold(Some((body, pass)), async |state| {
-            let (mut body, mut pass) = state?;
+        let held = stream::unfold(Some((body, pass, self.bandwidth.clone())), async |state| {
+            let (mut body, mut pass, line) = state?;
             match body.next().await {
                 Some(Ok(piece)) => {
                     pass.bytes(piece.len());
-                    Some((Ok(piece), Some((body, pass))))
+                    if let Some(line) = &line {
+                        line.pass(Direction::Down, piece.len()).await;
+                    }
+                    Some((Ok(piece), Some((body, pass, line))))
                 }
                 Some(Err(error)) => Some((Err(error), None)),
                 None => {
@@ -108,6 +126,7 @@ impl Store for Limit {
     async fn upload_part(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<UploadedPart, StoreError> {
         let mut pass = self.gate.enter().await;
         pass.bytes(body.len());
+        self.line(Direction::Up, body.len()).await;
         let answer = self.inner.upload_part(key, upload, number, body).await;
         pass.note(&answer);
         answer

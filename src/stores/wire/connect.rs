@@ -76,11 +76,14 @@ impl Service<Uri> for Connector {
     }
 }
 
+/// What a connection whose bandwidth is limited reads and writes at once, bytes.
+const SMALL_BUFFER_BYTES: usize = 64 << 10;
+
 /// A pool of connections.
-pub(super) fn client(connector: &Connector) -> Client {
-    legacy::Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .build(connector.clone())
+pub(super) fn client(connector: &Connector, is_limited: bool) -> Client {
+    let mut builder = legacy::Client::builder(TokioExecutor::new());
+    if is_limited {
+        builder.http1_max_buf_size(SMALL_BUFFER_BYTES);
+    }
+    builder.pool_timer(TokioTimer::new()).timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT).build(connector.clone())
 }

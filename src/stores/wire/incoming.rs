@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -11,7 +12,10 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
 use super::{Deadlines, WireError, meter::seconds};
-use crate::clock::SharedClock;
+use crate::{
+    clock::SharedClock,
+    stores::bandwidth::{Bandwidth, Direction},
+};
 
 /// A body that may stand still only so long, and be only so slow. Only the time that its reader waits for it counts.
 pub(in crate::stores) struct Incoming {
@@ -24,6 +28,9 @@ pub(in crate::stores) struct Incoming {
     /// Time that was spent waiting for them.
     waited: Duration,
     waiting: Option<Waiting>,
+    bandwidth: Option<Arc<Bandwidth>>,
+    /// What came, and may be handed on when that is over.
+    held: Option<(Frame<Bytes>, Pin<Box<Sleep>>)>,
 }
 
 struct Waiting {
@@ -34,8 +41,13 @@ struct Waiting {
 }
 
 impl Incoming {
-    pub(super) fn new(body: hyper::body::Incoming, deadlines: Deadlines, clock: SharedClock) -> Self {
-        Self { inner: Some(body), deadlines, clock, bytes: 0, waited: Duration::ZERO, waiting: None }
+    pub(super) fn new(
+        body: hyper::body::Incoming,
+        deadlines: Deadlines,
+        clock: SharedClock,
+        bandwidth: Option<Arc<Bandwidth>>,
+    ) -> Self {
+        Self { inner: Some(body), deadlines, clock, bytes: 0, waited: Duration::ZERO, waiting: None, bandwidth, held: None }
     }
 
     /// Begins to wait for the next piece.
@@ -58,6 +70,13 @@ impl Body for Incoming {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, WireError>>> {
         let this = &mut *self;
+        if let Some((frame, mut over)) = this.held.take() {
+            if over.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            this.held = Some((frame, over));
+            return Poll::Pending;
+        }
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         let Poll::Ready(next) = Pin::new(inner).poll_frame(context) else {
             let mut waiting = this.waiting.take().unwrap_or_else(|| this.wait());
@@ -72,23 +91,37 @@ impl Body for Incoming {
         if let Some(waiting) = this.waiting.take() {
             this.waited += this.clock.monotonic().saturating_sub(waiting.since);
         }
-        Poll::Ready(next.map(|next| match next {
-            Ok(frame) => {
-                this.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
-                Ok(frame)
+        match next {
+            Some(Ok(frame)) => {
+                let size = frame.data_ref().map_or(0, Bytes::len);
+                this.bytes += size as u64;
+                let leave = this.bandwidth.as_ref().map_or(Duration::ZERO, |bandwidth| bandwidth.book(Direction::Down, size));
+                if leave.is_zero() {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                this.held = Some((frame, Box::pin(sleep(leave))));
+                self.poll_frame(context)
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 this.inner = None;
-                Err(WireError::BrokeOff(error))
+                Poll::Ready(Some(Err(WireError::BrokeOff(error))))
             }
-        }))
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_none() && self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+        let held = self.held.as_ref().and_then(|(frame, _)| frame.data_ref()).map_or(0, Bytes::len) as u64;
+        let hint = self.inner.as_ref().map_or_else(SizeHint::default, Body::size_hint);
+        let mut whole = SizeHint::new();
+        whole.set_lower(hint.lower() + held);
+        if let Some(upper) = hint.upper() {
+            whole.set_upper(upper + held);
+        }
+        whole
     }
 }

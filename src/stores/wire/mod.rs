@@ -4,7 +4,7 @@
 //! * Every request ends. [`Deadlines`] bounds the connection (with its TLS handshake), the pause between two pieces of a body in either
 //!   direction, and the whole, which grows with the bytes of the body at a least speed.
 //! * A connection on which nothing moves is dropped, and so are all idle ones beside it: what is tried again goes over a new one.
-//! * Time that a reader of a body takes for itself is not the server's.
+//! * Time that a reader of a body takes for itself, or that a limit of bandwidth takes, is not the server's.
 //!
 //! Also in the kernel: sent bytes that nobody acknowledges for as long as a stall may last end a connection (`TCP_USER_TIMEOUT`), and
 //! so does a peer that is gone while its answer is waited for (keep-alive probes). So a path that swallows packets is noticed as early
@@ -28,6 +28,7 @@ use std::{
 use bytes::Bytes;
 use hyper_util::client::legacy;
 
+use super::bandwidth::Bandwidth;
 use crate::clock::{SharedClock, TimerClock};
 use connect::Connector;
 use meter::Meter;
@@ -46,6 +47,8 @@ type Client = legacy::Client<Connector, Outgoing>;
 pub struct WireConfig {
     /// How long things may take.
     pub deadlines: Deadlines,
+    /// How many bytes may go there and come from there in a second.
+    pub bandwidth: Option<Arc<Bandwidth>>,
 }
 
 /// Connections to servers.
@@ -78,7 +81,7 @@ impl Wire {
     /// plain HTTP needs none.
     pub(super) fn new(config: WireConfig) -> Result<Arc<Self>, String> {
         let connector = Connector::new(&config.deadlines)?;
-        let client = Mutex::new(connect::client(&connector));
+        let client = Mutex::new(connect::client(&connector, config.bandwidth.is_some()));
         Ok(Arc::new(Self { config, connector, client, clock: TimerClock::shared() }))
     }
 
@@ -94,7 +97,7 @@ impl Wire {
         let size = request.body().size_hint().lower();
         let deadlines = Deadlines { answer: answer.unwrap_or(self.config.deadlines.answer), ..self.config.deadlines };
         let meter = Arc::new(Meter::new(self.clock.clone(), deadlines, size));
-        let request = request.map(|body| Outgoing::new(body, Arc::clone(&meter)));
+        let request = request.map(|body| Outgoing::new(body, Arc::clone(&meter), self.config.bandwidth.clone()));
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut sent = std::pin::pin!(client.request(request));
         let response = loop {
@@ -111,14 +114,17 @@ impl Wire {
             }
         };
         match response {
-            Ok(response) => Ok(response.map(|body| Incoming::new(body, deadlines, self.clock.clone()))),
+            Ok(response) => {
+                Ok(response.map(|body| Incoming::new(body, deadlines, self.clock.clone(), self.config.bandwidth.clone())))
+            }
             Err(error) if error.is_connect() => Err(WireError::NoConnection(error)),
             Err(error) => Err(WireError::NoAnswer(error)),
         }
     }
 
     fn forget_idle(&self) {
-        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = connect::client(&self.connector);
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) =
+            connect::client(&self.connector, self.config.bandwidth.is_some());
     }
 }
 

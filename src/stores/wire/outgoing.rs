@@ -9,8 +9,10 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use tokio::time::{Sleep, sleep};
 
 use super::{BoxError, Meter};
+use crate::stores::bandwidth::{Bandwidth, Direction};
 
 /// A body goes out in pieces of at most so many bytes: each tells that the connection still moves.
 const PIECE_BYTES: usize = 64 << 10;
@@ -21,14 +23,36 @@ pub(super) struct Outgoing {
     /// Of the piece that the body gave last.
     rest: Bytes,
     meter: Arc<Meter>,
+    bandwidth: Option<Arc<Bandwidth>>,
+    /// How much of the rest may go when that is over.
+    leave: Option<(usize, Pin<Box<Sleep>>)>,
 }
 
 impl Outgoing {
-    pub(super) fn new<B>(body: B, meter: Arc<Meter>) -> Self
+    pub(super) fn new<B>(body: B, meter: Arc<Meter>, bandwidth: Option<Arc<Bandwidth>>) -> Self
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        Self { inner: body.map_err(Into::into).boxed_unsync(), rest: Bytes::new(), meter }
+        Self { inner: body.map_err(Into::into).boxed_unsync(), rest: Bytes::new(), meter, bandwidth, leave: None }
+    }
+}
+
+impl Outgoing {
+    /// The next piece of the rest, when it may go.
+    fn piece(&mut self, context: &mut Context<'_>) -> Poll<Bytes> {
+        let Some(bandwidth) = &self.bandwidth else {
+            return Poll::Ready(self.rest.split_to(self.rest.len().min(PIECE_BYTES)));
+        };
+        let (size, mut over) = self.leave.take().unwrap_or_else(|| {
+            let size = self.rest.len().min(bandwidth.piece(Direction::Up));
+            (size, Box::pin(sleep(bandwidth.book(Direction::Up, size))))
+        });
+        if over.as_mut().poll(context).is_pending() {
+            self.meter.pause();
+            self.leave = Some((size, over));
+            return Poll::Pending;
+        }
+        Poll::Ready(self.rest.split_to(size))
     }
 }
 
@@ -40,7 +64,7 @@ impl Body for Outgoing {
         let this = &mut *self;
         loop {
             if !this.rest.is_empty() {
-                let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
+                let piece = ready!(this.piece(context));
                 this.meter.moved(piece.len());
                 if this.is_end_stream() {
                     this.meter.complete();
