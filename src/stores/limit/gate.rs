@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{StoreError, window::Window};
 use crate::clock::{SharedClock, TimerClock};
 
-/// Lets requests begin in the order in which they came, as many at once as the window says.
+/// Lets requests begin, as many at once as the window says; in the order in which they came, while nothing is refused.
 #[derive(Debug)]
 pub(super) struct Gate {
     permits: Arc<Semaphore>,
@@ -52,9 +52,9 @@ impl Gate {
         if self.permits.available_permits() == 0 {
             self.state().window.full();
         }
-        let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
-        let mut pass = Pass { gate: Arc::clone(self), permit: Some(permit), begun: Duration::ZERO, under_way: 0, bytes: 0 };
         loop {
+            let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
+            let mut pass = Pass { gate: Arc::clone(self), permit: Some(permit), begun: Duration::ZERO, under_way: 0, bytes: 0 };
             let now = self.clock.monotonic();
             let pause = self.state().window.pause(now);
             if pause.is_zero() {
@@ -62,6 +62,8 @@ impl Gate {
                 pass.under_way = self.under_way();
                 return pass;
             }
+            // The permit goes back meanwhile: there may be fewer of them after the pause.
+            drop(pass);
             tokio::time::sleep(pause).await;
         }
     }
@@ -76,6 +78,9 @@ impl State {
     /// Makes the permits fit the window.
     fn settle(&mut self, semaphore: &Semaphore) {
         let wanted = self.window.requests();
+        if wanted != self.permits {
+            tracing::debug!(requests = wanted, before = self.permits, "requests under way");
+        }
         if wanted > self.permits {
             let more = wanted - self.permits;
             let kept = more.min(self.owed);

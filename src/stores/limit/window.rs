@@ -18,8 +18,10 @@ const LEAST: f64 = 1.0 / 64.0;
 const EPOCH: Duration = Duration::from_millis(250);
 /// Longer than that no epoch waits for its requests to end.
 const LONGEST_EPOCH: Duration = Duration::from_secs(5);
-/// A larger window that did not pay is tried again after that.
-const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// A larger window that did not pay is tried again after that, and each time that it does not again, after twice as long.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// But no later than that.
+const LONGEST_REST: Duration = Duration::from_secs(30);
 /// What a doubled window must bring.
 const GAIN: f64 = 1.1;
 /// A request counts as so many bytes beside its own: what a small one costs a server.
@@ -52,6 +54,10 @@ pub(super) struct Window {
     not_before: Duration,
     epoch: Epoch,
     trial: Trial,
+    /// Requests that are not measured, because they began in the window before, or found their connections with this one.
+    unmeasured: u64,
+    /// How long the next rest is.
+    rest: Duration,
 }
 
 /// Work done since a time.
@@ -89,6 +95,8 @@ impl Window {
             not_before: now,
             epoch: Epoch { since: now, ..Epoch::default() },
             trial: Trial::Measuring,
+            unmeasured: 0,
+            rest: TRY_AGAIN,
         }
     }
 
@@ -144,6 +152,7 @@ impl Window {
         self.grown = now;
         self.restart(now);
         self.trial = Trial::Measuring;
+        self.unmeasured = 0;
     }
 
     fn restart(&mut self, now: Duration) {
@@ -162,6 +171,13 @@ impl Window {
     }
 
     fn measure(&mut self, now: Duration) {
+        if self.unmeasured > 0 {
+            self.unmeasured -= 1;
+            let was_full = self.epoch.was_full;
+            self.restart(now);
+            self.epoch.was_full = was_full;
+            return;
+        }
         let took = now.saturating_sub(self.epoch.since);
         let enough = took >= EPOCH && self.epoch.requests as f64 >= self.size;
         if self.refused_at.is_some() || !(enough || took >= LONGEST_EPOCH) {
@@ -171,17 +187,24 @@ impl Window {
         let speed = work as f64 / took.as_secs_f64();
         let was_full = self.epoch.was_full;
         self.restart(now);
+        tracing::trace!(requests = self.size, speed, was_full, "measured");
         match self.trial {
             // Callers that are content say nothing of what more would bring.
             _ if !was_full => {}
             Trial::Resting(until) if now < until => {}
             Trial::Doubled { before, speed: slower } if speed < slower * GAIN => {
                 self.size = before;
-                self.trial = Trial::Resting(now + TRY_AGAIN);
+                self.trial = Trial::Resting(now + self.rest);
+                self.rest = (self.rest * 2).min(LONGEST_REST);
             }
             Trial::Measuring | Trial::Doubled { .. } | Trial::Resting(_) if self.size < self.most => {
+                if matches!(self.trial, Trial::Doubled { .. }) {
+                    self.rest = TRY_AGAIN;
+                }
                 self.trial = Trial::Doubled { before: self.size, speed };
                 self.size = (self.size * 2.0).min(self.most);
+                // One round of the new window.
+                self.unmeasured = self.size as u64;
             }
             Trial::Measuring | Trial::Doubled { .. } | Trial::Resting(_) => self.trial = Trial::Measuring,
         }

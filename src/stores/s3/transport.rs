@@ -11,23 +11,32 @@ use aws_smithy_types::body::SdkBody;
 
 use crate::stores::wire::{Wire, WireError};
 
-/// A client of the SDK. Of the SDK's own time limits it heeds only the read timeout: how long this server may think.
+/// A client of the SDK. The store's requests have no time limits of the SDK but the read timeout, where this is how long the server may
+/// think. Requests for credentials have: nobody may be at the address where a machine in the cloud has its identity.
 pub(super) fn http_client(wire: Arc<Wire>) -> SharedHttpClient {
-    http_client_fn(move |settings, _| SharedHttpConnector::new(Sender { wire: Arc::clone(&wire), answer: settings.read_timeout() }))
+    http_client_fn(move |settings, _| {
+        let (connect, answer) = (settings.connect_timeout(), settings.read_timeout());
+        SharedHttpConnector::new(Sender { wire: Arc::clone(&wire), connect, answer })
+    })
 }
 
 #[derive(Debug)]
 struct Sender {
     wire: Arc<Wire>,
+    connect: Option<Duration>,
     answer: Option<Duration>,
 }
 
 impl HttpConnector for Sender {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let (wire, answer) = (Arc::clone(&self.wire), self.answer);
+        // To a connection and an answer together, where both are said.
+        let limit = self.connect.zip(answer).map_or(Duration::MAX, |(connect, answer)| connect + answer);
         HttpConnectorFuture::new(async move {
             let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
-            let response = wire.send(request, answer).await.map_err(|error| match error {
+            let sent = tokio::time::timeout(limit, wire.send(request, answer)).await;
+            let sent = sent.map_err(|late| ConnectorError::timeout(late.into()))?;
+            let response = sent.map_err(|error| match error {
                 WireError::Overdue(_) => ConnectorError::timeout(error.into()),
                 WireError::NoConnection(_) | WireError::NoAnswer(_) | WireError::BrokeOff(_) => ConnectorError::io(error.into()),
             })?;
