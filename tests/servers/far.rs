@@ -96,9 +96,10 @@ async fn over_80_ms_many_small_objects_take_the_time_of_their_bytes_and_not_of_t
     let backup = region.back_up().await;
     let restore = region.restore().await;
     eprintln!("1,000 objects of 12 kB over 80 ms and 200 Mbit/s: backup {backup:?}, restore {restore:?}");
-    // Three at a time would take 27 s for their round trips alone.
-    assert!(backup < Duration::from_secs(10), "{backup:?}");
-    assert!(restore < Duration::from_secs(10), "{restore:?}");
+    // Each object is asked for twice, for its bytes and its tags. Three at a time would take 53 s for their round trips alone; how much less it is
+    // depends on what else the machine has to do.
+    assert!(backup < Duration::from_secs(25), "{backup:?}");
+    assert!(restore < Duration::from_secs(25), "{restore:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

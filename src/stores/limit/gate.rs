@@ -1,7 +1,10 @@
 //! The way in: who may begin a request, and what became of it.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,6 +18,8 @@ use crate::clock::{SharedClock, TimerClock};
 pub(super) struct Gate {
     permits: Arc<Semaphore>,
     state: Mutex<State>,
+    /// Calls that wait for leave.
+    waiting: AtomicUsize,
     clock: SharedClock,
     most: usize,
 }
@@ -34,7 +39,7 @@ impl Gate {
         let window = Window::new(most, clock.monotonic());
         let permits = window.requests();
         let state = Mutex::new(State { window, permits, owed: 0 });
-        Arc::new(Self { permits: Arc::new(Semaphore::new(permits)), state, clock, most })
+        Arc::new(Self { permits: Arc::new(Semaphore::new(permits)), state, waiting: AtomicUsize::new(0), clock, most })
     }
 
     /// The window is never larger.
@@ -49,9 +54,7 @@ impl Gate {
 
     /// Waits until a request may begin.
     pub(super) async fn enter(self: &Arc<Self>) -> Pass {
-        if self.permits.available_permits() == 0 {
-            self.state().window.full();
-        }
+        let _waiting = Waiting::new(&self.waiting);
         loop {
             let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
             let mut pass = Pass { gate: Arc::clone(self), permit: Some(permit), begun: Duration::ZERO, under_way: 0, bytes: 0 };
@@ -94,6 +97,22 @@ impl State {
     }
 }
 
+/// Counts a call that waits, until it may begin or is given up.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Leave for one request; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Pass {
@@ -114,6 +133,9 @@ impl Pass {
     pub(super) fn note<T>(&self, answer: &Result<T, StoreError>) {
         let now = self.gate.clock.monotonic();
         let mut state = self.gate.state();
+        if self.gate.waiting.load(Ordering::Relaxed) > 0 {
+            state.window.full();
+        }
         match answer {
             Err(StoreError::Throttled { after, .. }) => {
                 state.window.refused(self.begun, now, self.under_way, *after);
