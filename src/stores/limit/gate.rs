@@ -129,20 +129,20 @@ impl Pass {
         self.bytes += bytes as u64;
     }
 
-    /// Takes note of what the server said.
-    pub(super) fn note<T>(&self, answer: &Result<T, StoreError>) {
+    /// Takes note of what the server said: done, or an error.
+    pub(super) fn note(&self, error: Option<&StoreError>) {
         let now = self.gate.clock.monotonic();
         let mut state = self.gate.state();
         if self.gate.waiting.load(Ordering::Relaxed) > 0 {
             state.window.full();
         }
-        match answer {
-            Err(StoreError::Throttled { after, .. }) => {
+        match error {
+            Some(StoreError::Throttled { after, .. }) => {
                 state.window.refused(self.begun, now, self.under_way, *after);
                 tracing::debug!(requests = state.window.requests(), "the server asks to slow down");
             }
             // Nobody answered, which says nothing of how busy the server is.
-            Err(StoreError::Unavailable { .. }) => {}
+            Some(StoreError::Unavailable { .. }) => {}
             _ => state.window.done(self.begun, now, self.bytes),
         }
         state.settle(&self.gate.permits);

@@ -66,7 +66,7 @@ impl Store for Limit {
         pass.bytes(body.len());
         self.line(Direction::Up, body.len()).await;
         let answer = self.inner.put(key, body, options).await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
@@ -87,7 +87,7 @@ impl Store for Limit {
                 }
                 Some(Err(error)) => Some((Err(error), None)),
                 None => {
-                    pass.note(&Ok(()));
+                    pass.note(None);
                     None
                 }
             }
@@ -98,28 +98,28 @@ impl Store for Limit {
     async fn stat(&self, key: &str) -> Result<ObjectStat, StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.stat(key).await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.list(prefix, start_after, limit).await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.delete(key).await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn begin_upload(&self, key: &str, attributes: ObjectAttributes) -> Result<String, StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.begin_upload(key, attributes).await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
@@ -128,7 +128,7 @@ impl Store for Limit {
         pass.bytes(body.len());
         self.line(Direction::Up, body.len()).await;
         let answer = self.inner.upload_part(key, upload, number, body).await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
@@ -141,91 +141,90 @@ impl Store for Limit {
     ) -> Result<ObjectStat, StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.complete_upload(key, upload, parts, if_absent).await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.abort_upload(key, upload).await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.time().await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn create(&self) -> Result<(), StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.create().await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn create_locking(&self) -> Result<(), StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.create_locking().await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn lock_support(&self) -> Result<LockSupport, StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.lock_support().await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.lock_of(key).await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.set_lock(key, lock).await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.extend_lock(key, lock).await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn versioning(&self) -> Result<Versioning, StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.versioning().await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn list_versions(&self, prefix: &str, from: Option<&VersionCursor>, limit: usize) -> Result<VersionPage, StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.list_versions(prefix, from, limit).await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 
     async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.delete_versions(key).await;
-        pass.note(&answer);
+        pass.note(answer.as_ref().err());
         answer
     }
 }
 
 /// An error, of which note was taken.
 fn noted(pass: &Pass, error: StoreError) -> StoreError {
-    let answer: Result<(), StoreError> = Err(error);
-    pass.note(&answer);
-    answer.expect_err("it was made of an error")
+    pass.note(Some(&error));
+    error
 }
