@@ -72,6 +72,30 @@ impl Clock for SystemClock {
     }
 }
 
+/// The machine's clocks, with the monotonic time of the async runtime's timers: what they limit must be measured with them, also where a
+/// test has stopped them.
+#[derive(Debug)]
+pub struct TimerClock {
+    start: tokio::time::Instant,
+}
+
+impl TimerClock {
+    /// A shared one, whose monotonic time starts now.
+    pub fn shared() -> SharedClock {
+        Arc::new(Self { start: tokio::time::Instant::now() })
+    }
+}
+
+impl Clock for TimerClock {
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
 /// A clock that stands still until it is told to move.
 #[derive(Debug)]
 pub struct FixedClock {

@@ -27,6 +27,9 @@ azurite_home="$testbed_cache/azurite-$azurite_version"
 cargo_deny_version=0.20.2
 cargo_deny_home="$testbed_cache/cargo-deny-$cargo_deny_version"
 
+# Another source is another program.
+far_link_home="$testbed_cache/far-link-$(sha256sum "$(dirname "${BASH_SOURCE[0]}")/delaylink.c" | cut -c1-12)"
+
 # A new list of packages is a new environment: two checkouts with different lists never fight over one.
 python_home="$testbed_cache/python-$(sha256sum "$(dirname "${BASH_SOURCE[0]}")/python-packages.txt" | cut -c1-12)"
 

@@ -9,8 +9,8 @@ use crate::{
     clock::SharedClock,
     operations::NamedSource,
     policy::{
-        AzurePolicy, Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy, PostgresMethod, PostgresPolicy,
-        PostgresReadBy, SecretReference, SourceKind, StorePolicy,
+        AzurePolicy, BandwidthHours, DayTime, Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy,
+        PostgresMethod, PostgresPolicy, PostgresReadBy, SecretReference, SitePolicy, SourceKind, StorePolicy,
     },
     report::Agent,
     repository::{LockTerm, Recipients, Workers},
@@ -25,13 +25,45 @@ use crate::{
         },
     },
     stores::{
-        AzureConfig, AzureCredential, AzureStore, FilesystemStore, Limit, LockMode, Retry, RetryPolicy, S3Config, S3Store,
-        SharedStore, StoreError,
+        AzureConfig, AzureCredential, AzureStore, Bandwidth, FilesystemStore, Hours, Limit, LockMode, Retry, RetryPolicy, S3Config,
+        S3Store, SharedStore, StoreError, TimeOfDay, WireConfig, Zone,
     },
 };
 
-/// Requests in flight to one store at once.
-const REQUESTS: usize = 64;
+/// Without a word in the policy, no store has more requests under way.
+const MOST_REQUESTS: usize = 256;
+/// What the connection of a request takes at most, with what it has read and not handed on. Bytes.
+const REQUEST_BYTES: u64 = 1 << 20;
+/// Calls under way in a directory: they end in threads.
+const MOST_FILE_CALLS: usize = 64;
+
+/// The way to a store, beside its address.
+#[derive(Debug, Clone)]
+pub(super) struct Way {
+    /// Most requests under way at once.
+    requests: usize,
+    /// How many bytes may go there and come from there in a second.
+    bandwidth: Option<Arc<Bandwidth>>,
+}
+
+impl Way {
+    /// To a site of a policy.
+    pub(super) fn to_site(limits: &Limits, site: &SitePolicy, clock: &SharedClock) -> Self {
+        Self { bandwidth: bandwidth(&site.bandwidth, clock), ..Self::to_place(limits) }
+    }
+
+    /// To a place that no policy names.
+    pub(super) fn to_place(limits: &Limits) -> Self {
+        let by_memory = usize::try_from(limits.memory_bytes / REQUEST_BYTES).unwrap_or(MOST_REQUESTS).clamp(16, MOST_REQUESTS);
+        Self { requests: limits.requests.unwrap_or(by_memory), bandwidth: None }
+    }
+
+    /// To a bucket that is protected: a policy that says how many readers there are means them as well.
+    fn to_source(limits: &Limits) -> Self {
+        let Self { requests, bandwidth } = Self::to_place(limits);
+        Self { requests: limits.parallelism.map_or(requests, |readers| readers.min(requests)), bandwidth }
+    }
+}
 
 /// Reads a secret from where the policy says it is.
 pub(super) fn secret(reference: &SecretReference) -> Result<SecretString, CliError> {
@@ -74,18 +106,27 @@ fn plain_or_secret(value: &PlainOrSecret) -> Result<String, CliError> {
     }
 }
 
-/// Puts the wrappers over a bare store: at most so many requests at once, each retried where that makes sense.
-pub(super) fn wrap(store: SharedStore, clock: &SharedClock) -> SharedStore {
-    Retry::over(Limit::over(store, REQUESTS), RetryPolicy::default(), clock.clone())
+/// Puts the wrappers over a bare store: as many requests at once as pay, each retried where that makes sense.
+pub(super) fn wrap(store: SharedStore, way: &Way, clock: &SharedClock) -> SharedStore {
+    Retry::over(Limit::over(store, way.requests), RetryPolicy::default(), clock.clone())
 }
 
 /// Opens the store that a policy names; with `first_versions` to read what it stored first of each object.
-pub(super) async fn store(policy: &StorePolicy, first_versions: bool, clock: &SharedClock) -> Result<SharedStore, CliError> {
+pub(super) async fn store(
+    policy: &StorePolicy,
+    way: &Way,
+    first_versions: bool,
+    clock: &SharedClock,
+) -> Result<SharedStore, CliError> {
     let bare: SharedStore = match policy {
         StorePolicy::Filesystem(_) if first_versions => {
             return Err(StoreError::Unsupported { place: policy.place(), what: "reading earlier versions" }.into());
         }
-        StorePolicy::Filesystem(filesystem) => FilesystemStore::new(filesystem.path.clone()),
+        StorePolicy::Filesystem(filesystem) => {
+            let store = FilesystemStore::new(filesystem.path.clone());
+            let limited = Limit::over_line(store, way.requests.min(MOST_FILE_CALLS), way.bandwidth.clone());
+            return Ok(Retry::over(limited, RetryPolicy::default(), clock.clone()));
+        }
         StorePolicy::S3(s3) => Arc::new(
             S3Store::connect(S3Config {
                 bucket: s3.bucket.clone(),
@@ -98,6 +139,7 @@ pub(super) async fn store(policy: &StorePolicy, first_versions: bool, clock: &Sh
                 session_token: s3.session_token.as_ref().map(secret).transpose()?,
                 profile: s3.profile.clone(),
                 first_versions,
+                wire: wire(way),
             })
             .await?,
         ),
@@ -109,11 +151,29 @@ pub(super) async fn store(policy: &StorePolicy, first_versions: bool, clock: &Sh
                 endpoint: azure.endpoint.clone(),
                 credential: azure_credential(azure)?,
                 first_versions,
+                wire: wire(way),
             })
             .await?,
         ),
     };
-    Ok(wrap(bare, clock))
+    Ok(wrap(bare, way, clock))
+}
+
+fn wire(way: &Way) -> WireConfig {
+    WireConfig { bandwidth: way.bandwidth.clone(), ..WireConfig::default() }
+}
+
+/// A site's limit, where it has one.
+pub(super) fn bandwidth(policy: &[BandwidthHours], clock: &SharedClock) -> Option<Arc<Bandwidth>> {
+    let time = |time: DayTime| TimeOfDay::new(time.hour, time.minute);
+    let hours = |hours: &BandwidthHours| Hours {
+        window: hours
+            .window
+            .and_then(|(from, until)| Some((time(from)?, time(until)?, if from.is_utc { Zone::Utc } else { Zone::Local }))),
+        upload: hours.upload,
+        download: hours.download,
+    };
+    (!policy.is_empty()).then(|| Bandwidth::new(policy.iter().map(hours).collect(), clock.clone()))
 }
 
 /// What the policy names, and nothing of the environment but an identity.
@@ -175,9 +235,10 @@ pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<
                     }
                 }
             }
-            SourceKind::Bucket(bucket) => {
-                Arc::new(BucketSource::new(store(&bucket.store, false, clock).await?, BucketOptions::default()))
-            }
+            SourceKind::Bucket(bucket) => Arc::new(BucketSource::new(
+                store(&bucket.store, &Way::to_source(&policy.limits), false, clock).await?,
+                BucketOptions::default(),
+            )),
             SourceKind::Files(files) => Arc::new(FilesSource::new(FilesOptions {
                 paths: files.paths.clone(),
                 include: files.include.clone(),

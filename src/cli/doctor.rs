@@ -1,11 +1,17 @@
 //! `farshore doctor`.
 
-use super::{CliError, Context, assemble, identity, place, sites};
+use super::{
+    CliError, Context,
+    assemble::{self, Way},
+    identity, place, sites,
+};
 use crate::{
-    clock::SystemClock,
+    clock::{SharedClock, SystemClock},
     operations::{MachineExamination, SiteExamination, examine_machine, examine_site, examine_sources, expected_of},
-    report::{DoctorReport, Examined, ExitCode, Finding},
+    policy::SitePolicy,
+    report::{DoctorReport, Examined, ExitCode, Finding, bytes},
     sources::Examination,
+    stores::Direction,
 };
 
 #[derive(Debug, clap::Args)]
@@ -37,7 +43,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let mut point_bytes = None;
     for site in sites::meant(&policy, args.site.as_deref())? {
         context.terminal.observer().phase(&format!("site {}", site.name), None);
-        let store = match assemble::store(&site.store, false, &clock).await {
+        let store = match assemble::store(&site.store, &Way::to_site(&policy.limits, site, &clock), false, &clock).await {
             Ok(store) => store,
             // The other sites are examined all the same.
             Err(error) => {
@@ -57,7 +63,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
             lock,
             writes: !args.read_only,
         };
-        let (found, newest) = examine_site(&examination, &policy.name, &clock, &context.cache_dir).await;
+        let (mut found, newest) = examine_site(&examination, &policy.name, &clock, &context.cache_dir).await;
+        found.findings.extend(bandwidth_now(site, &clock));
         examined.push(found);
         point_bytes = point_bytes.max(newest);
     }
@@ -66,4 +73,15 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let report = DoctorReport { policy: policy.name.clone(), examined };
     context.print(&report, |look| report.text(look))?;
     Ok(report.exit_code())
+}
+
+/// What limit of bandwidth holds at a site now, where it has one.
+fn bandwidth_now(site: &SitePolicy, clock: &SharedClock) -> Option<Finding> {
+    let bandwidth = assemble::bandwidth(&site.bandwidth, clock)?;
+    let said = |direction| bandwidth.rate(direction).map_or_else(|| "unlimited".to_owned(), |rate| format!("{}/s", bytes(rate)));
+    let now = format!("now {} to the site, {} from it", said(Direction::Up), said(Direction::Down));
+    let windows: Vec<String> =
+        site.bandwidth.iter().filter_map(|hours| hours.window).map(|(from, until)| format!("{from} to {until}")).collect();
+    let others = if windows.is_empty() { String::new() } else { format!(" (hours of their own: {})", windows.join(", ")) };
+    Some(Finding::sound("bandwidth", format!("{now}{others}")))
 }

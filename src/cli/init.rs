@@ -2,7 +2,11 @@
 
 use serde::Serialize;
 
-use super::{CliError, Context, assemble, permissions, place, sites};
+use super::{
+    CliError, Context,
+    assemble::{self, Way},
+    permissions, place, sites,
+};
 use crate::{
     clock::{SharedClock, SystemClock},
     operations::OperationError,
@@ -91,7 +95,7 @@ fn not_made(site: &SitePolicy, error: &CliError) -> InitReport {
 
 async fn one(policy: &Policy, site: &SitePolicy, args: &Args, clock: &SharedClock) -> Result<InitReport, CliError> {
     let recipients = assemble::recipients(policy, &site.encryption)?;
-    let store = assemble::store(&site.store, false, clock).await?;
+    let store = assemble::store(&site.store, &Way::to_site(&policy.limits, site, clock), false, clock).await?;
     let mut warnings = Vec::new();
     if let Encryption::Recipients(who) = &site.encryption {
         if who.recipients.len() < 2 {

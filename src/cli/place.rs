@@ -2,11 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CliError, assemble, identity};
+use super::{
+    CliError,
+    assemble::{self, Way},
+    identity,
+};
 use crate::{
     clock::{SharedClock, SystemClock},
     operations::expected_of,
-    policy::{Encryption, Policy, SitePolicy},
+    policy::{Encryption, Limits, Policy, SitePolicy},
     repository::{Expected, Identities, LockTerm, Repository},
     stores::{Location, SharedStore},
 };
@@ -127,12 +131,12 @@ pub(super) async fn find_with(policy: Option<&str>, args: &PlaceArgs, mut identi
         let word = args.site.as_deref().unwrap_or_default();
         let location = Location::parse(word).map_err(|error| CliError::Usage(error.to_string()))?;
         let bare = if args.first_versions { location.open_first_versions().await? } else { location.open().await? };
-        let store = assemble::wrap(bare, &clock);
+        let store = assemble::wrap(bare, &Way::to_place(&Limits::default()), &clock);
         return Ok(Place { policy: None, site: None, lock: None, store, identities, clock });
     };
     let policy = load_policy(named)?;
     let site = choose_site(&policy, args.site.as_deref())?.clone();
-    let store = assemble::store(&site.store, args.first_versions, &clock).await?;
+    let store = assemble::store(&site.store, &Way::to_site(&policy.limits, &site, &clock), args.first_versions, &clock).await?;
     // Whoever brings an identity of his own need not have the agent's: a drill runs where the agent is not.
     if identities.is_empty() {
         identities = agent_identity(&policy)?;
@@ -153,10 +157,10 @@ pub(super) async fn end(policy: &Policy, word: &str, identities: Identities, clo
         None => Some(choose_site(policy, Some(word))?.clone()),
     };
     let store = match &site {
-        Some(site) => assemble::store(&site.store, false, clock).await?,
+        Some(site) => assemble::store(&site.store, &Way::to_site(&policy.limits, site, clock), false, clock).await?,
         None => {
             let location = Location::parse(word).map_err(|error| CliError::Usage(error.to_string()))?;
-            assemble::wrap(location.open().await?, clock)
+            assemble::wrap(location.open().await?, &Way::to_place(&policy.limits), clock)
         }
     };
     let identities = match agent_identity(policy) {

@@ -183,7 +183,8 @@ async fn target(
         _ if is_database => Err(wrong("a directory or bucket")),
         "bucket" => {
             let location = Location::parse(to).map_err(|error| CliError::Usage(error.to_string()))?;
-            Ok(Arc::new(BucketTarget::new(assemble::wrap(location.open().await?, clock))))
+            let way = assemble::Way::to_place(&policy.map_or_else(Limits::default, |policy| policy.limits));
+            Ok(Arc::new(BucketTarget::new(assemble::wrap(location.open().await?, &way, clock))))
         }
         "files" if to.contains("://") => Err(wrong("a directory")),
         "files" => Ok(Arc::new(FilesTarget::new(PathBuf::from(to)))),

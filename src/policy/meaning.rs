@@ -334,6 +334,7 @@ pub fn limits(typed: TypedLimits, path: &Path, findings: &mut Findings<'_>) -> L
         }
     }
     limits.parallelism = typed.parallelism.and_then(|count| usize::try_from(count).ok());
+    limits.requests = typed.requests.and_then(|count| usize::try_from(count).ok());
     limits.backup_time = duration(typed.backup_time, "20h", &path.key("backup_time"), findings);
     if let Some(level) = typed.compression_level.and_then(|level| i32::try_from(level).ok()) {
         limits.compression_level = level;

@@ -14,6 +14,7 @@
 //!
 //! Leaves out on purpose: whether anything named in the file exists or answers; that is for `init` and `doctor`-like checks.
 
+mod bandwidth;
 mod connection;
 mod consistency;
 mod document;
@@ -31,6 +32,7 @@ mod source_meaning;
 mod structure;
 mod typed;
 
+pub use bandwidth::{BandwidthHours, DayTime};
 pub use problem::{PolicyErrors, PolicyProblem};
 pub use retention::{Condition, Decision, PinnedUntil, PointFacts, RetentionPlan, plan_retention};
 pub use retention_reason::{Period, Reason};

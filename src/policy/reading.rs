@@ -4,7 +4,7 @@ use std::path::Path as FilePath;
 
 use super::{
     CrossCheck, DrillPolicy, Encryption, Limits, Objectives, Policy, PolicyErrors, PolicyProblem, Probe, Retention, SitePolicy,
-    SourcePolicy, consistency,
+    SourcePolicy, bandwidth, consistency,
     document::{Document, Findings, Path},
     meaning,
     source_meaning::source,
@@ -123,8 +123,10 @@ fn sites(
             Some(encryption) => meaning::site_encryption(recipients, encryption, &place, findings),
             None => Encryption::None,
         };
+        let place = path.key("bandwidth");
+        let bandwidth = typed.bandwidth.map_or_else(Vec::new, |typed| bandwidth::bandwidth(typed, &place, findings));
         if let Some(store) = meaning::store(typed.store, &path.key("store"), findings) {
-            sites.push((path, SitePolicy { name, store, lock, retention, encryption }));
+            sites.push((path, SitePolicy { name, store, lock, retention, encryption, bandwidth }));
         }
     }
     sites

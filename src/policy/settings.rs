@@ -81,6 +81,8 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Readers and CPU workers at once; without it, as many workers as there are processors, and one reader more.
     pub parallelism: Option<usize>,
+    /// Most requests under way at once to one store; without it, one for each MiB of memory, at most 256. How many there are is found out.
+    pub requests: Option<usize>,
     /// zstd level, 1 to 19. Default 1.
     pub compression_level: i32,
     /// The longest a backup may take; without it, no bound.
@@ -89,7 +91,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory_bytes: 256 << 20, parallelism: None, compression_level: 1, backup_time: None }
+        Self { memory_bytes: 256 << 20, parallelism: None, requests: None, compression_level: 1, backup_time: None }
     }
 }
 

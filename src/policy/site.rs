@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Encryption, PlainOrSecret, Retention, SecretReference};
+use super::{BandwidthHours, Encryption, PlainOrSecret, Retention, SecretReference};
 
 /// One `[[site]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct SitePolicy {
     pub retention: Retention,
     /// Who can read it: as for the policy, with the site's own recipients where it has some.
     pub encryption: Encryption,
+    /// How many bytes may go there and come from there in a second; of several the first that fits holds, and without one there is no limit.
+    pub bandwidth: Vec<BandwidthHours>,
 }
 
 /// `lock` of a `[[site]]`: Object Lock.

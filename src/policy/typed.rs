@@ -188,6 +188,43 @@ pub struct TypedSite {
     /// Public keys (age1…) of those who can restore from here, instead of the policy's recipients.
     #[schemars(length(min = 1), example = ["age1…"])]
     pub recipients: Option<Vec<Option<String>>>,
+    /// How many bytes may go there and come from there in a second: a speed for both directions all day, or a list by the time of day, of
+    /// which the first that fits holds. Default: no limit.
+    pub bandwidth: Option<TypedBandwidth>,
+}
+
+/// A limit of bandwidth.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(rename = "Bandwidth")]
+pub enum TypedBandwidth {
+    /// All day, in each direction.
+    #[schemars(example = &"20 MB/s")]
+    Rate(String),
+    /// By the time of day.
+    Hours(Vec<Option<TypedHours>>),
+}
+
+/// What holds in some hours of the day.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Hours")]
+pub struct TypedHours {
+    /// The first minute: "08:00" by this machine's clock, "08:00Z" by UTC. Default, without until: all day.
+    #[schemars(length(min = 1), example = &"08:00")]
+    pub from: Option<String>,
+    /// The minute after the last; before from, it is the next day's.
+    #[schemars(length(min = 1), example = &"18:00")]
+    pub until: Option<String>,
+    /// A speed for both directions: a size in a second, or "unlimited".
+    #[schemars(length(min = 1), example = &"5 MB/s")]
+    pub rate: Option<String>,
+    /// To the site, instead of rate.
+    #[schemars(length(min = 1), example = &"5 MB/s")]
+    pub upload: Option<String>,
+    /// From the site, instead of rate.
+    #[schemars(length(min = 1), example = &"unlimited")]
+    pub download: Option<String>,
 }
 
 /// How firmly and how long the site keeps what a backup stored.
@@ -384,6 +421,10 @@ pub struct TypedLimits {
     /// Readers and workers at once. Default: as many workers as there are processors, and one reader more.
     #[schemars(range(min = 1, max = 256), example = 4)]
     pub parallelism: Option<i64>,
+    /// Most requests under way at once to one site or bucket. How many there are below that is found out from how they go. Default: one for
+    /// each MiB of memory, at most 256.
+    #[schemars(range(min = 1, max = 1_024), example = 64)]
+    pub requests: Option<i64>,
     /// zstd level. Default: 1.
     #[schemars(range(min = 1, max = 19), example = 1)]
     pub compression_level: Option<i64>,

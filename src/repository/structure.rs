@@ -27,7 +27,7 @@ use super::{
 use crate::stores::{GetOptions, ObjectStat, SharedStore, StoreError, read_all};
 
 /// Indexes fetched at once.
-const FETCHES: usize = 8;
+const FETCHES: usize = 32;
 /// Bytes of indexes fetched at once, as the site stores them; read, they take some three times as much. A larger one comes alone.
 const FETCHED_BYTES: u32 = 8 << 20;
 /// Chunks of new indexes that are put into the local index together, as soon as there are so many: some 10 MB.

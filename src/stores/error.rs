@@ -1,6 +1,6 @@
 //! What can go wrong at a store, named by what the caller can do.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use chrono::{DateTime, Utc};
 
@@ -80,6 +80,8 @@ pub enum StoreError {
         place: String,
         /// The server's own words.
         detail: String,
+        /// How long it wants to be left alone, where it says so.
+        after: Option<Duration>,
     },
     /// No answer in time, connection refused or broken, 5xx.
     #[error("{place}: not reachable ({detail}); check the endpoint, the network and the server's health")]
@@ -137,6 +139,16 @@ impl StoreError {
     }
 }
 
+/// What `Retry-After` says: seconds, or a time beside that of the answer (RFC 9110, 10.2.3).
+pub(super) fn retry_after(value: Option<&str>, date: Option<DateTime<Utc>>) -> Option<Duration> {
+    let value = value?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = DateTime::parse_from_rfc2822(value).ok()?.to_utc();
+    (until - date?).to_std().ok()
+}
+
 /// An error and what caused it, in one line.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -150,4 +162,20 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DateTime, Duration, Utc, retry_after};
+
+    #[test]
+    fn a_server_says_in_two_ways_how_long_it_wants_to_be_left_alone() {
+        let date: DateTime<Utc> = "2026-11-23T20:00:00Z".parse().unwrap();
+        let at = Some("Mon, 23 Nov 2026 20:00:30 GMT");
+        assert_eq!(retry_after(Some("7"), None), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after(at, Some(date)), Some(Duration::from_secs(30)));
+        for (value, date) in [(None, Some(date)), (Some("soon"), Some(date)), (at, None), (Some("-1"), Some(date))] {
+            assert_eq!(retry_after(value, date), None, "{value:?}");
+        }
+    }
 }

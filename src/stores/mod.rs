@@ -16,6 +16,7 @@
 //! Leaves out on purpose: mutual exclusion, renames, directories.
 
 mod azure;
+mod bandwidth;
 mod bounds;
 mod error;
 mod filesystem;
@@ -29,6 +30,7 @@ mod role;
 mod s3;
 mod tiers;
 mod versions;
+mod wire;
 
 use std::{collections::BTreeMap, fmt::Debug, ops::Range, sync::Arc};
 
@@ -39,9 +41,10 @@ use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 pub use azure::{AzureConfig, AzureCredential, AzureStore, azure_permissions};
+pub use bandwidth::{Bandwidth, Direction, Hours, TimeOfDay, Zone};
 pub use error::StoreError;
 pub use filesystem::FilesystemStore;
-pub use limit::Limit;
+pub use limit::{Limit, MOST_REQUESTS};
 pub use location::{Location, LocationError};
 pub use lock::{Lock, LockMode, LockSupport};
 pub use memory::MemoryStore;
@@ -49,6 +52,7 @@ pub use retry::{Retry, RetryPolicy};
 pub use role::Role;
 pub use s3::{S3Config, S3Store, s3_permissions};
 pub use versions::{NULL_VERSION, ObjectVersion, VersionCursor, VersionPage, Versioning};
+pub use wire::{Deadlines, WireConfig};
 
 /// What travels with an object beside its bytes. Everything is optional; an empty value is left out of requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +166,11 @@ pub struct UploadedPart {
 pub trait Store: Debug + Send + Sync {
     /// How an operator would write the place down, for instance `s3://bucket/prefix`; never holds a secret.
     fn describe(&self) -> String;
+
+    /// How many requests a caller who has enough to do should have ready at once: wrappers let through what pays. 1 where nothing decides.
+    fn requests(&self) -> usize {
+        1
+    }
 
     /// Writes an object in one request; at most [`MAX_SINGLE_PUT_BYTES`]. Returns what was stored (size, etag, version, modified).
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError>;

@@ -149,3 +149,27 @@ async fn bytes_are_counted_from_the_moment_the_fault_is_set() {
     timeout(LONG, client.read_to_end(&mut back)).await.unwrap().unwrap();
     assert_eq!(back, [2; 10]);
 }
+
+#[tokio::test]
+async fn a_black_hole_answers_nobody_and_nothing_moves_until_it_is_lifted() {
+    let (proxy, _) = proxy().await;
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    exchange(&mut client, b"hello").await.unwrap();
+    proxy.set(Fault::Blackhole).await;
+    assert!(timeout(SHORT, TcpStream::connect(proxy.address())).await.is_err(), "a connection came about, or was refused");
+    assert!(timeout(SHORT, exchange(&mut client, b"lost")).await.is_err());
+    proxy.set(Fault::Pass).await;
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    assert_eq!(exchange(&mut client, b"again").await.unwrap(), b"again");
+}
+
+#[tokio::test]
+async fn a_fault_for_one_connection_spares_the_others() {
+    let (proxy, _) = proxy().await;
+    proxy.set_once(Fault::Reset { direction: Direction::ToTarget, after_bytes: 2 }).await;
+    let mut first = TcpStream::connect(proxy.address()).await.unwrap();
+    let mut second = TcpStream::connect(proxy.address()).await.unwrap();
+    timeout(LONG, exchange(&mut first, b"hello")).await.unwrap().unwrap_err();
+    assert_eq!(exchange(&mut second, b"hello").await.unwrap(), b"hello");
+    assert_eq!(proxy.accepted(), 2);
+}

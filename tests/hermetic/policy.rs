@@ -122,6 +122,7 @@ fn what_is_left_out_has_the_documented_defaults() {
     assert_eq!(policy.retention, Retention::default());
     assert_eq!((policy.retention.keep_within, policy.retention.keep_verified), (Duration::from_secs(30 * 24 * 3600), 2));
     assert_eq!((policy.limits.memory_bytes, policy.limits.parallelism, policy.limits.compression_level), (256 << 20, None, 1));
+    assert_eq!(policy.limits.requests, None);
     assert_eq!((policy.objectives.rpo, policy.objectives.rto), (None, None));
     assert_eq!(policy.drill.directory, PathBuf::from("/var/lib/farshore/drill"));
     assert_eq!(policy.drill.server, None);

@@ -10,6 +10,7 @@ mod bucket_as_of;
 mod deploy;
 mod doctor;
 mod etcd;
+mod far;
 mod locked_site;
 mod postgres;
 mod postgres_awkward;

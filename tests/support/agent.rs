@@ -16,6 +16,8 @@ pub struct Agent {
     /// Public keys of operations and of escrow.
     recipients: [String; 2],
     environment: BTreeMap<String, String>,
+    /// The network namespace that it is in, where it is in one of its own.
+    namespace: Option<String>,
 }
 
 /// How a command ended.
@@ -29,7 +31,8 @@ pub struct Outcome {
 impl Agent {
     /// A machine with keys and a policy of these `[[source]]` tables, whose site is the directory `site`.
     pub fn new(sources: &str) -> Self {
-        let mut agent = Self { root: TempDir::new().unwrap(), recipients: Default::default(), environment: BTreeMap::new() };
+        let mut agent =
+            Self { root: TempDir::new().unwrap(), recipients: Default::default(), environment: BTreeMap::new(), namespace: None };
         for directory in ["home", "data", "objects", "drill"] {
             fs::create_dir(agent.path(directory)).unwrap();
         }
@@ -104,6 +107,11 @@ impl Agent {
         self.path(name).to_str().unwrap().to_owned()
     }
 
+    /// Every later command runs in this network namespace.
+    pub fn move_to(&mut self, namespace: &str) {
+        self.namespace = Some(namespace.to_owned());
+    }
+
     /// A variable of every later command.
     pub fn set(&mut self, variable: &str, value: impl Into<String>) {
         self.environment.insert(variable.to_owned(), value.into());
@@ -111,7 +119,15 @@ impl Agent {
 
     /// The program, with an environment of this machine's own. Nothing of the caller's but PATH gets in.
     pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_farshore"));
+        let program = env!("CARGO_BIN_EXE_farshore");
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace, program]);
+                command
+            }
+            None => Command::new(program),
+        };
         command.args(arguments);
         self.dress(&mut command);
         command

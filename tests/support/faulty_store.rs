@@ -232,7 +232,9 @@ impl FaultyStore {
         match self.next(call) {
             Fault::None => carried_out.await,
             Fault::RefusedBefore | Fault::BodyBreaks(_) | Fault::BodyEndsEarly(_) => Err(Self::unavailable("refused before")),
-            Fault::Throttled => Err(StoreError::Throttled { place: "faulty".to_owned(), detail: "slow down".to_owned() }),
+            Fault::Throttled => {
+                Err(StoreError::Throttled { place: "faulty".to_owned(), detail: "slow down".to_owned(), after: None })
+            }
             Fault::Corrupt => Err(StoreError::Corrupt { place: "faulty".to_owned(), detail: "checksum".to_owned() }),
             Fault::Gone => Err(Self::gone()),
             Fault::Denied => Err(Self::denied()),
@@ -295,7 +297,9 @@ impl Store for FaultyStore {
             Fault::None => self.inner.get(key, options).await,
             Fault::BodyBreaks(after) => Ok(cut_off(self.inner.get(key, options).await?, after, true)),
             Fault::BodyEndsEarly(after) => Ok(cut_off(self.inner.get(key, options).await?, after, false)),
-            Fault::Throttled => Err(StoreError::Throttled { place: "faulty".to_owned(), detail: "slow down".to_owned() }),
+            Fault::Throttled => {
+                Err(StoreError::Throttled { place: "faulty".to_owned(), detail: "slow down".to_owned(), after: None })
+            }
             Fault::Corrupt => Err(StoreError::Corrupt { place: "faulty".to_owned(), detail: "checksum".to_owned() }),
             Fault::Gone => Err(Self::gone()),
             Fault::Denied => Err(Self::denied()),

@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why by panicking")]
 
 pub mod agent;
+pub mod busy_store;
 pub mod database_exchange;
 pub mod exchange;
 pub mod fake_azure;
+pub mod far_link;
 pub mod fault_proxy;
 pub mod faulty_store;
 pub mod lock_contract;

@@ -241,7 +241,8 @@ impl Capture for BucketSource {
             modified_after: 0,
         };
         let (sender, mut outcomes) = mpsc::channel(ENTRIES_WAITING);
-        let looked_at = look_at_all(&mut merge, &self.store, by_version.as_ref(), sink, &observer, parallelism.max(1));
+        let looked_at =
+            look_at_all(&mut merge, &self.store, by_version.as_ref(), sink, &observer, parallelism.max(self.store.requests()));
         let reading = async move {
             let mut looked_at = looked_at;
             while let Some(outcome) = looked_at.next().await {

@@ -111,7 +111,7 @@ impl BucketTarget {
     ) -> BoxStream<'a, Result<Decided, SourceError>> {
         stream::try_unfold(plan, |plan| async move { Ok::<_, SourceError>(plan.next().await?.map(|next| (next, plan))) })
             .map_ok(move |(entry, there)| self.decide(context, entry, there).boxed())
-            .try_buffered(context.parallelism.max(1))
+            .try_buffered(context.parallelism.max(self.store.requests()))
             .boxed()
     }
 

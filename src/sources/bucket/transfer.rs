@@ -73,7 +73,7 @@ impl Transfer<'_> {
     }
 
     fn parallelism(&self) -> usize {
-        self.context.parallelism.max(1)
+        self.context.parallelism.max(self.store.requests())
     }
 
     async fn pieces(&self, wanted: &[Wanted]) -> Result<(), SourceError> {

@@ -11,8 +11,14 @@ use azure_core::{
 use azure_identity::{ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{StoreError, sign::SharedKey, transport::HyperTransport};
-use crate::{clock::SharedClock, stores::error::chain};
+use super::{StoreError, sign::SharedKey, transport::Sender};
+use crate::{
+    clock::SharedClock,
+    stores::{
+        error::chain,
+        wire::{Wire, WireConfig},
+    },
+};
 
 /// Whom a token is for.
 const SCOPE: &str = "https://storage.azure.com/.default";
@@ -35,6 +41,8 @@ pub struct AzureConfig {
     /// Read the version of each blob that was stored first, whatever was written over it or deleted since; for accounts that keep versions.
     /// One more request for each read.
     pub first_versions: bool,
+    /// How the server is reached.
+    pub wire: WireConfig,
 }
 
 /// What proves who asks.
@@ -68,7 +76,7 @@ impl AzureConfig {
             prefix: prefix.to_owned(),
             endpoint: variable("AZURE_STORAGE_SERVICE_ENDPOINT"),
             credential,
-            first_versions: false,
+            ..Self::default()
         }
     }
 
@@ -96,8 +104,8 @@ impl AzureConfig {
         if !fits {
             return Err(self.unauthenticated("the endpoint is no http:// or https:// address without a query"));
         }
-        let transport = HyperTransport::new().map_err(|detail| self.unauthenticated(&detail))?;
-        let transport = Transport::new(transport);
+        let wire = Wire::new(self.wire.clone()).map_err(|detail| self.unauthenticated(&detail))?;
+        let transport = Transport::new(Arc::new(Sender(wire)));
         let mut each_try: Vec<Arc<dyn Policy>> = Vec::new();
         match (parts.key, &parts.sas) {
             (Some(key), _) => {

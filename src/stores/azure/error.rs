@@ -1,5 +1,7 @@
 //! What Azure's errors mean to a store's caller.
 
+use std::time::Duration;
+
 use azure_core::error::ErrorKind;
 
 use super::StoreError;
@@ -24,6 +26,8 @@ pub(super) struct Refusal<'a> {
     pub(super) message: &'a str,
     /// Seconds by which this machine's clock is ahead of the server's.
     pub(super) skew_seconds: i64,
+    /// `Retry-After`.
+    pub(super) after: Option<Duration>,
 }
 
 /// Azure refuses signatures of more than 15 minutes before or after (Microsoft's "Authorize with Shared Key").
@@ -74,7 +78,9 @@ impl Refusal<'_> {
                 detail.push_str("; break the lease or remove the snapshots that somebody made of it");
                 return StoreError::Denied { place, action, detail };
             }
-            "ServerBusy" | "TooManyRequests" | "AccountLimitExceeded" => return StoreError::Throttled { place, detail },
+            "ServerBusy" | "TooManyRequests" | "AccountLimitExceeded" => {
+                return StoreError::Throttled { place, detail, after: self.after };
+            }
             "OperationTimedOut" | "InternalError" | "ContainerBeingDeleted" | "ContainerBeingDisabled" => {
                 return StoreError::Unavailable { place, detail };
             }
@@ -94,7 +100,7 @@ impl Refusal<'_> {
             412 => StoreError::Changed { place },
             416 => StoreError::InvalidRange { place },
             408 => StoreError::Unavailable { place, detail },
-            429 | 503 => StoreError::Throttled { place, detail },
+            429 | 503 => StoreError::Throttled { place, detail, after: self.after },
             501 => StoreError::Unsupported { place, what: action },
             507 => StoreError::Full { place, detail },
             500..=599 => StoreError::Unavailable { place, detail },
@@ -108,7 +114,7 @@ mod tests {
     use super::{Refusal, StoreError};
 
     fn meaning(status: u16, code: &str, skew_seconds: i64) -> StoreError {
-        Refusal { status, code, message: "", skew_seconds }.meaning("azure://a/c/k".to_owned(), "put")
+        Refusal { status, code, message: "", skew_seconds, after: None }.meaning("azure://a/c/k".to_owned(), "put")
     }
 
     #[test]

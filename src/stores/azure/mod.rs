@@ -4,7 +4,7 @@
 //!
 //! Promises beside those of the room:
 //! * Every upload carries the CRC-64 of its bytes, which the server verifies; a SHA-256 that the caller states is verified before.
-//! * Every request ends: attempts are limited by their size, bodies by the time between two pieces.
+//! * Every request ends (the room `wire`).
 //! * A body that ends before its stated length is an error.
 //! * `Content-Encoding` is kept as a value and never acted on.
 //! * No error, no log and no address shows a key or a signature.

@@ -6,11 +6,10 @@ use azure_core::http::{Method, response::PinnedStream};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream, stream::BoxStream};
-use tokio::time::timeout;
 
 use super::{
     AzureStore, Download, GetOptions, ObjectAttributes, ObjectStat, StoreError,
-    request::{Answer, BODY_STALL, Call},
+    request::{Answer, Call},
     values::decode,
 };
 use crate::stores::{
@@ -96,15 +95,14 @@ impl AzureStore {
         stream::unfold(Some((body, length, place)), async |state| {
             let (mut body, left, place) = state?;
             let broken = |detail: String, place| StoreError::Unavailable { place, detail };
-            match timeout(BODY_STALL, body.next()).await {
-                Ok(Some(Ok(bytes))) => match left.checked_sub(bytes.len() as u64) {
+            match body.next().await {
+                Some(Ok(bytes)) => match left.checked_sub(bytes.len() as u64) {
                     Some(left) => Some((Ok(bytes), Some((body, left, place)))),
                     None => Some((Err(StoreError::Corrupt { place, detail: "more bytes came than were stated".to_owned() }), None)),
                 },
-                Ok(None) if left == 0 => None,
-                Ok(None) => Some((Err(broken(format!("the body ended {left} bytes short"), place)), None)),
-                Ok(Some(Err(error))) => Some((Err(broken(chain(&error), place)), None)),
-                Err(_) => Some((Err(broken(format!("no byte came for {} s", BODY_STALL.as_secs()), place)), None)),
+                None if left == 0 => None,
+                None => Some((Err(broken(format!("the body ended {left} bytes short"), place)), None)),
+                Some(Err(error)) => Some((Err(broken(chain(&error), place)), None)),
             }
         })
         .boxed()

@@ -12,19 +12,15 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use percent_encoding::utf8_percent_encode;
 use secrecy::ExposeSecret;
-use tokio::time::timeout;
 
-use super::{AzureStore, StoreError, error, values::encode_path, xml};
-use crate::stores::{error::chain, header_values::UNRESERVED};
+use super::{AzureStore, StoreError, error, transport::ANSWER, values::encode_path, xml};
+use crate::stores::{
+    error::{chain, retry_after},
+    header_values::UNRESERVED,
+};
 
-/// What any request may take, beside its bytes.
-const BASE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Joining blocks may take the server longer.
-pub(super) const COMPLETE_TIMEOUT: Duration = Duration::from_secs(600);
-/// A request whose bytes go more slowly is given up. Bytes per second.
-const MINIMUM_RATE: u64 = 256 << 10;
-/// A body that brings nothing for this long has stalled.
-pub(super) const BODY_STALL: Duration = Duration::from_secs(60);
+/// How long the server may think about joining blocks.
+pub(super) const COMPLETE_ANSWER: Duration = Duration::from_secs(600);
 /// The version of the protocol: the first with the tier Cold, and known to every server since.
 const VERSION: &str = "2021-12-02";
 /// A refusal is read so far and no further. Bytes.
@@ -37,20 +33,21 @@ pub(super) struct Call {
     query: Vec<(&'static str, String)>,
     headers: Vec<(String, String)>,
     body: Bytes,
-    limit: Duration,
+    /// How long the server may think, where that is not the usual time.
+    answer: Option<Duration>,
 }
 
 impl Call {
     /// About the container.
     pub(super) fn container(method: Method) -> Self {
         let query = vec![("restype", "container".to_owned())];
-        Self { method, path: String::new(), query, headers: Vec::new(), body: Bytes::new(), limit: BASE_TIMEOUT }
+        Self { method, path: String::new(), query, headers: Vec::new(), body: Bytes::new(), answer: None }
     }
 
     /// About a blob, by its whole name.
     pub(super) fn blob(method: Method, name: &str) -> Self {
         let path = format!("/{}", encode_path(name));
-        Self { method, path, query: Vec::new(), headers: Vec::new(), body: Bytes::new(), limit: BASE_TIMEOUT }
+        Self { method, path, query: Vec::new(), headers: Vec::new(), body: Bytes::new(), answer: None }
     }
 
     pub(super) fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -78,15 +75,13 @@ impl Call {
         }
     }
 
-    /// With a body, which takes its time.
     pub(super) fn body(mut self, body: Bytes) -> Self {
-        self.limit = BASE_TIMEOUT + Duration::from_secs(body.len() as u64 / MINIMUM_RATE);
         self.body = body;
         self
     }
 
-    pub(super) fn within(mut self, limit: Duration) -> Self {
-        self.limit = limit;
+    pub(super) fn answered_within(mut self, answer: Duration) -> Self {
+        self.answer = Some(answer);
         self
     }
 }
@@ -145,17 +140,13 @@ impl AzureStore {
         }
         request.set_body(Body::Bytes(call.body));
         let context = Context::new();
-        // The whole attempt: tokens, connection, request, and the beginning of the answer.
         let unchecked = azure_core::http::PipelineStreamOptions { skip_checks: true, ..Default::default() };
-        let sent = timeout(call.limit, self.pipeline.stream(&context, &mut request, Some(unchecked))).await;
-        let response = match sent {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(error::no_answer(place, action, &error)),
-            Err(_) => {
-                let detail = format!("no answer within {} s", call.limit.as_secs());
-                return Err(StoreError::Unavailable { place, detail });
-            }
+        let sending = self.pipeline.stream(&context, &mut request, Some(unchecked));
+        let sent = match call.answer {
+            Some(answer) => ANSWER.scope(answer, sending).await,
+            None => sending.await,
         };
+        let response = sent.map_err(|error| error::no_answer(place.clone(), action, &error))?;
         let (status, headers, body) = response.deconstruct();
         let answer = Answer { headers, body: Box::pin(body) };
         if status.is_success() {
@@ -166,9 +157,10 @@ impl AzureStore {
 
     async fn refusal(&self, status: u16, mut answer: Answer, place: String, action: &'static str) -> StoreError {
         let skew = answer.time("date").map(|date| (self.clock.now() - date).num_seconds());
+        let after = retry_after(answer.header("retry-after"), answer.time("date"));
         let mut document = Vec::new();
         // Half a document says less, and the status is known without it.
-        while let Ok(Some(Ok(piece))) = timeout(BODY_STALL, answer.body.next()).await {
+        while let Some(Ok(piece)) = answer.body.next().await {
             if document.len() + piece.len() > MOST_REFUSAL_BYTES {
                 break;
             }
@@ -179,7 +171,7 @@ impl AzureStore {
         let code = answer.header("x-ms-error-code").or_else(|| text("Code")).unwrap_or_default();
         // The lines after the first repeat the request's id and time.
         let message = text("Message").and_then(|message| message.lines().next()).unwrap_or_default();
-        let refusal = error::Refusal { status, code, message: message.trim(), skew_seconds: skew.unwrap_or(0) };
+        let refusal = error::Refusal { status, code, message: message.trim(), skew_seconds: skew.unwrap_or(0), after };
         match refusal.meaning(place, action) {
             StoreError::NoSuchPlace { .. } => StoreError::NoSuchPlace { place: self.place.clone() },
             meaning => meaning,
@@ -189,21 +181,12 @@ impl AzureStore {
     /// The body of an answer as XML; at most so many bytes.
     pub(super) async fn document(&self, mut answer: Answer, key: &str, most: usize) -> Result<xml::Element, StoreError> {
         let mut document = Vec::new();
-        loop {
-            match timeout(BODY_STALL, answer.body.next()).await {
-                Ok(Some(Ok(piece))) if document.len() + piece.len() > most => {
-                    return Err(self.corrupt(key, format!("the answer has more than {most} bytes")));
-                }
-                Ok(Some(Ok(piece))) => document.extend_from_slice(&piece),
-                Ok(Some(Err(error))) => {
-                    return Err(StoreError::Unavailable { place: self.object_place(key), detail: chain(&error) });
-                }
-                Ok(None) => break,
-                Err(_) => {
-                    let detail = format!("no byte came for {} s", BODY_STALL.as_secs());
-                    return Err(StoreError::Unavailable { place: self.object_place(key), detail });
-                }
+        while let Some(piece) = answer.body.next().await {
+            let piece = piece.map_err(|error| StoreError::Unavailable { place: self.object_place(key), detail: chain(&error) })?;
+            if document.len() + piece.len() > most {
+                return Err(self.corrupt(key, format!("the answer has more than {most} bytes")));
             }
+            document.extend_from_slice(&piece);
         }
         xml::read(&document).ok_or_else(|| self.corrupt(key, "the answer is no XML"))
     }

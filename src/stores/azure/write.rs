@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use super::{
     AzureStore, ObjectAttributes, ObjectStat, PutOptions, StoreError, UploadedPart,
     immutability::locked,
-    request::{COMPLETE_TIMEOUT, Call},
+    request::{COMPLETE_ANSWER, Call},
     values::{encode_name, encode_tag, unfit},
 };
 use crate::stores::{
@@ -126,7 +126,7 @@ impl AzureStore {
             .query("comp", "blocklist")
             .header("x-ms-content-crc64", crc64(list.as_bytes()))
             .optional("if-none-match", if_absent.then_some("*"));
-        let call = described(call, &attributes).body(Bytes::from(list)).within(COMPLETE_TIMEOUT);
+        let call = described(call, &attributes).body(Bytes::from(list)).answered_within(COMPLETE_ANSWER);
         let stored = match self.ask(call, key, "complete an upload").await.map_err(|error| refused(error, if_absent)) {
             // The answer names no size.
             Ok(_) => self.head_blob(key).await?,

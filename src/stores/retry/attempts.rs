@@ -110,7 +110,7 @@ impl Attempts {
             failed => format!("{detail}; tried {failed} times in {} s", elapsed.as_secs()),
         };
         match error {
-            StoreError::Throttled { place, detail } => StoreError::Throttled { place, detail: tried(detail) },
+            StoreError::Throttled { place, detail, after } => StoreError::Throttled { place, detail: tried(detail), after },
             StoreError::Unavailable { place, detail } => StoreError::Unavailable { place, detail: tried(detail) },
             StoreError::Corrupt { place, detail } => StoreError::Corrupt { place, detail: tried(detail) },
             other => other,

@@ -58,6 +58,8 @@ impl Resuming {
     }
 
     async fn resume(&mut self, mut error: StoreError) -> Result<(), StoreError> {
+        // With its connection, and its place among the requests under way.
+        self.body = stream::empty().boxed();
         loop {
             self.attempts.again(error).await?;
             let rest = GetOptions {

@@ -167,6 +167,10 @@ impl Store for Retry {
         self.inner.describe()
     }
 
+    fn requests(&self) -> usize {
+        self.inner.requests()
+    }
+
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
         let mut attempts = self.attempts();
         loop {

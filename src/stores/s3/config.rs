@@ -1,4 +1,4 @@
-//! How an S3 bucket is reached: address, credentials, connections, time limits.
+//! How an S3 bucket is reached: address, credentials.
 
 use std::time::Duration;
 
@@ -6,29 +6,20 @@ use aws_config::BehaviorVersion;
 use aws_sdk_s3::{
     Client,
     config::{
-        Credentials, ProvideCredentials, Region, RequestChecksumCalculation, SharedHttpClient, StalledStreamProtectionConfig,
-        retry::RetryConfig, timeout::TimeoutConfig,
+        Credentials, ProvideCredentials, Region, RequestChecksumCalculation, StalledStreamProtectionConfig, retry::RetryConfig,
+        timeout::TimeoutConfig,
     },
 };
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::StoreError;
-use crate::stores::error::chain;
+use super::{StoreError, transport::http_client};
+use crate::stores::{
+    error::chain,
+    wire::{Wire, WireConfig},
+};
 
-/// A connection that takes longer is tried again. Far regions answer within a second.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// What any request may take, beside its bytes. S3 promises no latency; its own tools give up after 60 s.
-const BASE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Joining parts may take the server minutes (S3's documentation of CompleteMultipartUpload).
-pub(super) const COMPLETE_TIMEOUT: Duration = Duration::from_secs(600);
-/// A request whose bytes go more slowly is given up. Bytes per second.
-const MINIMUM_RATE: u64 = 256 << 10;
-/// Idle connections are closed before a load balancer forgets them (the usual limit is 60 s or more), because the first request on
-/// a forgotten one hangs.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// An upload that moves nothing for this long has stalled.
-const STALL: Duration = Duration::from_secs(20);
+/// How long the server may think about joining parts: minutes (S3's documentation of CompleteMultipartUpload).
+const COMPLETE_ANSWER: Duration = Duration::from_secs(600);
 /// The region of requests where nothing names one: what S3-compatible servers expect.
 const DEFAULT_REGION: &str = "us-east-1";
 
@@ -56,6 +47,8 @@ pub struct S3Config {
     /// Read of each object the version that was stored first, whatever was written or marked as deleted over it since. One more
     /// request for each read; the identity needs the right to list versions.
     pub first_versions: bool,
+    /// How the server is reached.
+    pub wire: WireConfig,
 }
 
 impl S3Config {
@@ -69,7 +62,8 @@ impl S3Config {
 
     /// A client, and the region it asks.
     pub(super) async fn client(&self) -> Result<(Client, String), StoreError> {
-        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http_client());
+        let wire = Wire::new(self.wire.clone()).map_err(|detail| self.unauthenticated(&detail))?;
+        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http_client(wire));
         if let Some(region) = &self.region {
             loader = loader.region(Region::new(region.clone()));
         }
@@ -104,13 +98,10 @@ impl S3Config {
             .force_path_style(self.path_style)
             // Decided by the `retry` wrapper alone.
             .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts(0))
+            .timeout_config(none_of_the_sdk())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             // Every upload brings its SHA-256, which the server verifies.
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-            // Downloads have their own limit, which does not blame the server when the reader is slow.
-            .stalled_stream_protection(
-                StalledStreamProtectionConfig::enabled().upload_enabled(true).download_enabled(false).grace_period(STALL).build(),
-            );
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired);
         if let Some(endpoint) = &self.endpoint {
             builder = builder.endpoint_url(endpoint);
         }
@@ -122,26 +113,24 @@ impl S3Config {
     }
 }
 
-fn http_client() -> SharedHttpClient {
-    aws_smithy_http_client::Builder::new()
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-        .build_https()
+/// Limits of joining parts.
+pub(super) fn joining() -> TimeoutConfig {
+    TimeoutConfig::builder().read_timeout(COMPLETE_ANSWER).build()
 }
 
-/// Limits of one request that carries this many bytes. The SDK's own defaults wait for ever.
-pub(super) fn timeouts(bytes: u64) -> TimeoutConfig {
-    limits(BASE_TIMEOUT + Duration::from_secs(bytes / MINIMUM_RATE))
-}
-
-/// Limits of one request that may take this long.
-pub(super) fn limits(attempt: Duration) -> TimeoutConfig {
-    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(attempt).build()
+/// The transport has all limits: the SDK's own know nothing of what holds a body back.
+fn none_of_the_sdk() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .disable_connect_timeout()
+        .disable_read_timeout()
+        .disable_operation_attempt_timeout()
+        .disable_operation_timeout()
+        .build()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{BASE_TIMEOUT, Duration, S3Config, StoreError, timeouts};
+    use super::{S3Config, StoreError};
 
     #[test]
     fn the_place_names_bucket_and_prefix() {
@@ -154,13 +143,6 @@ mod tests {
     fn secrets_do_not_print() {
         let config = S3Config { secret_key: Some("hush".into()), session_token: Some("hush".into()), ..S3Config::default() };
         assert!(!format!("{config:?}").contains("hush"));
-    }
-
-    #[test]
-    fn every_request_has_a_limit_that_grows_with_its_bytes() {
-        let limit = |bytes| timeouts(bytes).operation_attempt_timeout().unwrap();
-        assert_eq!(limit(0), BASE_TIMEOUT);
-        assert_eq!(limit(64 << 20), BASE_TIMEOUT + Duration::from_secs(256));
     }
 
     #[tokio::test]

@@ -1,15 +1,16 @@
 //! What S3's errors mean to a store's caller.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
 };
+use chrono::DateTime;
 
 use super::StoreError;
-use crate::stores::error::chain;
+use crate::stores::error::{chain, retry_after};
 
 /// The store's error for the SDK's. `Changed` is what a failed condition means: a put's caller turns it into `AlreadyExists`.
 pub(super) fn store_error<E>(place: String, action: &'static str, error: &SdkError<E, HttpResponse>) -> StoreError
@@ -22,10 +23,13 @@ where
             StoreError::Corrupt { place, detail: format!("the answer was not understood: {}", chain(error)) }
         }
         SdkError::ServiceError(service) => {
+            let header = |name: &'static str| service.raw().headers().get(name);
+            let http_time = |text: &str| DateTime::parse_from_rfc2822(text).ok().map(|time| time.to_utc());
             let answer = Answer {
                 status: service.raw().status().as_u16(),
                 code: service.err().code().unwrap_or_default(),
                 message: service.err().message().unwrap_or_default(),
+                after: retry_after(header("retry-after"), header("date").and_then(http_time)),
             };
             answer.meaning(place, action)
         }
@@ -58,6 +62,8 @@ pub(super) struct Answer<'a> {
     /// Empty if there was no body (HEAD).
     pub(super) code: &'a str,
     pub(super) message: &'a str,
+    /// `Retry-After`.
+    pub(super) after: Option<Duration>,
 }
 
 impl Answer<'_> {
@@ -98,7 +104,7 @@ impl Answer<'_> {
             | "Throttling"
             | "ThrottlingException"
             | "RequestLimitExceeded" => {
-                return StoreError::Throttled { place, detail };
+                return StoreError::Throttled { place, detail, after: self.after };
             }
             "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" | "InvalidDigest" | "IncompleteBody" => {
                 return StoreError::Corrupt { place, detail };
@@ -130,7 +136,7 @@ impl Answer<'_> {
             416 => StoreError::InvalidRange { place },
             408 => StoreError::Unavailable { place, detail },
             400 if lower.contains("checksum") || lower.contains("digest") => StoreError::Corrupt { place, detail },
-            429 | 503 => StoreError::Throttled { place, detail },
+            429 | 503 => StoreError::Throttled { place, detail, after: self.after },
             501 => StoreError::Unsupported { place, what: action },
             507 => StoreError::Full { place, detail },
             500..=599 if lower.contains("no space left") => StoreError::Full { place, detail },
@@ -145,7 +151,7 @@ mod tests {
     use super::Answer;
 
     fn kind(status: u16, code: &str, message: &str) -> String {
-        let meaning = Answer { status, code, message }.meaning("s3://b/k".to_owned(), "put");
+        let meaning = Answer { status, code, message, after: None }.meaning("s3://b/k".to_owned(), "put");
         let debug = format!("{meaning:?}");
         debug[..debug.find(' ').unwrap_or(debug.len())].to_owned()
     }

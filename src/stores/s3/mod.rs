@@ -1,11 +1,11 @@
-//! A store over an S3 bucket, or any server that speaks its protocol: `config.rs` says how it is reached, `read.rs`, `write.rs` and
-//! `versions.rs` what is asked, `values.rs` how values travel, `error.rs` what the answers mean,
+//! A store over an S3 bucket, or any server that speaks its protocol: `config.rs` and `transport.rs` say how it is reached, `read.rs`,
+//! `write.rs` and `versions.rs` what is asked, `values.rs` how values travel, `error.rs` what the answers mean,
 //! `permissions.rs` what an identity must be allowed.
 //!
 //! Promises beside those of the room:
 //! * Every upload carries the SHA-256 of its bytes in a signed header, so that the server verifies it; the body is not signed as
 //!   well, which would hash it twice.
-//! * Every request ends: attempts are limited by their size, bodies by the time between two pieces.
+//! * Every request ends (the room `wire`).
 //! * A body that ends before its stated length is an error; a whole object's stored checksum is verified where the server sends one.
 //! * `Content-Encoding` is kept as a value and never acted on.
 //!
@@ -20,6 +20,7 @@ mod config;
 mod error;
 mod permissions;
 mod read;
+mod transport;
 mod values;
 mod versions;
 mod write;

@@ -1,6 +1,6 @@
 //! Reading: objects, ranges, what the server says of them, listings.
 
-use std::{collections::BTreeMap, ops::Range, time::Duration};
+use std::{collections::BTreeMap, ops::Range};
 
 use aws_sdk_s3::{
     operation::get_object::GetObjectOutput,
@@ -21,8 +21,6 @@ use crate::stores::{
     header_values::{content_range, decode_value, plain_etag, range_header},
 };
 
-/// A body that brings nothing for this long has stalled.
-const BODY_STALL: Duration = Duration::from_secs(60);
 /// S3 lists no more at once.
 pub(super) const MAX_PAGE: usize = 1000;
 
@@ -92,21 +90,20 @@ impl S3Store {
         stream::unfold(Some((body, length, place)), async |state| {
             let (mut body, left, place) = state?;
             let broken = |detail: String, place| StoreError::Unavailable { place, detail };
-            match tokio::time::timeout(BODY_STALL, body.next()).await {
-                Ok(Some(Ok(bytes))) => match left.checked_sub(bytes.len() as u64) {
+            match body.next().await {
+                Some(Ok(bytes)) => match left.checked_sub(bytes.len() as u64) {
                     Some(left) => Some((Ok(bytes), Some((body, left, place)))),
                     None => Some((Err(StoreError::Corrupt { place, detail: "more bytes came than were stated".to_owned() }), None)),
                 },
-                Ok(None) if left == 0 => None,
-                Ok(None) => Some((Err(broken(format!("the body ended {left} bytes short"), place)), None)),
-                Ok(Some(Err(error))) => {
+                None if left == 0 => None,
+                None => Some((Err(broken(format!("the body ended {left} bytes short"), place)), None)),
+                Some(Err(error)) => {
                     let detail = chain(&error);
                     // The SDK compares the stored checksum after the last byte.
                     let mismatch = left == 0 || detail.contains("checksum mismatch");
                     let error = if mismatch { StoreError::Corrupt { place, detail } } else { broken(detail, place) };
                     Some((Err(error), None))
                 }
-                Err(_) => Some((Err(broken(format!("no byte came for {} s", BODY_STALL.as_secs()), place)), None)),
             }
         })
         .boxed()

@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     ObjectAttributes, ObjectStat, PutOptions, S3Store, StoreError, UploadedPart,
-    config::{COMPLETE_TIMEOUT, limits, timeouts},
+    config::joining,
     values::encode_sha256,
     versions::{header_mode, seconds},
 };
@@ -64,14 +64,8 @@ impl S3Store {
         for (name, value) in &attributes.metadata {
             request = request.metadata(name, encode_value(value));
         }
-        let sent = request
-            .body(ByteStream::from(body))
-            .customize()
-            .config_override(Config::builder().timeout_config(timeouts(size)))
-            .interceptor(date.clone())
-            .disable_payload_signing()
-            .send()
-            .await;
+        let sent =
+            request.body(ByteStream::from(body)).customize().interceptor(date.clone()).disable_payload_signing().send().await;
         match sent {
             Ok(output) => Ok(ObjectStat {
                 key: key.to_owned(),
@@ -152,7 +146,6 @@ impl S3Store {
 
     pub(super) async fn put_part(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<UploadedPart, StoreError> {
         let sha256 = self.hash(key, &body).await?;
-        let size = body.len() as u64;
         let sent = self
             .client
             .upload_part()
@@ -164,7 +157,6 @@ impl S3Store {
             .checksum_sha256(encode_sha256(&sha256))
             .body(ByteStream::from(body))
             .customize()
-            .config_override(Config::builder().timeout_config(timeouts(size)))
             .disable_payload_signing()
             .send()
             .await;
@@ -206,7 +198,7 @@ impl S3Store {
             .set_if_none_match(if_absent.then(|| "*".to_owned()))
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(listed)).build())
             .customize()
-            .config_override(Config::builder().timeout_config(limits(COMPLETE_TIMEOUT)))
+            .config_override(Config::builder().timeout_config(joining()))
             .send()
             .await;
         match sent {

@@ -1,8 +1,8 @@
-//! What a `[[site]]` may say for itself: retention and recipients.
+//! What a `[[site]]` may say for itself: retention, recipients, bandwidth.
 
 use std::time::Duration;
 
-use farshore::policy::{Encryption, Policy, SecretReference};
+use farshore::policy::{BandwidthHours, DayTime, Encryption, Policy, SecretReference};
 
 use super::{GOOD, RECIPIENT, problems, with};
 
@@ -58,4 +58,68 @@ fn what_a_site_says_wrongly_of_retention_and_recipients_is_told_with_its_place()
     );
     let found = problems(&text);
     assert!(found.len() == 1 && found[0].starts_with("26:14: site[far].recipients: stands beside encryption"), "{found:?}");
+}
+
+fn bandwidth(line: &str) -> Vec<BandwidthHours> {
+    let text = with("name = \"far\"\n", &format!("name = \"far\"\n{line}\n"));
+    let policy = Policy::parse(&text, "p.toml").unwrap_or_else(|errors| panic!("{line}: {errors}"));
+    policy.site("far").unwrap().bandwidth.clone()
+}
+
+#[test]
+fn a_site_may_have_a_limit_of_bandwidth_all_day_or_by_the_hour() {
+    let all_day = |rate| BandwidthHours { window: None, upload: rate, download: rate };
+    assert_eq!(bandwidth(""), []);
+    for (text, rate) in [
+        ("20 MB/s", Some(20_000_000)),
+        ("20MB/s", Some(20_000_000)),
+        ("1.5 MiB/s", Some(3 << 19)),
+        ("200 Mbit/s", Some(25_000_000)),
+        ("unlimited", None),
+    ] {
+        assert_eq!(bandwidth(&format!("bandwidth = \"{text}\"")), [all_day(rate)], "{text}");
+    }
+    let time = |hour, minute, is_utc| DayTime { hour, minute, is_utc };
+    let listed = "bandwidth = [{ from = \"08:00\", until = \"18:30\", rate = \"5 MB/s\", download = \"unlimited\" }, \
+                  { from = \"22:00Z\", until = \"06:00Z\", upload = \"64 KB/s\" }, { rate = \"20 MB/s\" }]";
+    let expected = [
+        BandwidthHours { window: Some((time(8, 0, false), time(18, 30, false))), upload: Some(5_000_000), download: None },
+        BandwidthHours { window: Some((time(22, 0, true), time(6, 0, true))), upload: Some(64_000), download: None },
+        all_day(Some(20_000_000)),
+    ];
+    assert_eq!(bandwidth(listed), expected);
+}
+
+#[test]
+fn what_a_site_says_wrongly_of_bandwidth_is_told_with_its_place_and_what_would_be_right() {
+    let cases = [
+        ("bandwidth = 20", "site[far].bandwidth: is a number; should be a text such as \"20 MB/s\", or a list"),
+        ("bandwidth = \"20 MB\"", "site[far].bandwidth: is no speed; should be a size in a second such as"),
+        ("bandwidth = \"fast/s\"", "site[far].bandwidth: is no speed; should be"),
+        ("bandwidth = \"1 KB/s\"", "site[far].bandwidth: is less than \"16 KB/s\""),
+        ("bandwidth = [{ from = \"08:00\", rate = \"5 MB/s\" }]", "site[far].bandwidth[#1]: has one of from and until; give both"),
+        (
+            "bandwidth = [{ from = \"8:00\", until = \"9:00\", rate = \"5 MB/s\" }]",
+            "site[far].bandwidth[#1].from: is no time of day",
+        ),
+        (
+            "bandwidth = [{ from = \"24:00\", until = \"09:00\", rate = \"5 MB/s\" }]",
+            "site[far].bandwidth[#1].from: is no time of day",
+        ),
+        (
+            "bandwidth = [{ from = \"08:00Z\", until = \"09:00\", rate = \"5 MB/s\" }]",
+            "site[far].bandwidth[#1]: has one time by UTC",
+        ),
+        (
+            "bandwidth = [{ from = \"08:00\", until = \"08:00\", rate = \"5 MB/s\" }]",
+            "site[far].bandwidth[#1]: ends when it begins",
+        ),
+        ("bandwidth = [{ from = \"08:00\", until = \"18:00\" }]", "site[far].bandwidth[#1]: says no speed; give a rate"),
+        ("bandwidth = [{ rate = \"5 MB/s\" }, { rate = \"6 MB/s\" }]", "site[far].bandwidth[#2]: never holds"),
+        ("bandwidth = [{ speed = \"5 MB/s\", rate = \"5 MB/s\" }]", "site[far].bandwidth[#1].speed: unknown key"),
+    ];
+    for (line, expected) in cases {
+        let found = problems(&with("name = \"far\"\n", &format!("name = \"far\"\n{line}\n")));
+        assert!(found.first().is_some_and(|found| found.contains(expected)) && found.len() <= 2, "{line}: {found:?}");
+    }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says why by panicking")]
 
 mod azure_locks;
+mod busy;
 mod filesystem;
 mod limit;
 mod locks;

@@ -4,7 +4,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use farshore::stores::{
-    AzureConfig, AzureCredential, AzureStore, GetOptions, Lock, LockMode, PutOptions, Store, StoreError, read_all,
+    AzureConfig, AzureCredential, AzureStore, Deadlines, GetOptions, Lock, LockMode, PutOptions, Store, StoreError, WireConfig,
+    read_all,
 };
 
 use crate::support::{
@@ -206,7 +207,10 @@ async fn through_proxy() -> (FaultProxy, AzureStore) {
     let endpoint = url::Url::parse(&server("FARSHORE_TEST_AZURE_ENDPOINT")).unwrap();
     let target: SocketAddr = format!("127.0.0.1:{}", endpoint.port().unwrap()).parse().unwrap();
     let proxy = FaultProxy::start(target).await.unwrap();
-    let store = connect(AzureConfig { endpoint: Some(format!("http://{}{}", proxy.address(), endpoint.path())), ..config() }).await;
+    let deadlines = Deadlines { stall: Duration::from_secs(1), answer: Duration::from_secs(4), ..Deadlines::default() };
+    let wire = WireConfig { deadlines, ..WireConfig::default() };
+    let endpoint = Some(format!("http://{}{}", proxy.address(), endpoint.path()));
+    let store = connect(AzureConfig { endpoint, wire, ..config() }).await;
     store.create().await.unwrap();
     (proxy, store)
 }
@@ -237,7 +241,6 @@ async fn a_server_that_never_answers_and_a_body_that_stalls_end_by_themselves() 
     store.put("k", crate::support::store_contract::noise(32 << 20, 1), PutOptions::default()).await.unwrap();
     let mut body = store.get("k", GetOptions::default()).await.unwrap().body;
     proxy.set(Fault::Stall { direction: Direction::FromTarget, after_bytes: 0 }).await;
-    // Both limits are a minute; side by side they cost one.
     let stalled = async {
         use futures_util::StreamExt;
         loop {
@@ -249,7 +252,7 @@ async fn a_server_that_never_answers_and_a_body_that_stalls_end_by_themselves() 
         }
     };
     let both = async { tokio::join!(stalled, store.stat("k")) };
-    let (stalled, silent) = tokio::time::timeout(Duration::from_secs(80), both).await.unwrap();
+    let (stalled, silent) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
     for (error, words) in [(stalled, "no byte came"), (silent.unwrap_err(), "no answer within")] {
         assert!(matches!(error, StoreError::Unavailable { .. }) && error.to_string().contains(words), "{error}");
     }

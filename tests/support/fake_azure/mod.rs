@@ -108,7 +108,7 @@ impl FakeAzure {
             prefix: prefix.to_owned(),
             endpoint: Some(self.endpoint.clone()),
             credential: AzureCredential::AccountKey(KEY.into()),
-            first_versions: false,
+            ..AzureConfig::default()
         }
     }
 
