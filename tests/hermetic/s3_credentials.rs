@@ -146,7 +146,7 @@ impl Cloud {
     /// Asks for the points of the bucket: whose keys that was done with.
     #[track_caller]
     fn asked_by(&self, agent: &Agent) -> (String, String) {
-        let ended = agent.operator(["points", "--site", "s3://bucket/prefix"]).ends_with(5);
+        let ended = agent.operator(["points", "--site", "s3://bucket/prefix"]).ends_with(6);
         assert!(!ended.stderr.contains("hush-hush") && !ended.stderr.contains("token-of"), "{}", ended.stderr);
         let used = self.used.lock().unwrap();
         assert!(!used.is_empty() && used.iter().all(|keys| *keys == used[0]), "{used:?}: {}", ended.stderr);
