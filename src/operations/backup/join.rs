@@ -5,9 +5,7 @@ use std::{collections::BTreeMap, sync::atomic::AtomicBool, time::Duration};
 use futures_util::TryStreamExt;
 
 use super::{
-    Backed, BackupRequest, Draft, Site,
-    checkpoint::is_worth_keeping,
-    in_time,
+    Backed, BackupRequest, Draft, Site, in_time,
     shards::{LOOK_EVERY, Usable, begin, newest_part, refused, usable},
     source_report,
 };
@@ -95,7 +93,7 @@ async fn commit(
     request.observer.phase("join the shards", None);
     let mut joined: BTreeMap<&str, (Snapshot, SourceReport)> = BTreeMap::new();
     for snapshot in &plan.snapshots {
-        joined.insert(&snapshot.source, join(&site, &[snapshot]).await?);
+        joined.insert(&snapshot.source, join(&site, &[snapshot], None).await?);
     }
     for shared in &plan.shared {
         let of_it = |part: &'_ Part| part.snapshots.iter().find(|snapshot| snapshot.source == shared.source).cloned();
@@ -103,7 +101,7 @@ async fn commit(
         if lists.len() != parts.len() {
             return Err(refused(policy, format!("a shard of plan {} lacks the source {}", plan.id, shared.source)));
         }
-        joined.insert(&shared.source, join(&site, &lists.iter().collect::<Vec<_>>()).await?);
+        joined.insert(&shared.source, join(&site, &lists.iter().collect::<Vec<_>>(), Some(&shared.context)).await?);
     }
     let (mut snapshots, mut sources) = (Vec::new(), Vec::new());
     for source in &request.policy.sources {
@@ -129,7 +127,13 @@ async fn commit(
 }
 
 /// The entries of consecutive parts of a source as one snapshot, every chunk of theirs looked for.
-async fn join(site: &Site<'_>, parts: &[&Snapshot]) -> Result<(Snapshot, SourceReport), OperationError> {
+///
+/// With the plan's `context` for a source that is shared, none for one that is not.
+async fn join(
+    site: &Site<'_>,
+    parts: &[&Snapshot],
+    context: Option<&serde_json::Value>,
+) -> Result<(Snapshot, SourceReport), OperationError> {
     let [first, ..] = parts else { return Err(refused("shards", "a defect: there is nothing to join")) };
     let entries = site.writer.entries();
     for part in parts {
@@ -151,7 +155,7 @@ async fn join(site: &Site<'_>, parts: &[&Snapshot]) -> Result<(Snapshot, SourceR
     }
     let (list, entry_count, content_bytes) = entries.finish().await?;
     let facts: Vec<_> = parts.iter().map(|part| part.facts.clone()).collect();
-    let facts = if is_worth_keeping(first) { merged_facts(&facts) } else { first.facts.clone() };
+    let facts = context.map_or_else(|| first.facts.clone(), |context| merged_facts(&facts, context));
     let problems: Vec<_> = parts.iter().flat_map(|part| part.problems.clone()).collect();
     let measures = parts.iter().filter_map(|part| part.measures).reduce(|sum, one| sum.and(one));
     let snapshot = Snapshot { entries: list, entry_count, content_bytes, facts, problems, measures, ..(*first).clone() };

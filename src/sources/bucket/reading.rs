@@ -82,6 +82,20 @@ impl Reading {
         }
     }
 
+    /// The one that [`Reading::word`] says, without what else is known of it.
+    pub(super) fn of_word(word: &str) -> Option<Self> {
+        let unknown = || StoreError::Unsupported { place: String::new(), what: "telling why" };
+        let all = [
+            Self::AsOf,
+            Self::Suspended { remedy: String::new() },
+            Self::Off { remedy: String::new() },
+            Self::Denied { error: unknown() },
+            Self::Unknown { error: unknown() },
+            Self::Present,
+        ];
+        all.into_iter().find(|reading| reading.word() == word)
+    }
+
     /// How it was read, in one line; `later` keys changed after T. Nothing where nobody asked for a T and nothing happened.
     pub(super) fn note(&self, time: DateTime<Utc>, asked_for: bool, later: u64) -> String {
         let time = time.to_rfc3339_opts(SecondsFormat::Secs, true);

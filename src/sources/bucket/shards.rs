@@ -82,8 +82,8 @@ pub(super) fn span(shard: &Shard) -> Result<Span, SourceError> {
 const NOT_SUMMED: [&str; 2] = ["seconds", "listing_seconds"];
 
 /// The facts of the whole from those of its parts, in their order: counts are added up, times are the longest one's, everything else is the
-/// first part's that has it.
-pub fn merged_facts(parts: &[Value]) -> Value {
+/// first part's that has it; how it was read is said of the whole. `context` is the plan's: [`ShardPlan::context`].
+pub fn merged_facts(parts: &[Value], context: &Value) -> Value {
     let mut merged = Map::new();
     for (name, value) in parts.iter().filter_map(Value::as_object).flatten() {
         let before = merged.get(name).cloned();
@@ -100,6 +100,11 @@ pub fn merged_facts(parts: &[Value]) -> Value {
         };
         merged.insert(name.clone(), value);
     }
+    let manner = merged.get("versioning").and_then(Value::as_str).and_then(Reading::of_word);
+    let later = merged.get("modified_after_consistency").and_then(Value::as_u64);
+    if let (Some(manner), Some(later), Ok(common)) = (manner, later, serde_json::from_value::<Common>(context.clone())) {
+        merged.insert("reading".to_owned(), manner.note(common.at, common.is_asked_for, later).into());
+    }
     Value::Object(merged)
 }
 
@@ -107,7 +112,7 @@ pub fn merged_facts(parts: &[Value]) -> Value {
 mod tests {
     use serde_json::json;
 
-    use super::merged_facts;
+    use super::{Common, DateTime, Value, Window, merged_facts};
 
     #[test]
     fn counts_are_added_up_and_times_are_the_longest() {
@@ -116,7 +121,16 @@ mod tests {
             json!({ "objects": 4, "seconds": 1.5, "place": "s3://b", "versioned": true, "as_of": { "from": 1 }, "gone": 0 });
         let whole =
             json!({ "objects": 7, "seconds": 2.5, "place": "s3://b", "versioned": true, "as_of": { "from": 1 }, "gone": 1 });
-        assert_eq!(merged_facts(&[first.clone(), second]), whole);
-        assert_eq!(merged_facts(std::slice::from_ref(&first)), first);
+        assert_eq!(merged_facts(&[first.clone(), second], &Value::Null), whole);
+        assert_eq!(merged_facts(std::slice::from_ref(&first), &Value::Null), first);
+    }
+
+    #[test]
+    fn how_it_was_read_is_said_of_the_whole() {
+        let part = |later: u64| json!({ "versioning": "enabled", "modified_after_consistency": later, "reading": "of a part" });
+        let at = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let context = serde_json::to_value(Common { at, is_asked_for: true, window: Window { from: at, until: at } }).unwrap();
+        let said = merged_facts(&[part(2), part(3)], &context)["reading"].as_str().unwrap().to_owned();
+        assert!(said.contains("by versions; 5 objects were"), "{said}");
     }
 }
