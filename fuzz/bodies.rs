@@ -11,12 +11,12 @@ use farshore::{
     policy::Policy,
     report::{DrillReport, VerifyReport},
     repository::{
-        ChunkId, ChunkList, DoomRecord, EntryRecord, EvidenceName, Identities, LogHead, LogName, MAX_LOG_FILE_BYTES, Mark,
-        PinRecord, Point, PointName, RecipientSet, RepositoryError, RepositoryFile, SetName,
+        ChunkId, ChunkList, Claim, DoomRecord, EntryRecord, EvidenceName, Identities, LogHead, LogName, MAX_LOG_FILE_BYTES, Mark,
+        Part, PinRecord, Plan, Point, PointName, RecipientSet, RepositoryError, RepositoryFile, SetName,
         decoding::{
             Catalogue, Desk, Encoding, Header, Kind, LogSealing, OpeningKey, Place, SealingKey, Secret, Tail, WrapName, dated_name,
             open_frame, open_log_file, open_within, parse_chunk, parse_dated_name, parse_directory, parse_index, parse_mark_key,
-            parse_pin_key, parse_refs, parse_set_key, seal_chunk, split_records,
+            parse_part_key, parse_pin_key, parse_refs, parse_set_key, seal_chunk, split_records,
         },
         is_passphrase_wrapped, parse_public_key,
     },
@@ -100,6 +100,7 @@ fn header(bytes: &[u8]) {
         Kind::RecipientSet,
         Kind::Mark,
         Kind::LogFile,
+        Kind::Part,
     ];
     if let Ok(header) = Header::decode("fuzz", bytes, &kinds) {
         assert_eq!(header.encode()[..], bytes[..64], "a header is written down in one way only");
@@ -188,6 +189,11 @@ fn record(bytes: &[u8]) {
     json::<Mark>(bytes);
     json::<DoomRecord>(bytes);
     json::<RepositoryFile>(bytes);
+    json::<Part>(bytes);
+    json::<(String, Claim)>(bytes);
+    if let Some((_, plan)) = json::<(String, Plan)>(bytes) {
+        assert!(plan.run_of(0).len() >= 8);
+    }
 }
 
 fn evidence(bytes: &[u8]) {
@@ -276,6 +282,9 @@ fn names(bytes: &[u8]) {
     }
     if let Some((point, time, id)) = parse_pin_key(text) {
         is_text(format!("pins/{point}/{}", dated_name(time, id)));
+    }
+    if let Some((policy, run, time)) = parse_part_key(text) {
+        assert!(text.starts_with(&format!("parts/{policy}/{run}/{}", time.format("%Y"))), "{text}");
     }
     if let Some((object, time)) = parse_mark_key(text) {
         assert!(text.starts_with(&format!("damaged/{object}/{}", dated_name(time, ""))));

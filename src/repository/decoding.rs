@@ -10,6 +10,7 @@ pub use super::{
     log::{LogSealing, open_log_file},
     marks::parse_mark_key,
     pack::{PackEntry, Place, Tail, parse_directory},
+    parts::parse_part_key,
     pins::parse_pin_key,
     point::{dated_name, parse_dated_name},
     seal::{OpeningKey, SealingKey},

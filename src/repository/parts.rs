@@ -61,7 +61,7 @@ pub struct StoredPart {
 }
 
 /// `parts/<policy>/<run>/<UTC>-<id>`: policy, run and time.
-fn parse_part_key(key: &str) -> Option<(&str, &str, DateTime<Utc>)> {
+pub fn parse_part_key(key: &str) -> Option<(&str, &str, DateTime<Utc>)> {
     let mut parts = key.strip_prefix(PARTS)?.splitn(3, '/');
     let (policy, run, name) = (parts.next()?, parts.next()?, parts.next()?);
     Some((policy, run, parse_dated_name(name)?.0))
