@@ -1,8 +1,12 @@
 //! The program from the outside on Azure: a container as the source and another one's prefix as the site; to S3 and back.
 
 use bytes::Bytes;
-use farshore::stores::{
-    AzureConfig, AzureCredential, AzureStore, GetOptions, ObjectAttributes, PutOptions, S3Store, SharedStore, read_all,
+use farshore::{
+    clock::SystemClock,
+    stores::{
+        AzureConfig, AzureCredential, AzureStore, GetOptions, ObjectAttributes, PutOptions, Retry, RetryPolicy, S3Store,
+        SharedStore, read_all,
+    },
 };
 use std::sync::Arc;
 
@@ -74,9 +78,10 @@ impl Protected {
             credential: AzureCredential::AccountKey(server("FARSHORE_TEST_AZURE_KEY").into()),
             ..AzureConfig::default()
         };
-        let store: SharedStore = Arc::new(self.runtime.block_on(AzureStore::connect(config)).unwrap());
+        let store = Arc::new(self.runtime.block_on(AzureStore::connect(config)).unwrap());
         let address = store.describe();
-        (store, address)
+        // As the program has it: this server now and then answers on a connection what nobody asked, when many make a container at once.
+        (Retry::over(store, RetryPolicy::default(), SystemClock::shared()), address)
     }
 
     fn s3(&self, part: &str) -> (SharedStore, String) {
