@@ -78,7 +78,7 @@ impl Protected {
             credential: AzureCredential::AccountKey(server("FARSHORE_TEST_AZURE_KEY").into()),
             ..AzureConfig::default()
         };
-        let store = Arc::new(self.runtime.block_on(AzureStore::connect(config)).unwrap());
+        let store: SharedStore = Arc::new(self.runtime.block_on(AzureStore::connect(config)).unwrap());
         let address = store.describe();
         // As the program has it: this server now and then answers on a connection what nobody asked, when many make a container at once.
         (Retry::over(store, RetryPolicy::default(), SystemClock::shared()), address)
