@@ -28,7 +28,9 @@ def rclone_environment():
         for option, value in (("TYPE", "s3"), ("PROVIDER", "SeaweedFS"), ("ENDPOINT", ENDPOINT), ("ACCESS_KEY_ID", KEY),
                               ("SECRET_ACCESS_KEY", os.environ.get("FARSHORE_TEST_S3_SECRET_KEY", "")), ("FORCE_PATH_STYLE", "true")):
             remotes[f"RCLONE_CONFIG_{name}_{option}"] = value
-    return {**os.environ, **remotes, "RCLONE_CONFIG": "/dev/null"}
+    # Debian's rclone does not start where a bundle of certificates is named, and needs none here.
+    inherited = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
+    return {**inherited, **remotes, "RCLONE_CONFIG": "/dev/null"}
 
 
 def store(bucket, prefix=""):
