@@ -6,11 +6,13 @@ use futures_util::TryStreamExt;
 
 use super::{
     Backed, BackupRequest, Draft, Site, in_time,
-    shards::{LOOK_EVERY, Usable, begin, newest_part, refused, usable},
+    shards::{LOOK_EVERY, Usable, begin, destination, newest_part, refused, usable},
+    site::newest_point,
     source_report,
 };
 use crate::{
     operations::OperationError,
+    progress::Tally,
     report::SourceReport,
     repository::{Part, Repository, Snapshot, site_time},
     sources::bucket::merged_facts,
@@ -49,10 +51,10 @@ async fn commit(
 ) -> Result<Result<Backed, OperationError>, OperationError> {
     let start = request.clock.monotonic();
     request.observer.phase("open repository", None);
-    let site = begin(request).await?;
-    let repository = site.destination.repository;
-    let (policy, base) = (&request.policy.name, site.earlier.as_ref().map(crate::repository::Point::object_key));
-    let base_id = base.as_deref().and_then(|base| base.rsplit('-').next());
+    // Before the way in is opened, which stores a data key: whoever waits looks here again and again.
+    let (policy, repository) = (&request.policy.name, destination(request)?.repository);
+    let base = newest_point(repository, policy, &Tally::alone()).await?.map(|point| point.id);
+    let base_id = base.as_deref();
     let planned = repository.planned(policy, base_id, shards).await?;
     let now = site_time(repository.store(), &request.clock).await?;
     let plan = match usable(&planned, request, now) {
@@ -89,6 +91,10 @@ async fn commit(
             policy,
             format!("of {shards} shards of plan {} these are not done: {}; no point was made", plan.id, missing.join(", ")),
         )));
+    }
+    let site = begin(request).await?;
+    if site.earlier.as_ref().map(|point| &point.id) != base.as_ref() {
+        return Ok(Err(refused(policy, "another backup has made a point at this moment: run all shards again")));
     }
     request.observer.phase("join the shards", None);
     let mut joined: BTreeMap<&str, (Snapshot, SourceReport)> = BTreeMap::new();

@@ -12,7 +12,7 @@ use std::{sync::atomic::AtomicBool, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 
-use super::{BackupRequest, NamedSource, Run, Site, in_order, in_time};
+use super::{BackupRequest, Destination, NamedSource, Run, Site, in_order, in_time};
 use crate::{
     operations::OperationError,
     report::ShardReport,
@@ -115,14 +115,19 @@ async fn capture_shard(request: &BackupRequest<'_>, shard: ShardNumber) -> Resul
     Ok(report(&run, sources, false))
 }
 
-pub(super) async fn begin<'a>(request: &'a BackupRequest<'a>) -> Result<Site<'a>, OperationError> {
+/// The one site that shards go to.
+pub(super) fn destination<'a>(request: &'a BackupRequest<'a>) -> Result<&'a Destination<'a>, OperationError> {
     let [destination] = request.destinations.as_slice() else {
         return Err(refused(
             &request.policy.name,
             "shards go to one site: name it with --site, and copy the point to the others with `farshore copy`",
         ));
     };
-    Site::begin(request, destination).await
+    Ok(destination)
+}
+
+pub(super) async fn begin<'a>(request: &'a BackupRequest<'a>) -> Result<Site<'a>, OperationError> {
+    Site::begin(request, destination(request)?).await
 }
 
 /// The one site, or why it was left behind.

@@ -224,7 +224,7 @@ impl<'a> Site<'a> {
 }
 
 /// The point to build on. One that cannot be read costs time, not the backup; but it is said.
-async fn newest_point(repository: &Repository, policy: &str, observer: &Tally) -> Result<Option<Point>, OperationError> {
+pub(super) async fn newest_point(repository: &Repository, policy: &str, observer: &Tally) -> Result<Option<Point>, OperationError> {
     let Some(name) = repository.point_names(Some(policy)).await?.pop() else { return Ok(None) };
     match repository.point(&name).await {
         Ok(point) => Ok(Some(point)),

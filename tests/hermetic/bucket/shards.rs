@@ -169,8 +169,11 @@ async fn without_one_of_the_shards_there_is_no_point_and_it_is_named() {
     for number in [0, 2] {
         case.shard(number).await.unwrap();
     }
+    let before = objects(case.site.as_ref()).await;
     let error = case.commit().await.unwrap_err();
     assert!(error.contains("not done: 1;"), "{error}");
+    // Whoever waits looks often.
+    assert!(objects(case.site.as_ref()).await == before, "a commit that is not ready stored something");
     assert!(case.recovery.points(case.site.clone(), &case.caches[0]).await.unwrap().is_empty());
     case.shard(1).await.unwrap();
     // One more time, on whatever machine: it is there.
