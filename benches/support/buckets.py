@@ -21,11 +21,11 @@ def make_objects(directory, objects):
     return sum(sizes)
 
 
-def rclone_environment():
+def rclone_environment(endpoint=ENDPOINT):
     """The server under two names: what has but one would be copied by the server itself."""
     remotes = {}
     for name in ("NEAR", "FAR"):
-        for option, value in (("TYPE", "s3"), ("PROVIDER", "SeaweedFS"), ("ENDPOINT", ENDPOINT), ("ACCESS_KEY_ID", KEY),
+        for option, value in (("TYPE", "s3"), ("PROVIDER", "SeaweedFS"), ("ENDPOINT", endpoint), ("ACCESS_KEY_ID", KEY),
                               ("SECRET_ACCESS_KEY", os.environ.get("FARSHORE_TEST_S3_SECRET_KEY", "")), ("FORCE_PATH_STYLE", "true")):
             remotes[f"RCLONE_CONFIG_{name}_{option}"] = value
     # Debian's rclone does not start where a bundle of certificates is named, and needs none here.
@@ -33,9 +33,9 @@ def rclone_environment():
     return {**inherited, **remotes, "RCLONE_CONFIG": "/dev/null"}
 
 
-def store(bucket, prefix=""):
+def store(bucket, prefix="", endpoint=ENDPOINT):
     prefix = f'prefix = "{prefix}", ' if prefix else ""
-    return (f'{{ kind = "s3", bucket = "{bucket}", {prefix}region = "us-east-1", endpoint = "{ENDPOINT}", access_key = "{KEY}", '
+    return (f'{{ kind = "s3", bucket = "{bucket}", {prefix}region = "us-east-1", endpoint = "{endpoint}", access_key = "{KEY}", '
             'secret_key = { env = "FARSHORE_TEST_S3_SECRET_KEY" } }')
 
 

@@ -83,7 +83,7 @@ pub async fn pin(request: &PinRequest<'_>) -> Result<PinRecord, OperationError> 
         at: request.now,
     };
     let doomed = doomed(request.repository, request.point).await?;
-    request.repository.put_pin(request.point, &record).await?;
+    request.repository.put_pin(&record).await?;
     if request.action == PinAction::Pin {
         check_in_time(request, doomed).await?;
     }

@@ -3,18 +3,17 @@
 //! They hold no data of the sources, and writers must read them (retention counts verified points), so they are sealed like
 //! the rest of the catalogue and not under a key of their own; `docs/decisions` says more.
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{
     Repository, RepositoryError,
     error::{Result, reading},
-    format::{EVIDENCE, Header, Id, Kind, MAX_POINT_BYTES},
-    index::{open_object, seal_object},
-    keys::{random, sha256},
+    format::{EVIDENCE, Id, Kind, MAX_POINT_BYTES},
+    json_record::never_removed,
+    keys::sha256,
     point::{dated_name, fresh_id, list_all, parse_dated_name},
 };
-use crate::stores::{GetOptions, PutOptions, read_all};
+use crate::stores::{GetOptions, read_all};
 
 /// What a piece of evidence is called.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,16 +45,15 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub async fn put_evidence(&self, json: &[u8]) -> Result<(EvidenceName, String)> {
-        let run = random();
-        let header = Header { kind: Kind::Evidence, catalogue_key: self.catalogue.id, run, data_key: [0; 16] };
-        let bytes = seal_object(&header, &self.catalogue.sealing_key(&run), json);
-        // The name repeats the header's, so that no record can be passed off as another.
-        let (time, id) = (self.clock.now(), evidence_id(&run));
-        let key = format!("{EVIDENCE}{}", dated_name(time, &id));
-        let hash = sha256(&bytes);
-        let options = PutOptions { if_absent: true, sha256: Some(hash), ..PutOptions::default() };
-        self.store.put(&key, Bytes::from(bytes), options).await?;
-        Ok((EvidenceName { time, id, key }, hex::encode(hash)))
+        let time = self.clock.now();
+        let mut id = String::new();
+        // The name repeats the header's run, so that no record can be passed off as another.
+        let put = self.put_record(Kind::Evidence, json, |run| {
+            id = evidence_id(run);
+            format!("{EVIDENCE}{}", dated_name(time, &id))
+        });
+        let stored = put.await?;
+        Ok((EvidenceName { time, id, key: stored.key }, hex::encode(stored.hash)))
     }
 
     /// All evidence, oldest first.
@@ -80,14 +78,13 @@ impl Repository {
     /// # Errors
     /// The store's, [`RepositoryError::Damaged`].
     pub async fn evidence(&self, name: &EvidenceName) -> Result<(Vec<u8>, String)> {
-        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await.map_err(reading)?;
-        let place = format!("{}/{}", self.store.describe(), name.key);
-        let (header, plain) = open_object(&place, &bytes, Kind::Evidence, &self.catalogue)?;
-        if evidence_id(&header.run) != name.id {
-            let detail = format!("holds the record {} instead", evidence_id(&header.run));
-            return Err(RepositoryError::Damaged { place, detail });
+        let (place, run, plain, hash) =
+            self.record_bytes(Kind::Evidence, &name.key, MAX_POINT_BYTES).await.map_err(never_removed)?;
+        let id = evidence_id(&run);
+        if id != name.id {
+            return Err(RepositoryError::Damaged { place, detail: format!("holds the record {id} instead") });
         }
-        Ok((plain, hex::encode(sha256(&bytes))))
+        Ok((plain, hex::encode(hash)))
     }
 
     /// A fresh id for a point.

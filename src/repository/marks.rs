@@ -14,13 +14,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     PackCheck, Repository, RepositoryError,
     cache::PackRecord,
-    error::{Result, reading},
-    format::{DAMAGED, Header, Kind, MAX_PIN_BYTES},
-    index::{open_object, seal_object},
-    keys::{data_key_object, random, sha256},
+    error::Result,
+    format::{DAMAGED, Kind, MAX_PIN_BYTES},
+    keys::data_key_object,
     point::{dated_name, list_all, parse_dated_name},
 };
-use crate::stores::{GetOptions, PutOptions, StoreError, read_all};
+use crate::stores::StoreError;
 
 /// Records read at once.
 const READS: usize = 8;
@@ -90,15 +89,9 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub async fn put_mark(&self, object: &str, state: MarkState, detail: &str) -> Result<String> {
-        let run = random();
-        let header = Header { kind: Kind::Mark, catalogue_key: self.catalogue.id, run, data_key: [0; 16] };
         let mark = Mark { object: object.to_owned(), state, detail: detail.to_owned(), at: self.clock.now() };
         let json = serde_json::to_vec(&mark).expect("strings and times always serialise");
-        let bytes = seal_object(&header, &self.catalogue.sealing_key(&run), &json);
-        let key = mark_key(&mark, &run);
-        let options = PutOptions { if_absent: true, sha256: Some(sha256(&bytes)), ..PutOptions::default() };
-        self.store.put(&key, bytes.into(), options).await?;
-        Ok(key)
+        Ok(self.put_record(Kind::Mark, &json, |run| mark_key(&mark, run)).await?.key)
     }
 
     /// What all marks together say: of each object the one that the site stored last counts, then the one whose name is later, then
@@ -151,20 +144,7 @@ impl Repository {
     }
 
     async fn mark(&self, key: &str) -> Result<Mark> {
-        let place = format!("{}/{key}", self.store.describe());
-        let read = read_all(self.store.as_ref(), key, GetOptions::default(), MAX_PIN_BYTES).await;
-        let bytes = read.map_err(|error| match error {
-            gone @ StoreError::NotFound { .. } => gone.into(),
-            other => reading(other),
-        })?;
-        let (header, plain) = open_object(&place, &bytes, Kind::Mark, &self.catalogue)?;
-        let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
-        let mark: Mark = serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))?;
-        let name = mark_key(&mark, &header.run);
-        if name != key {
-            return Err(damaged(format!("holds the mark whose name is {name} instead")));
-        }
-        Ok(mark)
+        self.record(Kind::Mark, key, MAX_PIN_BYTES, mark_key).await
     }
 }
 

@@ -19,6 +19,7 @@ mod error;
 mod evidence;
 mod format;
 mod index;
+mod json_record;
 mod keys;
 mod local_state;
 mod lock;

@@ -11,14 +11,13 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Repository, RepositoryError, Snapshot,
-    error::{Result, reading},
-    format::{Header, Kind, MAX_POINT_BYTES, PARTS},
-    index::{open_object, seal_object},
-    keys::{random, sha256},
+    Repository, Snapshot,
+    error::Result,
+    format::{Kind, MAX_POINT_BYTES, PARTS},
+    json_record::never_removed,
     point::{dated_name, list_all, parse_dated_name},
 };
-use crate::stores::{GetOptions, ObjectStat, PutOptions, read_all};
+use crate::stores::ObjectStat;
 
 /// What a run has captured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -77,14 +76,8 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub async fn put_part(&self, part: &Part) -> Result<String> {
-        let id = random();
-        let header = Header { kind: Kind::Part, catalogue_key: self.catalogue.id, run: id, data_key: [0; 16] };
         let json = serde_json::to_vec(part).expect("strings, numbers and JSON values always serialise");
-        let bytes = seal_object(&header, &self.catalogue.sealing_key(&id), &json);
-        let key = part_key(part, &id);
-        let options = PutOptions { if_absent: true, sha256: Some(sha256(&bytes)), ..PutOptions::default() };
-        self.store.put(&key, bytes.into(), options).await?;
-        Ok(key)
+        Ok(self.put_record(Kind::Part, &json, |id| part_key(part, id)).await?.key)
     }
 
     /// Parts, plans and claims of a policy.
@@ -133,15 +126,6 @@ impl Repository {
     /// # Errors
     /// The store's, [`RepositoryError::Damaged`].
     pub async fn part(&self, name: &StoredPart) -> Result<Part> {
-        let bytes = read_all(self.store.as_ref(), &name.key, GetOptions::default(), MAX_POINT_BYTES).await.map_err(reading)?;
-        let place = format!("{}/{}", self.store.describe(), name.key);
-        let (header, plain) = open_object(&place, &bytes, Kind::Part, &self.catalogue)?;
-        let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
-        let part: Part = serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))?;
-        let wanted = part_key(&part, &header.run);
-        if wanted != name.key {
-            return Err(damaged(format!("holds the part whose name is {wanted} instead")));
-        }
-        Ok(part)
+        self.record(Kind::Part, &name.key, MAX_POINT_BYTES, part_key).await.map_err(never_removed)
     }
 }

@@ -9,14 +9,12 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    PointName, Repository, RepositoryError,
-    error::{Result, reading},
-    format::{Header, Kind, MAX_PIN_BYTES, PINS},
-    index::{open_object, seal_object},
-    keys::{random, sha256},
+    Repository,
+    error::Result,
+    format::{Id, Kind, MAX_PIN_BYTES, PINS},
+    json_record::never_removed,
     point::{dated_name, list_all, parse_dated_name},
 };
-use crate::stores::{GetOptions, PutOptions, read_all};
 
 /// Records read at once.
 const READS: usize = 8;
@@ -78,20 +76,18 @@ pub fn parse_pin_key(key: &str) -> Option<(&str, DateTime<Utc>, &str)> {
     Some((point, time, id))
 }
 
+fn pin_key(record: &PinRecord, run: &Id) -> String {
+    format!("{PINS}{}/{}", record.point, dated_name(record.at, &hex::encode(&run[..8])))
+}
+
 impl Repository {
     /// Stores a record about the point `name`; returns its key. The record must be about that point.
     ///
     /// # Errors
     /// The store's.
-    pub async fn put_pin(&self, name: &PointName, record: &PinRecord) -> Result<String> {
-        let run = random();
-        let header = Header { kind: Kind::Pin, catalogue_key: self.catalogue.id, run, data_key: [0; 16] };
+    pub async fn put_pin(&self, record: &PinRecord) -> Result<String> {
         let json = serde_json::to_vec(record).expect("strings and times always serialise");
-        let bytes = seal_object(&header, &self.catalogue.sealing_key(&run), &json);
-        let key = format!("{PINS}{}/{}", name.id, dated_name(record.at, &hex::encode(&run[..8])));
-        let options = PutOptions { if_absent: true, sha256: Some(sha256(&bytes)), ..PutOptions::default() };
-        self.store.put(&key, bytes.into(), options).await?;
-        Ok(key)
+        Ok(self.put_record(Kind::Pin, &json, |run| pin_key(record, run)).await?.key)
     }
 
     /// All records about all points, in the order of their keys.
@@ -116,15 +112,6 @@ impl Repository {
     }
 
     async fn pin(&self, key: &str) -> Result<PinRecord> {
-        let place = format!("{}/{key}", self.store.describe());
-        let bytes = read_all(self.store.as_ref(), key, GetOptions::default(), MAX_PIN_BYTES).await.map_err(reading)?;
-        let (header, plain) = open_object(&place, &bytes, Kind::Pin, &self.catalogue)?;
-        let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
-        let record: PinRecord = serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))?;
-        let name = format!("{PINS}{}/{}", record.point, dated_name(record.at, &hex::encode(&header.run[..8])));
-        if name != key {
-            return Err(damaged(format!("holds the pin whose name is {name} instead")));
-        }
-        Ok(record)
+        self.record(Kind::Pin, key, MAX_PIN_BYTES, pin_key).await.map_err(never_removed)
     }
 }

@@ -9,13 +9,12 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     Part, Repository, RepositoryError, Snapshot,
-    error::{Result, reading},
-    format::{Header, Kind, MAX_POINT_BYTES, PARTS},
-    index::{open_object, seal_object},
-    keys::{random, sha256},
+    error::Result,
+    format::{Id, Kind, MAX_POINT_BYTES, PARTS},
+    json_record::never_removed,
     point::list_all,
 };
-use crate::stores::{GetOptions, PutOptions, StoreError, read_all};
+use crate::stores::StoreError;
 
 /// How one source is shared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,27 +162,16 @@ impl Repository {
     }
 
     async fn put_part_like<T: Serialize + Sync>(&self, key: &str, value: &T) -> Result<bool> {
-        let run = random();
-        let header = Header { kind: Kind::Part, catalogue_key: self.catalogue.id, run, data_key: [0; 16] };
         let json = serde_json::to_vec(&(key, value)).expect("strings, numbers and JSON values always serialise");
-        let bytes = seal_object(&header, &self.catalogue.sealing_key(&run), &json);
-        let options = PutOptions { if_absent: true, sha256: Some(sha256(&bytes)), ..PutOptions::default() };
-        match self.store.put(key, bytes.into(), options).await {
+        match self.put_record(Kind::Part, &json, |_| key.to_owned()).await {
             Ok(_) => Ok(true),
-            Err(StoreError::AlreadyExists { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
+            Err(RepositoryError::Store(StoreError::AlreadyExists { .. })) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
     async fn part_like<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
-        let bytes = read_all(self.store.as_ref(), key, GetOptions::default(), MAX_POINT_BYTES).await.map_err(reading)?;
-        let place = format!("{}/{key}", self.store.describe());
-        let (_, plain) = open_object(&place, &bytes, Kind::Part, &self.catalogue)?;
-        let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
-        let (named, value): (String, T) = serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))?;
-        if named != key {
-            return Err(damaged(format!("holds what belongs under {named} instead")));
-        }
-        Ok(value)
+        let named = |(named, _): &(String, T), _: &Id| named.clone();
+        Ok(self.record(Kind::Part, key, MAX_POINT_BYTES, named).await.map_err(never_removed)?.1)
     }
 }

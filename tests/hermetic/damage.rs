@@ -83,7 +83,7 @@ async fn keep_records(recovery: &Recovery, store: &SharedStore, cache: &Path) {
         host: "test".to_owned(),
         at: point.time,
     };
-    repository.put_pin(&point, &record).await.unwrap();
+    repository.put_pin(&record).await.unwrap();
     let pack = objects(store.as_ref()).await.into_keys().find(|key| key.starts_with("packs/")).unwrap();
     repository.put_mark(&pack, MarkState::Sound, "test").await.unwrap();
 }

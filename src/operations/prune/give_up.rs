@@ -71,7 +71,7 @@ pub async fn give_up(request: &GiveUpRequest<'_>) -> Result<GivenUp, OperationEr
         host: agent.host.clone(),
         at: now,
     };
-    repository.put_pin(point, &record).await?;
+    repository.put_pin(&record).await?;
     Ok(GivenUp { record, damage })
 }
 

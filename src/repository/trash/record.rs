@@ -16,14 +16,12 @@ use serde::{
 use crate::{
     repository::{
         PackRecord, PointName, Repository, RepositoryError,
-        error::{Result, reading},
-        format::{DOOMED, Header, Id, Kind, MAX_DOOM_BYTES},
-        index::{open_object, seal_object},
-        keys::{random, sha256},
+        error::Result,
+        format::{DOOMED, Id, Kind, MAX_DOOM_BYTES},
         point::{dated_name, list_all, parse_dated_name},
         trash::LEAST_GRACE,
     },
-    stores::{GetOptions, ObjectStat, PutOptions, StoreError, read_all},
+    stores::{ObjectStat, StoreError},
 };
 
 /// Records read at once: each may have 16 MiB while it is read.
@@ -196,23 +194,22 @@ fn parse<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
+fn doom_key(record: &DoomRecord, run: &Id) -> String {
+    format!("{DOOMED}{}", dated_name(record.at, &hex::encode(&run[..8])))
+}
+
 impl Repository {
     /// Stores a doom record; returns what the site says of it.
     ///
     /// # Errors
     /// The store's; [`RepositoryError::Refused`] for a record that no reader would take.
     pub async fn put_doom(&self, record: &DoomRecord) -> Result<ObjectStat> {
-        let run = random();
-        let header = Header { kind: Kind::Doom, catalogue_key: self.catalogue.id, run, data_key: [0; 16] };
         let json = serde_json::to_vec(record).expect("strings and times always serialise");
         if json.len() as u64 > MAX_DOOM_BYTES {
             let detail = format!("a defect: names too much ({} bytes)", json.len());
             return Err(RepositoryError::Refused { subject: "a doom record".to_owned(), detail });
         }
-        let bytes = seal_object(&header, &self.catalogue.sealing_key(&run), &json);
-        let key = format!("{DOOMED}{}", dated_name(record.at, &hex::encode(&run[..8])));
-        let options = PutOptions { if_absent: true, sha256: Some(sha256(&bytes)), ..PutOptions::default() };
-        Ok(self.store.put(&key, bytes.into(), options).await?)
+        Ok(self.put_record(Kind::Doom, &json, |run| doom_key(record, run)).await?.stat)
     }
 
     /// All doom records, in the order of their keys.
@@ -236,19 +233,6 @@ impl Repository {
     }
 
     async fn doom_record(&self, key: &str) -> Result<DoomRecord> {
-        let place = format!("{}/{key}", self.store.describe());
-        let read = read_all(self.store.as_ref(), key, GetOptions::default(), MAX_DOOM_BYTES).await;
-        let bytes = read.map_err(|error| match error {
-            gone @ StoreError::NotFound { .. } => gone.into(),
-            other => reading(other),
-        })?;
-        let (header, plain) = open_object(&place, &bytes, Kind::Doom, &self.catalogue)?;
-        let damaged = |detail: String| RepositoryError::Damaged { place: place.clone(), detail };
-        let record: DoomRecord = serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))?;
-        let name = format!("{DOOMED}{}", dated_name(record.at, &hex::encode(&header.run[..8])));
-        if name != key {
-            return Err(damaged(format!("holds the doom record whose name is {name} instead")));
-        }
-        Ok(record)
+        self.record(Kind::Doom, key, MAX_DOOM_BYTES, doom_key).await
     }
 }

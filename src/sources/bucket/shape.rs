@@ -102,6 +102,19 @@ impl Digits {
         key.reverse();
         Some(key)
     }
+
+    /// The key that begins as this one does and goes on with a number, up to a character that the number cuts through.
+    fn text(&self, like: &[u8], number: u128) -> Option<String> {
+        let mut whole = [like.get(..self.start)?, &self.key(number)?].concat();
+        let length = std::str::from_utf8(&whole).map_or_else(|error| error.valid_up_to(), str::len);
+        whole.truncate(length);
+        String::from_utf8(whole).ok()
+    }
+}
+
+/// Where two keys differ first.
+fn first_difference(left: &[u8], right: &[u8]) -> usize {
+    left.iter().zip(right).position(|(left, right)| left != right).unwrap_or_else(|| left.len().min(right.len()))
 }
 
 impl Shape {
@@ -118,8 +131,7 @@ impl Shape {
     /// A key about so many `items` after `from`, where keys lie as dense as in the sample: greater than `from`, or none.
     pub(super) fn ahead(&self, sample: &Sample, from: &str, items: f64) -> Option<String> {
         let (first, last, from_bytes) = (sample.first.as_bytes(), sample.last.as_bytes(), from.as_bytes());
-        let differ = first.iter().zip(last).position(|(left, right)| left != right).unwrap_or_else(|| first.len().min(last.len()));
-        let digits = self.digits(differ)?;
+        let digits = self.digits(first_difference(first, last))?;
         if from_bytes.get(..digits.start) != last.get(..digits.start) {
             return None;
         }
@@ -127,12 +139,8 @@ impl Shape {
         let apart = distance as f64 / sample.items.saturating_sub(1).max(1) as f64;
         let steps = apart * items;
         let target = digits.number(from_bytes).saturating_add(steps.max(1.0) as u128);
-        let prefix = sample.last.get(..digits.start)?;
         let cut = if target < digits.values() {
-            let whole = [prefix.as_bytes(), &digits.key(target)?].concat();
-            // A character that the guess cuts through ends it.
-            let length = std::str::from_utf8(&whole).map_or_else(|error| error.valid_up_to(), str::len);
-            String::from_utf8(whole.get(..length)?.to_vec()).ok()?
+            digits.text(last, target)?
         } else {
             let constant = digits.symbols.iter().take_while(|symbols| symbols.count() == 1).count();
             format!("{}{LAST}", sample.last.get(..digits.start + constant)?)
@@ -156,60 +164,54 @@ impl Shape {
         let digits = self.digits_between(from, to.unwrap_or(LAST))?;
         let (low, high) = (digits.number(from.as_bytes()), digits.number(to.unwrap_or(LAST).as_bytes()));
         let middle = low + high.checked_sub(low)? / 2;
-        let whole = [from.as_bytes().get(..digits.start)?, &digits.key(middle)?].concat();
-        let length = std::str::from_utf8(&whole).map_or_else(|error| error.valid_up_to(), str::len);
-        let middle = String::from_utf8(whole.get(..length)?.to_vec()).ok()?;
+        let middle = digits.text(from.as_bytes(), middle)?;
         (middle.as_str() > from && to.is_none_or(|to| middle.as_str() < to)).then_some(middle)
     }
 
     /// The positions that tell keys from one to another apart.
     fn digits_between(&self, from: &str, to: &str) -> Option<Digits> {
         let (from, to) = (from.as_bytes(), to.as_bytes());
-        let differ = from.iter().zip(to).position(|(left, right)| left != right).unwrap_or_else(|| from.len().min(to.len()));
+        let differ = first_difference(from, to);
         let bounds = (from.get(differ).copied().unwrap_or(b' '), to.get(differ).copied().unwrap_or(b'~'));
-        // As many as one number holds, from the first one that differs on.
-        let mut any = Bytes::default();
-        self.seen.iter().filter(|seen| seen.count() > 1).for_each(|seen| any.join(*seen));
-        let (mut values, mut symbols) = (1, Vec::new());
-        for seen in self.seen.get(differ..)? {
-            let mut here = *seen;
-            if symbols.is_empty() {
-                // Between two keys that are there anything may be.
-                (bounds.0..=bounds.1).filter(|byte| (b' '..=b'~').contains(byte)).for_each(|byte| here.add(byte));
-            } else if here.count() > 1 {
-                here.join(here.of_classes_here(any));
-            }
-            values *= u128::from(here.count());
-            if values > MOST_VALUES {
-                break;
-            }
-            symbols.push(here);
-        }
+        // Between two keys that are there anything may be.
+        let mut first = *self.seen.get(differ)?;
+        (bounds.0..=bounds.1).filter(|byte| (b' '..=b'~').contains(byte)).for_each(|byte| first.add(byte));
+        let symbols = [first].into_iter().chain(self.symbols(differ + 1..self.seen.len()));
+        let symbols = as_many_as_fit(symbols);
         (!symbols.is_empty()).then_some(Digits { start: differ, symbols })
     }
 
     /// The positions that say where a key lies among those that differ at this one.
     fn digits(&self, differ: usize) -> Option<Digits> {
+        let end = (differ + 1 + DIGITS_BEHIND).min(self.seen.len());
+        let mut symbols = as_many_as_fit(self.symbols(0..end).rev());
+        symbols.reverse();
+        (!symbols.is_empty()).then_some(Digits { start: end - symbols.len(), symbols })
+    }
+
+    /// What the keys may show at these positions.
+    fn symbols(&self, positions: std::ops::Range<usize>) -> impl DoubleEndedIterator<Item = Bytes> {
         let mut any = Bytes::default();
         self.seen.iter().filter(|seen| seen.count() > 1).for_each(|seen| any.join(*seen));
-        let end = (differ + 1 + DIGITS_BEHIND).min(self.seen.len());
-        let (mut start, mut values) = (end, 1);
-        let mut symbols = Vec::new();
-        while let Some(position) = start.checked_sub(1) {
-            let mut here = self.seen[position];
+        self.seen.get(positions).unwrap_or_default().iter().map(move |seen| {
+            let mut here = *seen;
             if here.count() > 1 {
                 here.join(here.of_classes_here(any));
             }
-            values *= u128::from(here.count());
-            if values > MOST_VALUES {
-                break;
-            }
-            symbols.push(here);
-            start = position;
-        }
-        symbols.reverse();
-        (!symbols.is_empty()).then_some(Digits { start, symbols })
+            here
+        })
     }
+}
+
+/// The first of these positions, as many as one number holds.
+fn as_many_as_fit(positions: impl Iterator<Item = Bytes>) -> Vec<Bytes> {
+    let mut values = 1;
+    positions
+        .take_while(|symbols| {
+            values *= u128::from(symbols.count());
+            values <= MOST_VALUES
+        })
+        .collect()
 }
 
 #[cfg(test)]

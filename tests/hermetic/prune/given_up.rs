@@ -222,7 +222,7 @@ async fn a_record_that_gives_up_a_sound_point_is_not_believed_and_is_told() {
             host: "elsewhere".to_owned(),
             at: scene.recovery.shared_clock().now(),
         };
-        repository.put_pin(&point, &record).await.unwrap();
+        repository.put_pin(&record).await.unwrap();
     }
     for _ in 0..4 {
         let report = scene.prune(&store).await;
