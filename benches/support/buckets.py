@@ -21,6 +21,12 @@ def make_objects(directory, objects):
     return sum(sizes)
 
 
+def server_environment():
+    """The S3 server as the providers' own tools are told of one."""
+    return {**os.environ, "AWS_ENDPOINT_URL": ENDPOINT, "AWS_ACCESS_KEY_ID": KEY, "AWS_REGION": "us-east-1",
+            "AWS_SECRET_ACCESS_KEY": os.environ.get("FARSHORE_TEST_S3_SECRET_KEY", "")}
+
+
 def rclone_environment(endpoint=ENDPOINT):
     """The server under two names: what has but one would be copied by the server itself."""
     remotes = {}
@@ -62,8 +68,8 @@ def restic(work, rclone, pair):
             subprocess.run(["sleep", "0.1"])
         if not os.path.ismount(mount):
             return None
-        environment = {**os.environ, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": os.environ["FARSHORE_TEST_S3_SECRET_KEY"],
-                       "RESTIC_PASSWORD": "bench", "RESTIC_REPOSITORY": f"s3:{ENDPOINT}/bench-far/restic-{pair}", "XDG_CACHE_HOME": str(work / "restic")}
+        environment = {**server_environment(), "RESTIC_PASSWORD": "bench", "RESTIC_REPOSITORY": f"s3:{ENDPOINT}/bench-far/restic-{pair}",
+                       "XDG_CACHE_HOME": str(work / "restic")}
         run("restic", "init", env=environment)
         seconds, _ = run("restic", "backup", mount, env=environment)
         return seconds
@@ -102,9 +108,7 @@ def compare(work):
         ours, peak, cpu, _ = measure(FARSHORE, "backup", path)
         ours_again, peak_again = run(FARSHORE, "backup", path)
         target = ("--to", "s3://bench-ours/back")
-        environment = {**os.environ, "AWS_ENDPOINT_URL": ENDPOINT, "AWS_ACCESS_KEY_ID": KEY, "AWS_REGION": "us-east-1",
-                       "AWS_SECRET_ACCESS_KEY": os.environ["FARSHORE_TEST_S3_SECRET_KEY"]}
-        ours_back, peak_back = run(FARSHORE, "restore", path, "latest", "--identity", key, *target, env=environment)
+        ours_back, peak_back = run(FARSHORE, "restore", path, "latest", "--identity", key, *target, env=server_environment())
         line = (f"pair {pair}: rclone sync {theirs:.1f} s, again {theirs_again:.2f}, copy back {theirs_back:.1f}; farshore backup {ours:.1f} s "
                 f"({peak:.0f} MiB, {cpu:.0f} s of CPU), again {ours_again:.2f} ({peak_again:.0f} MiB), restore {ours_back:.1f} ({peak_back:.0f} MiB)")
         if pair < 2 and shutil.which("restic"):
