@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{OperationError, anomaly::Shape};
 use crate::{
-    report::{DrillReport, EvidenceLink, ReadPart, Verdict, VerifyReport},
+    report::{Damage, DrillReport, EvidenceLink, ReadPart, Verdict, VerifyReport},
     repository::{EvidenceName, PointName, Repository, RepositoryError},
 };
 
@@ -67,6 +67,9 @@ fn parse(link: EvidenceLink, plain: &[u8]) -> Result<Record, serde_json::Error> 
     if value.get("kind").and_then(Value::as_str) == Some("verification") {
         let verification: Verification = serde_json::from_value(value)?;
         let part = verification.report.part.unwrap_or(ReadPart { number: 1, of: 1 });
+        if !(1..=part.of).contains(&part.number) {
+            return Err(serde::de::Error::custom(format!("there is no part {} of {}", part.number, part.of)));
+        }
         let started_at = verification.report.started_at;
         let hurt = verification.report.damage.into_iter().flat_map(|damage| damage.points).collect();
         let Verification { at, points, part_points, previous, .. } = verification;
@@ -201,7 +204,29 @@ pub(super) async fn keep_verification(
     report: &VerifyReport,
 ) -> Result<String, OperationError> {
     let previous = newest_link(repository).await?;
-    keep(repository, "verification", &Verification { at, points, part_points, previous, report: report.clone() }).await
+    let mut report = report.clone();
+    condense(&mut report.damage);
+    condense(&mut report.known);
+    keep(repository, "verification", &Verification { at, points, part_points, previous, report }).await
+}
+
+/// Objects that are named in a record one by one.
+const NAMED: usize = 1000;
+
+/// Leaves a list so short that its record can be read again, whatever was lost: behind the first objects the others are one, and each point that
+/// any of them hurts is named once.
+fn condense(damage: &mut Vec<Damage>) {
+    if damage.len() <= NAMED + 1 {
+        return;
+    }
+    let rest = damage.split_off(NAMED);
+    let (first, count) = (rest.first().map(|first| first.object.clone()), rest.len());
+    let points: BTreeSet<String> = rest.into_iter().flat_map(|damage| damage.points).collect();
+    damage.push(Damage {
+        object: first.unwrap_or_default(),
+        detail: format!("and {} more objects, which the report of that run named", count - 1),
+        points: points.into_iter().collect(),
+    });
 }
 
 /// The newest record, for the next to be chained to.

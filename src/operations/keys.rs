@@ -60,7 +60,7 @@ pub async fn check_point_keys(repository: &Repository, reader: &Reader, point: &
             let Some(content) = entry.content.filter(|content| !content.is_empty()) else { continue };
             let at_entry = |error: RepositoryError| error.at_entry(source, Some(&entry.path));
             for chunk in reader.flatten(&content).await.map_err(at_entry)? {
-                let found = reader.cache().find(&chunk.id)?;
+                let found = reader.cache().find(&chunk)?;
                 let missing = || at_entry(RepositoryError::MissingChunk { place: place(), id: chunk.id.to_string() });
                 packs.insert(found.ok_or_else(missing)?.pack);
             }

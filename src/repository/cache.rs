@@ -19,7 +19,7 @@ use redb::{
 
 use super::{
     Class, PackCheck, RepositoryError,
-    chunk::{ChunkId, Encoding},
+    chunk::{ChunkId, ChunkRef, Encoding},
     error::Result,
     format::Id,
     pack::{PackEntry, Place, pack_overhead_bytes},
@@ -428,14 +428,15 @@ impl ChunkCache {
     }
 
     /// Where a chunk lies, if any index knows it; rather in a whole pack than in one that is doomed, rather in that than in one that is
-    /// quarantined, and rather in that than in one that the site lost.
+    /// quarantined, and rather in that than in one that the site lost. An index that says another length than the chunk has says nothing of it.
     ///
     /// # Errors
     /// [`RepositoryError::Cache`].
-    pub fn find(&self, id: &ChunkId) -> Result<Option<Location>> {
+    pub fn find(&self, chunk: &ChunkRef) -> Result<Option<Location>> {
         let find = || -> Result<_, redb::Error> {
-            let (tables, seen, gone) = (self.tables(), self.seen(), self.gone());
-            let rank = |row: &ChunkRow| if gone.contains(&row.0) { UNKNOWN } else { seen.rank(row.0) };
+            let (tables, seen, gone, id) = (self.tables(), self.seen(), self.gone(), &chunk.id);
+            let lies = |row: &ChunkRow| row.3 != chunk.length || gone.contains(&row.0);
+            let rank = |row: &ChunkRow| if lies(row) { UNKNOWN } else { seen.rank(row.0) };
             let Some(row) = tables.chunks.get(&id.0)? else { return Ok(None) };
             let mut row = row.value();
             if rank(&row) > 0 {
@@ -459,15 +460,15 @@ impl ChunkCache {
     ///
     /// # Errors
     /// [`RepositoryError::Cache`].
-    pub fn needed_copies(&self, id: &ChunkId) -> Result<Vec<Location>> {
+    pub fn needed_copies(&self, chunk: &ChunkRef) -> Result<Vec<Location>> {
         let find = || -> Result<_, redb::Error> {
-            let (tables, seen, gone) = (self.tables(), self.seen(), self.gone());
+            let (tables, seen, gone, id) = (self.tables(), self.seen(), self.gone(), &chunk.id);
             let Some(row) = tables.chunks.get(&id.0)? else { return Ok(Vec::new()) };
             let mut rows = vec![row.value()];
             for other in tables.others.get(&id.0)? {
                 rows.push(other?.value());
             }
-            rows.retain(|row| !gone.contains(&row.0));
+            rows.retain(|row| row.3 == chunk.length && !gone.contains(&row.0));
             let best = rows.iter().map(|row| seen.rank(row.0)).min();
             rows.retain(|row| Some(seen.rank(row.0)) == best);
             if best == Some(0) && rows.len() > 1 {

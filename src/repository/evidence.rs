@@ -66,9 +66,9 @@ impl Repository {
             .into_iter()
             .filter_map(|object| Some((EvidenceName::parse(&object.key)?, object.modified)))
             .collect();
-        // Records of one second are chained in the order in which they were stored.
+        // As the site stored them: the clock of whoever writes one does not decide which of two counts.
         names.sort_by(|(left, left_stored), (right, right_stored)| {
-            (left.time, left_stored, &left.key).cmp(&(right.time, right_stored, &right.key))
+            (left_stored, left.time, &left.key).cmp(&(right_stored, right.time, &right.key))
         });
         Ok(names.into_iter().map(|(name, _)| name).collect())
     }

@@ -52,7 +52,7 @@ pub fn open_object(place: &str, bytes: &[u8], kind: Kind, catalogue: &Catalogue)
 }
 
 /// How many plain bytes an object of a kind may have: `docs/format.md`.
-fn most_plain_bytes(kind: Kind) -> usize {
+pub(super) fn most_plain_bytes(kind: Kind) -> usize {
     match kind {
         Kind::Pin | Kind::Mark => 1 << 20,
         Kind::Doom | Kind::RecipientSet => 16 << 20,

@@ -10,7 +10,7 @@ use super::{
     Id, Repository, RepositoryError,
     error::{Result, reading},
     format::{Header, Kind},
-    index::{open_object, seal_object},
+    index::{most_plain_bytes, open_object, seal_object},
     keys::{random, sha256},
 };
 use crate::stores::{GetOptions, ObjectStat, PutOptions, StoreError, read_all};
@@ -29,8 +29,13 @@ impl Repository {
     /// Seals a record and stores it under the key that `key` makes of its run.
     ///
     /// # Errors
-    /// The store's; [`StoreError::AlreadyExists`] if there is one of that name.
+    /// The store's; [`StoreError::AlreadyExists`] if there is one of that name; [`RepositoryError::Refused`] if it is longer than what can be
+    /// read again.
     pub(super) async fn put_record(&self, kind: Kind, json: &[u8], key: impl FnOnce(&Id) -> String) -> Result<PutRecord> {
+        if json.len() > most_plain_bytes(kind) {
+            let detail = format!("a defect: says too much ({} bytes)", json.len());
+            return Err(RepositoryError::Refused { subject: format!("a record ({kind:?})"), detail });
+        }
         let run = random();
         let header = Header { kind, catalogue_key: self.catalogue.id, run, data_key: [0; 16] };
         let bytes = seal_object(&header, &self.catalogue.sealing_key(&run), json);

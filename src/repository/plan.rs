@@ -4,6 +4,8 @@
 //! how many they are. So all who build on the same point find the same plan, whoever comes first, and after its point there is another.
 //! A [`Claim`] says who is making one that takes long.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -11,7 +13,6 @@ use super::{
     Part, Repository, RepositoryError, Snapshot,
     error::Result,
     format::{Id, Kind, MAX_POINT_BYTES, PARTS},
-    json_record::never_removed,
     point::list_all,
 };
 use crate::stores::StoreError;
@@ -77,7 +78,14 @@ pub struct Planned {
     pub plan: Option<(Plan, DateTime<Utc>)>,
     /// Who makes one, and since when, by the site's clock.
     pub claim: Option<(Claim, DateTime<Utc>)>,
+    /// The name of the plan after this one, for when it is of no use any more.
+    pub after: PlanName,
 }
+
+/// Behind a plan's name: who makes it.
+const CLAIM: &str = ".claim";
+/// Plans of one point and number of shards; nobody comes near.
+const LAST_NUMBER: u32 = 99_999_999;
 
 impl PlanName {
     fn of(policy: &str, base: Option<&str>, shards: u32, number: u32) -> Self {
@@ -89,7 +97,7 @@ impl PlanName {
     }
 
     fn claim_key(&self) -> String {
-        format!("{}.claim", self.key)
+        format!("{}{CLAIM}", self.key)
     }
 
     fn number(&self) -> u32 {
@@ -103,6 +111,11 @@ impl Plan {
         format!("{}{shard:08x}", self.id.get(..8).unwrap_or_default())
     }
 
+    /// Whether a run is of this shard, of whichever plan.
+    pub fn is_run_of(run: &str, shard: u32) -> bool {
+        run.get(8..).is_some_and(|number| number == format!("{shard:08x}"))
+    }
+
     /// Whether a part is what this shard of this plan captured, whole.
     pub fn is_done_by(&self, part: &Part, shard: u32) -> bool {
         part.shard.as_ref().is_some_and(|mark| mark.plan == self.id && mark.shard == shard && mark.whole)
@@ -110,39 +123,50 @@ impl Plan {
 }
 
 impl Repository {
-    /// The newest plan, or claim to make one, of so many shards on this point; the name of the first if there is none.
+    /// The newest plan, or claim to make one, of so many shards on this point; the name of the first if there is none. One that cannot be read
+    /// is passed over, and its name is not used again.
     ///
     /// # Errors
-    /// The store's, [`RepositoryError::Damaged`].
+    /// The store's.
     pub async fn planned(&self, policy: &str, base: Option<&str>, shards: u32) -> Result<Planned> {
-        let prefix = PlanName::prefix(policy, base, shards);
-        let mut newest = PlanName::of(policy, base, shards, 1);
-        let (mut plan_at, mut claim_at) = (None, None);
-        for object in list_all(self, &prefix).await? {
-            let key = object.key.strip_suffix(".claim").unwrap_or(&object.key);
+        let of = |number| PlanName::of(policy, base, shards, number);
+        // By number, when the site stored the plan and the claim.
+        let mut there: BTreeMap<u32, [Option<DateTime<Utc>>; 2]> = BTreeMap::new();
+        for object in list_all(self, &PlanName::prefix(policy, base, shards)).await? {
+            let key = object.key.strip_suffix(CLAIM).unwrap_or(&object.key);
             let name = PlanName { key: key.to_owned() };
-            if name != PlanName::of(policy, base, shards, name.number()) || name.number() < newest.number() {
-                continue;
+            if (1..=LAST_NUMBER).contains(&name.number()) && name == of(name.number()) {
+                there.entry(name.number()).or_default()[usize::from(key != object.key)] = Some(object.modified);
             }
-            if name != newest {
-                (newest, plan_at, claim_at) = (name, None, None);
-            }
-            if object.key == newest.key { plan_at = Some(object.modified) } else { claim_at = Some(object.modified) }
         }
-        let plan = match plan_at {
-            Some(at) => Some((self.part_like(&newest.key).await?, at)),
-            None => None,
-        };
-        let claim = match claim_at {
-            Some(at) => Some((self.part_like(&newest.claim_key()).await?, at)),
-            None => None,
-        };
-        Ok(Planned { name: newest, plan, claim })
+        let free_after = |number| of((number + 1..=LAST_NUMBER).find(|number| !there.contains_key(number)).unwrap_or(LAST_NUMBER));
+        for (number, [plan_at, claim_at]) in there.iter().rev() {
+            let name = of(*number);
+            let plan = self.if_readable(&name.key, *plan_at).await?;
+            let claim = self.if_readable(&name.claim_key(), *claim_at).await?;
+            // A claim beside a plan that cannot be read has had its time.
+            if plan.is_some() || (claim.is_some() && plan_at.is_none()) {
+                return Ok(Planned { after: free_after(*number), name, plan, claim });
+            }
+        }
+        let name = free_after(0);
+        Ok(Planned { after: free_after(name.number()), name, plan: None, claim: None })
     }
 
-    /// The name of the plan after this one, for when it is of no use any more.
-    pub fn plan_after(&self, policy: &str, base: Option<&str>, shards: u32, name: &PlanName) -> PlanName {
-        PlanName::of(policy, base, shards, name.number() + 1)
+    /// What lies there, if the listing showed it and it can be read.
+    async fn if_readable<T: DeserializeOwned>(&self, key: &str, at: Option<DateTime<Utc>>) -> Result<Option<(T, DateTime<Utc>)>> {
+        let Some(at) = at else { return Ok(None) };
+        let named = |(named, _): &(String, T), _: &Id| named.clone();
+        match self.record(Kind::Part, key, MAX_POINT_BYTES, named).await {
+            Ok((_, value)) => Ok(Some((value, at))),
+            // A prune took it away since it was listed.
+            Err(RepositoryError::Store(StoreError::NotFound { .. })) => Ok(None),
+            Err(error) if error.is_damage() => {
+                tracing::warn!(%error, key, "a plan of shards, or a claim to make one, cannot be read");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Stores a plan under its name, if there is none yet; false if there is.
@@ -168,10 +192,5 @@ impl Repository {
             Err(RepositoryError::Store(StoreError::AlreadyExists { .. })) => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    async fn part_like<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
-        let named = |(named, _): &(String, T), _: &Id| named.clone();
-        Ok(self.record(Kind::Part, key, MAX_POINT_BYTES, named).await.map_err(never_removed)?.1)
     }
 }

@@ -125,7 +125,7 @@ impl Reach {
         let list = &snapshot.entries;
         let mut refs: Vec<ChunkRef> = list.chunks()?.collect();
         for level in (0..=check_level(list)?).rev() {
-            self.note(refs.iter().map(|chunk| chunk.id), Class::Catalogue)?;
+            self.note(&refs, Class::Catalogue)?;
             let role = if level == 0 { Role::Entries } else { Role::EntryRefs(level) };
             let unread: Vec<ChunkRef> = refs.into_iter().filter(|chunk| self.read.insert((chunk.id, role))).collect();
             refs = Vec::new();
@@ -147,7 +147,7 @@ impl Reach {
     async fn content(&mut self, reader: &Reader, list: ChunkList) -> Result<()> {
         let mut refs: Vec<ChunkRef> = list.chunks()?.collect();
         for level in (1..=check_level(&list)?).rev() {
-            self.note(refs.iter().map(|chunk| chunk.id), Class::Catalogue)?;
+            self.note(&refs, Class::Catalogue)?;
             let unread: Vec<ChunkRef> =
                 refs.into_iter().filter(|chunk| self.read.insert((chunk.id, Role::ContentRefs(level)))).collect();
             refs = Vec::new();
@@ -198,10 +198,10 @@ impl Reach {
     }
 
     /// Few: done where it stands.
-    fn note(&mut self, chunks: impl Iterator<Item = ChunkId>, class: Class) -> Result<()> {
-        for id in chunks {
-            if !self.found.note(&self.cache, &self.numbers, &id)? && class == Class::Catalogue {
-                return Err(RepositoryError::MissingChunk { place: "the repository".to_owned(), id: id.to_string() });
+    fn note(&mut self, chunks: &[ChunkRef], class: Class) -> Result<()> {
+        for chunk in chunks {
+            if !self.found.note(&self.cache, &self.numbers, chunk)? && class == Class::Catalogue {
+                return Err(RepositoryError::MissingChunk { place: "the repository".to_owned(), id: chunk.id.to_string() });
             }
         }
         Ok(())
@@ -226,7 +226,7 @@ struct Noting {
 impl Noting {
     fn note_data(&mut self, chunks: impl Iterator<Item = ChunkRef>) -> Result<()> {
         for chunk in chunks {
-            if !self.found.note(&self.cache, &self.numbers, &chunk.id)? {
+            if !self.found.note(&self.cache, &self.numbers, &chunk)? {
                 self.found.holes += 1;
             }
         }
@@ -236,11 +236,12 @@ impl Noting {
 
 impl Found {
     /// Whether any index knows the chunk.
-    fn note(&mut self, cache: &ChunkCache, numbers: &HashMap<u32, u32>, id: &ChunkId) -> Result<bool> {
+    fn note(&mut self, cache: &ChunkCache, numbers: &HashMap<u32, u32>, chunk: &ChunkRef) -> Result<bool> {
+        let id = &chunk.id;
         if self.recent.get(id).is_some() {
             return Ok(true);
         }
-        let copies = cache.needed_copies(id)?;
+        let copies = cache.needed_copies(chunk)?;
         for found in &copies {
             let pack = numbers.get(&found.pack).copied().unwrap_or(found.pack);
             if !self.settled {

@@ -17,6 +17,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Budget, ChunkCache, ChunkId, ChunkList, ChunkRef, Class, Marks, Repository, RepositoryError, Workers,
@@ -236,7 +237,7 @@ impl Reader {
         stream::iter(groups)
             .map(move |range| {
                 let (shared, lane) = (Arc::clone(&shared), lane.clone());
-                async move { shared.fetch(range?, class, lane).await.map_err(RepositoryError::from) }
+                async move { on_its_own(shared.fetch(range?, class, lane)).await.map_err(RepositoryError::from) }
             })
             .buffered(READ_AHEAD)
             .map_ok(|pieces| stream::iter(pieces.into_iter().map(|piece| Ok(piece.bytes))))
@@ -253,7 +254,7 @@ impl Reader {
             let pieces = stream::iter(ranges)
                 .map(move |range| {
                     let (shared, lane) = (Arc::clone(&shared), lane.clone());
-                    async move { shared.fetch(range, Class::Data, lane).await }
+                    on_its_own(shared.fetch(range, Class::Data, lane))
                 })
                 .buffer_unordered(REQUESTS)
                 .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
@@ -384,17 +385,28 @@ impl Reader {
     }
 }
 
+/// A fetch on a task of its own. It may hold leave for one of the few requests that the site allows, and whoever asked for it may not ask for more
+/// before others, who wait for that leave, are done.
+async fn on_its_own(
+    fetch: impl Future<Output = Result<Vec<Piece>, Undelivered>> + Send + 'static,
+) -> Result<Vec<Piece>, Undelivered> {
+    AbortOnDropHandle::new(tokio::spawn(fetch)).await.unwrap_or_else(|error| {
+        let detail = format!("a defect: a task of this program ended: {error}");
+        Err(RepositoryError::Refused { subject: "reading packs".to_owned(), detail }.into())
+    })
+}
+
 impl Shared {
     fn missing(&self, chunk: &ChunkRef) -> RepositoryError {
         RepositoryError::MissingChunk { place: self.store.describe(), id: chunk.id.to_string() }
     }
 
     fn locate(&self, chunk: &ChunkRef) -> Result<Location> {
-        let found = self.cache.find(&chunk.id)?.ok_or_else(|| self.missing(chunk))?;
-        if found.place.plain_bytes != chunk.length || found.place.plain_bytes as usize > MAX_CHUNK_BYTES {
+        let found = self.cache.find(chunk)?.ok_or_else(|| self.missing(chunk))?;
+        if chunk.length as usize > MAX_CHUNK_BYTES {
             return Err(RepositoryError::Damaged {
                 place: format!("chunk {}", chunk.id),
-                detail: format!("an index says {} plain bytes, the entry says {}", found.place.plain_bytes, chunk.length),
+                detail: format!("has {} plain bytes by its entry, more than any", chunk.length),
             });
         }
         Ok(found)

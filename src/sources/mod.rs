@@ -65,6 +65,12 @@ pub trait Sink: Send + Sync {
         Ok(None)
     }
 
+    /// Bytes that a source may hold of contents it is about to write, or is writing, all together. What it writes takes as much room again, and
+    /// entries need some beside.
+    fn room(&self) -> u32 {
+        32 << 20
+    }
+
     /// Appends an entry; its path must be greater than the one before it.
     async fn entry(&self, entry: Entry) -> Result<(), ExchangeError>;
 }

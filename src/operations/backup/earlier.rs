@@ -13,14 +13,19 @@ type Entries = BoxStream<'static, Result<EntryRecord, RepositoryError>>;
 /// Runs whose parts are looked at, the newest ones: each is one more list to walk.
 const MOST_RUNS: usize = 4;
 
-/// The parts of runs after this point, newest first. One that cannot be read costs time and nothing else.
+/// The parts of runs after this point, newest first; of those that `is_wanted` chooses by the run's name. One that cannot be read costs time and nothing
+/// else.
 pub(super) async fn parts_since(
     repository: &Repository,
     policy: &str,
     point: Option<&Point>,
+    is_wanted: impl Fn(&str) -> bool,
 ) -> Result<Vec<Part>, RepositoryError> {
     let mut parts = Vec::new();
     for name in repository.last_parts(policy).await? {
+        if !is_wanted(&name.run) {
+            continue;
+        }
         if point.is_some_and(|point| name.named_at <= point.finished_at) {
             continue;
         }

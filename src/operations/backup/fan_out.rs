@@ -100,6 +100,11 @@ impl Sink for FanOut<'_> {
         Ok(Box::new(self.contents(cutting, size, earlier, 0)))
     }
 
+    fn room(&self) -> u32 {
+        let rooms = self.sites.iter().map(|site| site.writer.room());
+        rooms.min().unwrap_or(u32::MAX)
+    }
+
     async fn content_over(
         &self,
         earlier: &Content,

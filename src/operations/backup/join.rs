@@ -1,12 +1,16 @@
 //! The shards of a plan, joined into one recovery point.
 
-use std::{collections::BTreeMap, sync::atomic::AtomicBool, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::atomic::AtomicBool,
+    time::Duration,
+};
 
 use futures_util::TryStreamExt;
 
 use super::{
     Backed, BackupRequest, Draft, Site, in_time,
-    shards::{LOOK_EVERY, Usable, begin, destination, newest_part, refused, usable},
+    shards::{LOOK_EVERY, NotWhole, Usable, begin, destination, newest_part, refused, usable},
     site::newest_point,
     source_report,
 };
@@ -18,6 +22,9 @@ use crate::{
     sources::bucket::merged_facts,
 };
 
+/// Looks are no further apart.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// Joins the shards of the plan into a recovery point. Waits so long, at most, until all of them are there.
 ///
 /// # Errors
@@ -26,9 +33,10 @@ use crate::{
 pub async fn commit_shards(request: &BackupRequest<'_>, shards: u32, wait: Duration) -> Result<Backed, OperationError> {
     let start = request.clock.monotonic();
     let mut is_said = false;
+    let (mut not_whole, mut pause) = (NotWhole::Passed(HashSet::new()), LOOK_EVERY);
     loop {
         let storing = AtomicBool::new(false);
-        let not_ready = match in_time(request, &storing, commit(request, shards, &storing)).await? {
+        let not_ready = match in_time(request, &storing, commit(request, shards, &storing, &mut not_whole)).await? {
             Ok(backed) => return Ok(backed),
             Err(error) => error,
         };
@@ -39,7 +47,8 @@ pub async fn commit_shards(request: &BackupRequest<'_>, shards: u32, wait: Durat
             request.observer.phase("wait for the shards", None);
             is_said = true;
         }
-        tokio::time::sleep(LOOK_EVERY.min(wait)).await;
+        tokio::time::sleep(pause.min(wait)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -48,6 +57,7 @@ async fn commit(
     request: &BackupRequest<'_>,
     shards: u32,
     storing: &AtomicBool,
+    not_whole: &mut NotWhole,
 ) -> Result<Result<Backed, OperationError>, OperationError> {
     let start = request.clock.monotonic();
     request.observer.phase("open repository", None);
@@ -81,7 +91,7 @@ async fn commit(
     let mut parts = Vec::new();
     let mut missing = Vec::new();
     for shard in 0..shards {
-        match newest_part(repository, &plan, shard, true).await? {
+        match newest_part(repository, &plan, shard, not_whole).await? {
             Some(part) => parts.push(part),
             None => missing.push(shard.to_string()),
         }

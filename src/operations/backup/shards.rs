@@ -7,14 +7,16 @@
 //!
 //! If we stop here, anywhere: parts, which keep nothing from being deleted, and no point.
 
-use std::{sync::atomic::AtomicBool, time::Duration};
+use std::{collections::HashSet, sync::atomic::AtomicBool, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::TryStreamExt;
 use sha2::{Digest, Sha256};
 
-use super::{BackupRequest, Destination, NamedSource, Run, Site, in_order, in_time};
+use super::{BackupRequest, Destination, NamedSource, Run, Site, earlier::parts_since, in_order, in_time};
 use crate::{
     operations::OperationError,
+    progress::Problem,
     report::ShardReport,
     repository::{Claim, Part, Plan, PlanName, Planned, Repository, ShardMark, SharedSource, site_time},
     sources::{Shard, ShardPlanning},
@@ -83,12 +85,15 @@ async fn capture_shard(request: &BackupRequest<'_>, shard: ShardNumber) -> Resul
         let Some(site) = run.sites.first_mut() else { return Err(refused(&request.policy.name, "a defect: there is no site")) };
         site.run = plan.run_of(shard.number);
         site.shard = Some(ShardMark { plan: plan.id.clone(), shard: shard.number, whole: false });
-        site.unfinished.clear();
-        if let Some(part) = newest_part(site.destination.repository, &plan, shard.number, false).await? {
-            if plan.is_done_by(&part, shard.number) {
+        // Of plans that are over, what the shard of this number had read: about the same range, if they were as many.
+        let (own, repository) = (plan.run_of(shard.number), site.destination.repository);
+        let same = |run: &str| run != own && Plan::is_run_of(run, shard.number);
+        site.unfinished = parts_since(repository, &plan.policy, site.earlier.as_ref(), same).await?;
+        if let Some(part) = newest_part(repository, &plan, shard.number, &mut NotWhole::Wanted).await? {
+            if plan.is_done_by(&part, shard.number) && is_there(site, &part).await? {
                 return Ok(report(&run, Vec::new(), true));
             }
-            site.unfinished.push(part);
+            site.unfinished.insert(0, part);
         }
         // What this machine captured for the plan is the plan's.
         site.forget_finished();
@@ -174,7 +179,7 @@ async fn plan(run: &mut Run<'_>, shard: ShardNumber, base: Option<&str>) -> Resu
         let name = match usable(&planned, request, now) {
             Usable::Plan(plan) => return Ok(plan),
             Usable::Name(name) => name,
-            Usable::Over => repository.plan_after(&request.policy.name, base_id, shard.shards, &planned.name),
+            Usable::Over => planned.after.clone(),
             Usable::Wait(claim) if claim.shard != shard.number => {
                 if !is_said {
                     request.observer.phase(&format!("wait for shard {} on {} to make the plan", claim.shard, claim.host), None);
@@ -212,7 +217,8 @@ pub(super) enum Usable {
 
 pub(super) fn usable(planned: &Planned, request: &BackupRequest<'_>, now: DateTime<Utc>) -> Usable {
     match (&planned.plan, &planned.claim) {
-        (Some((plan, at)), _) if now - *at < PLAN_LASTS && plan.policy_sha256 == policy_sha256(request) => {
+        // From when the work began: a database that takes hours to dump is as old as T when the plan is stored.
+        (Some((plan, at)), _) if now - plan.started_at.min(*at) < PLAN_LASTS && plan.policy_sha256 == policy_sha256(request) => {
             Usable::Plan(plan.clone())
         }
         (Some(_), _) => Usable::Over,
@@ -232,7 +238,14 @@ async fn make(run: &mut Run<'_>, shards: u32, base: Option<&str>) -> Result<Plan
         let kind = source.capture.kind();
         let site = living(run)?;
         let earlier_cuts = match site.earlier_snapshot(&source.name, kind) {
-            Some(snapshot) => site.reader.cuts(snapshot, shards).await?,
+            Some(snapshot) => match site.reader.cuts(snapshot, shards).await {
+                Err(error) if error.is_damage() => {
+                    let said = format!("the list of the newest point cannot be read, so it is cut anew: {error}");
+                    request.observer.problem(Problem::new(&source.name, said));
+                    Vec::new()
+                }
+                cuts => cuts?,
+            },
             None => Vec::new(),
         };
         let planning = ShardPlanning { shards, earlier_cuts, consistent_at: run.consistent_at, clock: &request.clock };
@@ -261,22 +274,60 @@ async fn make(run: &mut Run<'_>, shards: u32, base: Option<&str>) -> Result<Plan
     })
 }
 
-/// The newest part of a shard that can be read; only a whole one where that is asked for.
+/// Parts of a shard that are not all of it.
+pub(super) enum NotWhole {
+    /// Are wanted, too.
+    Wanted,
+    /// Are passed over; these keys are known to be such, or not to be read.
+    Passed(HashSet<String>),
+}
+
+/// The newest part of a shard that can be read, rather one that is whole.
 pub(super) async fn newest_part(
     repository: &Repository,
     plan: &Plan,
     shard: u32,
-    whole: bool,
+    not_whole: &mut NotWhole,
 ) -> Result<Option<Part>, OperationError> {
     let mut names = repository.parts_of_run(&plan.policy, &plan.run_of(shard)).await?;
     names.sort_by_key(|name| std::cmp::Reverse((name.stored_at, name.named_at)));
     let mut newest = None;
     for name in names {
+        if matches!(not_whole, NotWhole::Passed(known) if known.contains(&name.key)) {
+            continue;
+        }
         match repository.part(&name).await {
             Ok(part) if plan.is_done_by(&part, shard) => return Ok(Some(part)),
             Ok(part) => newest = newest.or(Some(part)),
-            Err(error) => tracing::warn!(%error, key = name.key, "a part of a shard cannot be read"),
+            Err(error) if error.is_damage() => tracing::warn!(%error, key = name.key, "a part of a shard cannot be read"),
+            Err(error) => return Err(error.into()),
+        }
+        if let NotWhole::Passed(known) = not_whole {
+            known.insert(name.key);
         }
     }
-    Ok(newest.filter(|_| !whole))
+    Ok(newest.filter(|_| matches!(not_whole, NotWhole::Wanted)))
+}
+
+/// Whether everything that a part names can be adopted still. A prune may have taken it for waste, or the site may have lost it.
+async fn is_there(site: &Site<'_>, part: &Part) -> Result<bool, OperationError> {
+    for snapshot in &part.snapshots {
+        let mut records = site.reader.entries(snapshot);
+        loop {
+            let record = match records.try_next().await {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) if error.is_damage() => return Ok(false),
+                Err(error) => return Err(error.into()),
+            };
+            let Some(list) = &record.content else { continue };
+            match site.writer.has(&site.reader, list).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(error) if error.is_damage() => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(true)
 }

@@ -92,7 +92,7 @@ impl<'a> Site<'a> {
         // A budget of its own: a reader ahead of the sources must never hold what the writer waits for.
         let reader = Reader::open(repository, Arc::clone(&request.workers), Budget::one_of(memory / 4, sites)).await?;
         let earlier = newest_point(repository, &request.policy.name, &general).await?;
-        let unfinished = parts_since(repository, &request.policy.name, earlier.as_ref()).await?;
+        let unfinished = parts_since(repository, &request.policy.name, earlier.as_ref(), |_| true).await?;
         Ok(Self {
             destination,
             writer,

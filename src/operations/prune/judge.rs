@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Numbered, OperationError, PruneRequest, look::Look};
 use crate::{
+    progress::Problem,
     report::{Amount, PruneReport},
     repository::{ChunkCache, Class, DoomRecord, Id, PackFacts, PackRecord, PackVerdict, pack_key},
 };
@@ -54,12 +55,19 @@ impl Judgement {
         let mut numbers: HashMap<[u8; 32], (u32, PackRecord)> = HashMap::new();
         // Indexes that say different things of one pack: one of them lies, and nothing is done to the pack.
         let mut disputed: HashSet<[u8; 32]> = HashSet::new();
-        for (number, record) in cache.packs()? {
-            let sha256 = record.sha256;
-            let first = numbers.entry(sha256).or_insert_with(|| (number, record.clone()));
-            if first.1 != record {
-                disputed.insert(sha256);
+        let said = cache.packs()?;
+        for (number, record) in &said {
+            let first = numbers.entry(record.sha256).or_insert_with(|| (*number, record.clone()));
+            if first.1 != *record {
+                disputed.insert(record.sha256);
             }
+        }
+        if let Some(one) = disputed.iter().next() {
+            let (key, count) = (pack_key(one), disputed.len());
+            let said = format!(
+                "indexes say different things of {count} packs, of which this is one: somebody wrote an index who should not have. Nothing is done to those packs; `farshore verify --read-data` tells what is true"
+            );
+            request.observer.problem(Problem::new(key, said));
         }
         let there = repository.stored_packs().await?;
         let seen = cache.seen();
@@ -99,7 +107,7 @@ impl Judgement {
             this.names_only = lost.map(|(sha256, _)| *sha256).collect();
         }
         if all_known && !look.doomed_unclear {
-            this.keys(request, look, &numbers, |sha256| there.contains_key(sha256)).await?;
+            this.keys(request, look, &said, |sha256| there.contains_key(sha256)).await?;
         }
         this.packs_there = there.into_keys().collect();
         this.key_of = numbers.into_iter().map(|(sha256, (_, record))| (sha256, record.data_key)).collect();
@@ -146,13 +154,14 @@ impl Judgement {
         &mut self,
         request: &PruneRequest<'_>,
         look: &Look,
-        numbers: &HashMap<[u8; 32], (u32, PackRecord)>,
+        said: &[(u32, PackRecord)],
         is_there: impl Fn(&[u8; 32]) -> bool,
     ) -> Result<(), OperationError> {
         // A pack that a point needs and that is missing may be put back from another copy of the site: its key must be there then.
         let is_needed = |number: u32| look.reach.as_ref().is_some_and(|reach| reach.needs(number));
         let holds = |number: u32, record: &PackRecord| is_there(&record.sha256) || is_needed(number);
-        let holding = numbers.values().filter(|(number, record)| record.class == Class::Data && holds(*number, record));
+        // All that any index says of a pack: where one of them lies, another names the key that the pack was sealed under.
+        let holding = said.iter().filter(|(number, record)| record.class == Class::Data && holds(*number, record));
         let remaining: HashSet<Id> =
             holding.filter(|(_, record)| !self.delete.contains_key(&record.sha256)).map(|(_, record)| record.data_key).collect();
         let stored = request.repository.stored_data_keys().await?;

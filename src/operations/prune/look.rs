@@ -52,7 +52,12 @@ impl Look {
     /// Reads records, points, pins and evidence, in this order.
     pub(super) async fn begin(request: &PruneRequest<'_>, now: DateTime<Utc>, tally: &Tally) -> Result<Self, OperationError> {
         let repository = request.repository;
-        let records = repository.doom_records().await?;
+        let mut records = repository.doom_records().await?;
+        // Whatever a record says, nobody's points wait less than this policy has them wait.
+        let grace_seconds = request.retention.grace.as_secs();
+        for record in records.iter_mut().filter_map(|stored| stored.record.as_mut().ok()) {
+            record.grace_seconds = record.grace_seconds.max(grace_seconds);
+        }
         let mut facts = retention::facts(repository, Some(&request.policy.name)).await?;
         keep_what_is_not_lost(request, &mut facts, tally).await?;
         // After the facts: a pin that came in between holds, too.

@@ -71,7 +71,9 @@ pub async fn prune(request: PruneRequest<'_>) -> Result<PruneReport, OperationEr
     let (repository, policy, dry_run) = (request.repository, request.policy.name.clone(), request.dry_run);
     let grace = TimeDelta::from_std(request.retention.grace).unwrap_or(TimeDelta::MAX);
     let mut report = prune_points(request).await?;
-    report.parts_deleted = prune_parts(repository, &policy, (report.site_time, grace), dry_run).await?;
+    let hindered;
+    (report.parts_deleted, hindered) = prune_parts(repository, &policy, (report.site_time, grace), dry_run).await?;
+    report.problems.extend(hindered);
     // After the points: what only those needed that have just gone can go as well.
     let pruned = prune_log(log).await?;
     if pruned.files.objects > 0 {

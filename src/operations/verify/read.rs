@@ -60,9 +60,14 @@ pub(super) async fn read_packs(
             progress = Some(taken_up);
         }
     }
+    let quarantined = reader.cache().seen().quarantined.clone();
     let mut wanted = Vec::new();
     for (number, record) in walk.packs.iter().filter(|(number, record)| !walk.broken.contains_key(number) && share.takes(record)) {
-        if progress.as_ref().is_some_and(|progress| progress.has(&record.sha256)) {
+        // Not what was marked since, nor what was put there again.
+        let since = |started_at| {
+            walk.stored_pack(*number).is_some_and(|(_, stored_at)| stored_at < started_at) && !quarantined.contains(number)
+        };
+        if progress.as_ref().is_some_and(|progress| progress.has(&record.sha256) && since(progress.started_at)) {
             report.packs_resumed += 1;
             walk.read.insert(*number);
         } else {

@@ -251,7 +251,7 @@ impl<'a> Walk<'a> {
             let pack = match self.recent.1.get(&chunk.id) {
                 Some(pack) => pack,
                 None => {
-                    let location = cache.find(&chunk.id)?.ok_or_else(|| RepositoryError::MissingChunk {
+                    let location = cache.find(&chunk)?.ok_or_else(|| RepositoryError::MissingChunk {
                         place: self.request.repository.store().describe(),
                         id: chunk.id.to_string(),
                     })?;

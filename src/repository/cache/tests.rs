@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use super::{ChunkCache, ChunkId, Class, Encoding, PackEntry, Place, Seen};
+use super::{ChunkCache, ChunkId, ChunkRef, Class, Encoding, PackEntry, Place, Seen};
 
 fn pack(name: u8, run: u8, chunks: &[u8]) -> PackEntry {
     let place =
@@ -15,9 +15,13 @@ fn pack(name: u8, run: u8, chunks: &[u8]) -> PackEntry {
     }
 }
 
+fn wanted(chunk: u8) -> ChunkRef {
+    ChunkRef { id: ChunkId([chunk; 32]), length: 12 }
+}
+
 /// The packs whose copies of a chunk count as needed, by their names.
 fn needed(cache: &ChunkCache, chunk: u8) -> HashSet<u8> {
-    let copies = cache.needed_copies(&ChunkId([chunk; 32])).unwrap();
+    let copies = cache.needed_copies(&wanted(chunk)).unwrap();
     copies.iter().map(|copy| cache.pack(copy.pack).unwrap().sha256[0]).collect()
 }
 
@@ -25,6 +29,25 @@ fn seen(cache: &ChunkCache, doomed: &[u8]) -> Seen {
     let is_doomed = |name: &[u8; 32]| doomed.contains(&name[0]);
     let doomed = cache.packs().unwrap().into_iter().filter(|(_, record)| is_doomed(&record.sha256)).map(|(number, _)| number);
     Seen { doomed: doomed.collect(), ..Seen::default() }
+}
+
+#[test]
+fn what_an_index_says_of_a_chunk_with_another_length_counts_for_nothing_whenever_it_came() {
+    let mut lie = pack(5, 0, &[1, 9]);
+    lie.places.iter_mut().for_each(|place| place.plain_bytes = 13);
+    let indexes = [([1; 32], vec![lie]), ([2; 32], vec![pack(20, 1, &[1])])];
+    for order in [[0, 1], [1, 0]] {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = ChunkCache::open(directory.path()).unwrap();
+        for number in order {
+            let (name, packs) = &indexes[number];
+            cache.add(name, packs).unwrap();
+        }
+        let found = cache.find(&wanted(1)).unwrap().unwrap();
+        assert_eq!(cache.pack(found.pack).unwrap().sha256[0], 20);
+        assert_eq!(needed(&cache, 1), [20].into());
+        assert!(cache.find(&wanted(9)).unwrap().is_none() && needed(&cache, 9).is_empty());
+    }
 }
 
 #[test]

@@ -392,9 +392,14 @@ impl Repository {
                 let object = wrap.to_string();
                 let kept = match &sound {
                     Err(error) => Some(format!("is kept, because the newest wrap of this key is not known to be sound: {error}")),
-                    Ok(Some(secret)) if self.holds_another(wrap, secret).await => Some(format!(
-                        "is kept, because {newest} holds another key under the same name: somebody wrote one of the two who should not have; `farshore verify --read-data` tells which opens the data"
-                    )),
+                    Ok(Some(secret)) if let Some(why) = self.not_the_same(wrap, secret).await => Some(match why {
+                        Unlike::Another => format!(
+                            "is kept, because {newest} holds another key under the same name: somebody wrote one of the two who should not have; `farshore verify --read-data` tells which opens the data"
+                        ),
+                        Unlike::Closed(error) => format!(
+                            "is kept, because it cannot be compared with {newest}, which this run did not wrap; give an identity that opens both: {error}"
+                        ),
+                    }),
                     Ok(_) => match self.store.delete(&object).await {
                         Ok(()) => None,
                         Err(error) => Some(later(&error)),
@@ -411,10 +416,24 @@ impl Repository {
 }
 
 impl Repository {
-    /// Whether a wrap opens, and to another key than this one.
-    async fn holds_another(&self, wrap: &WrapName, secret: &Secret) -> bool {
-        fetch_wrap(&self.store, wrap, &self.identities).await.is_ok_and(|older| older != *secret)
+    /// Why a wrap is not known to hold this key; nothing if it does, or holds none at all.
+    async fn not_the_same(&self, wrap: &WrapName, secret: &Secret) -> Option<Unlike> {
+        match fetch_wrap(&self.store, wrap, &self.identities).await {
+            Ok(older) if older == *secret => None,
+            Ok(_) => Some(Unlike::Another),
+            // What is damaged or gone wraps nothing that could be lost.
+            Err(error) if error.is_damage() => None,
+            Err(error) => Some(Unlike::Closed(error)),
+        }
     }
+}
+
+/// Why an older wrap is kept.
+enum Unlike {
+    /// It opens, to another key.
+    Another,
+    /// It does not open to whoever is here, or could not be read.
+    Closed(RepositoryError),
 }
 
 fn later(error: &StoreError) -> String {

@@ -148,7 +148,8 @@ impl<'a> Removal<'a> {
         .await?;
         let (mut held, mut replaced) = (Removed::default(), Vec::new());
         let (mut batch, mut chunks) = (Vec::new(), 0);
-        let mut read: Vec<([u8; 32], Vec<PackEntry>)> = Vec::new();
+        // Which packs each names, and no more: of all chunks together there may be more than fit into memory.
+        let mut read: Vec<([u8; 32], Vec<[u8; 32]>)> = Vec::new();
         for name in indexes.into_iter().filter(|name| but.as_ref().is_none_or(|but| !but.contains(name))) {
             let key = index_key(&name);
             let entries = match read_index(&site, &name, &key).await {
@@ -168,13 +169,14 @@ impl<'a> Removal<'a> {
                 }
                 continue;
             }
-            read.push((name, entries));
+            read.push((name, entries.iter().map(|entry| entry.sha256).collect()));
         }
-        for (name, entries) in read {
+        for (name, named) in read {
             // An index may name a pack that another, locked one names as well: then it stays as it is.
-            if !entries.iter().any(|entry| packs.contains(&entry.sha256)) {
+            if !named.iter().any(|pack| packs.contains(pack)) {
                 continue;
             }
+            let entries = read_index(&site, &name, &index_key(&name)).await?;
             replaced.push(name);
             for entry in entries.into_iter().filter(|entry| !packs.contains(&entry.sha256)) {
                 chunks += entry.places.len();

@@ -24,8 +24,8 @@ impl Shared {
     }
 
     /// Whether a stored index names the chunk, and its pack is at the site, not known to be damaged, and not doomed.
-    pub(super) fn has(&self, id: &ChunkId) -> Result<bool> {
-        let Some(location) = self.cache.find(id)? else { return Ok(false) };
+    pub(super) fn has(&self, chunk: &ChunkRef) -> Result<bool> {
+        let Some(location) = self.cache.find(chunk)? else { return Ok(false) };
         let there = self.cache.seen().is_adoptable(location.pack);
         if there {
             self.found.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(location.pack);
@@ -34,10 +34,11 @@ impl Shared {
     }
 
     /// Whether the repository has the chunk; if not, the caller must store it: nobody else of this run will.
-    fn claim(&self, id: ChunkId) -> Result<bool> {
+    fn claim(&self, chunk: &ChunkRef) -> Result<bool> {
+        let id = chunk.id;
         let mut shard = self.claims[id.0[0] as usize % self.claims.len()].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         // In this order: chunks move from the claims to the cache, and leave the claims only when they are there.
-        if shard.contains(&id) || self.has(&id)? {
+        if shard.contains(&id) || self.has(chunk)? {
             return Ok(true);
         }
         shard.insert(id);
@@ -58,7 +59,7 @@ fn process(shared: &Arc<Shared>, desk: &mut Desk, class: Class, plain: &Bytes, s
         subject: "a chunk".to_owned(),
         detail: "a defect: is longer than 4 GiB".to_owned(),
     })?;
-    let known = shared.claim(id)?;
+    let known = shared.claim(&ChunkRef { id, length })?;
     slot.fill(ChunkRef { id, length });
     let counters = &shared.counters;
     counters.bytes_read.fetch_add(u64::from(length), Ordering::Relaxed);

@@ -269,7 +269,7 @@ impl Writer {
     /// [`RepositoryError::Cache`], [`RepositoryError::Damaged`], the store's.
     pub async fn has(&self, reader: &Reader, list: &super::ChunkList) -> Result<bool> {
         for chunk in list.chunks()? {
-            if !self.shared.has(&chunk.id)? {
+            if !self.shared.has(&chunk)? {
                 return Ok(false);
             }
         }
@@ -277,13 +277,18 @@ impl Writer {
         while list.level > 0 {
             let below = reader.level_below(&list).await?;
             for chunk in below.chunks()? {
-                if !self.shared.has(&chunk.id)? {
+                if !self.shared.has(&chunk)? {
                     return Ok(false);
                 }
             }
             list = below;
         }
         Ok(true)
+    }
+
+    /// Bytes that contents may wait for room with while entries are written as well: half of what may be in flight.
+    pub fn room(&self) -> u32 {
+        u32::try_from(self.shared.budget.chunk_bytes() / 2).unwrap_or(u32::MAX)
     }
 
     /// A stream for the bytes of one entry. `size` is a hint in bytes.

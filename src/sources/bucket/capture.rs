@@ -1,6 +1,6 @@
 //! From a store into a sink: the listing merged with the newest point's entries.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{
@@ -9,7 +9,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
     Fingerprint,
@@ -24,8 +24,8 @@ use crate::{
     clock::SharedClock,
     progress::{Finding, Problem, SharedObserver},
     sources::{
-        Capture, CaptureContext, Captured, Entry, Examination, ShardPlan, ShardPlanning, Sink, SourceError, earlier::Earlier,
-        entry::unpack,
+        Capture, CaptureContext, Captured, Entry, Examination, OBJECT_PART_BYTES, ShardPlan, ShardPlanning, Sink, SourceError,
+        earlier::Earlier, entry::unpack,
     },
     stores::{GetOptions, NULL_VERSION, ObjectStat, SharedStore, StoreError, read_all},
 };
@@ -137,8 +137,10 @@ fn look_at_all<'a>(
     observer: &'a SharedObserver,
     parallelism: usize,
 ) -> BoxStream<'a, Result<Outcome, SourceError>> {
+    // Of whatever is being read no more is held than the sink has room for: large objects are fewer at once.
+    let room = Room { bytes: sink.room(), left: Arc::new(Semaphore::new(sink.room() as usize)) };
     stream::try_unfold(merge, |merge| async move { Ok::<_, SourceError>(merge.next().await?.map(|next| (next, merge))) })
-        .map_ok(move |planned| look_at(planned, store, versions, sink, observer))
+        .map_ok(move |planned| look_at(planned, store, versions, sink, observer, room.clone()))
         .try_buffered(parallelism)
         .boxed()
 }
@@ -153,10 +155,33 @@ fn look_at<'a>(
     versions: Option<&'a ByVersion>,
     sink: &'a dyn Sink,
     observer: &'a SharedObserver,
+    room: Room,
 ) -> Look<'a> {
     match planned {
         Planned::Unchanged(entry) => Either::Left(ready(Ok(Outcome::Unchanged { entry }))),
-        Planned::Read(stat) => Either::Right(read_object(store, stat, versions, sink, observer).boxed()),
+        Planned::Read(stat) => Either::Right(
+            async move {
+                let _held = room.take(stat.size).await;
+                read_object(store, stat, versions, sink, observer).await
+            }
+            .boxed(),
+        ),
+    }
+}
+
+/// Room for what is read, shared by all objects that are being read.
+#[derive(Clone)]
+struct Room {
+    bytes: u32,
+    left: Arc<Semaphore>,
+}
+
+impl Room {
+    /// Waits until an object of this size has room, or a part of a large one. Held until all of it was handed over.
+    async fn take(&self, size: u64) -> OwnedSemaphorePermit {
+        let wanted = u32::try_from(size).unwrap_or(u32::MAX).clamp(1, OBJECT_PART_BYTES.min(self.bytes));
+        let permit = Arc::clone(&self.left).acquire_many_owned(wanted).await;
+        permit.expect("the semaphore is never closed")
     }
 }
 

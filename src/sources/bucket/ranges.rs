@@ -189,7 +189,8 @@ impl Lister {
             let cut = guess(pages)?;
             // Of a range with an end more than a page must be left behind the cut.
             let is_worth_it = match &range.span.until {
-                Some(until) => guess(pages + 1.0).is_some_and(|further| further < *until),
+                // Guesses do not always grow: the end of what was seen may lie before what lies there.
+                Some(until) => cut < *until && guess(pages + 1.0).is_some_and(|further| further < *until),
                 None => true,
             };
             is_worth_it.then_some((index, cut))

@@ -105,7 +105,6 @@ async fn read_once(
     sink: &dyn Sink,
     observer: &SharedObserver,
 ) -> Result<(Entry, bool), SourceError> {
-    // The writer first: it waits until memory for the object is free, and no connection should idle meanwhile.
     let mut writer = sink.content(Cut::Fixed(OBJECT_PART_BYTES), Some(stat.size)).await?;
     // A version with an id of its own never changes; the one without is overwritten.
     let may_change = version.as_deref().is_none_or(|id| id == NULL_VERSION);

@@ -7,11 +7,13 @@ use futures_util::{
     FutureExt, StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     BucketAttributes, OBJECT,
     existing::matches,
     listing::Listing,
+    read::lost,
     transfer::{Transfer, Transferred, Wanted},
 };
 use crate::{
@@ -94,11 +96,22 @@ impl BucketTarget {
             return refuse("its key is empty or longer than 1,024 bytes, which no bucket takes");
         }
         let attributes: BucketAttributes = entry.attributes()?;
-        if let Some(there) = there
-            && matches(&*self.store, &there, entry.size(), &attributes).await?
-        {
-            return Ok(Decided::Keep);
-        }
+        let attributes = match there {
+            None => attributes,
+            Some(there) => {
+                // On a task of its own: it holds leave for one of the target's requests, and nobody asks for decisions while a batch is written
+                // that waits for such leave.
+                let (store, size) = (self.store.clone(), entry.size());
+                let task = tokio::spawn(async move {
+                    let is_the_same = matches(&*store, &there, size, &attributes).await;
+                    is_the_same.map(|is_the_same| (is_the_same, attributes))
+                });
+                match AbortOnDropHandle::new(task).await.map_err(lost)?? {
+                    (true, _) => return Ok(Decided::Keep),
+                    (false, attributes) => attributes,
+                }
+            }
+        };
         let content = entry.content.unwrap_or_default();
         Ok(Decided::Write(Box::new(Wanted { key: key.to_owned(), content, attributes })))
     }

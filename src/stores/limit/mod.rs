@@ -1,6 +1,7 @@
 //! A wrapper that decides how many requests a store has under way: `window.rs` from how they go, `gate.rs` lets them begin.
 //!
-//! Assumes that whoever holds bodies does not wait for another of the same store: there may be leave for one only.
+//! Assumes that whoever holds leave goes on without others: a body that is read, or a call that was begun, is polled to its end, on a task of its own where
+//! who wants it may turn to something else that needs leave of the same store. There may be leave for one only.
 
 mod gate;
 mod window;

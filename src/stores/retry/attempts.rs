@@ -59,13 +59,15 @@ pub(super) struct Attempts {
     /// Whether the store has ever answered; shared by all calls of one store.
     answered: Arc<AtomicBool>,
     started: Duration,
+    /// When it failed first: a call may wait for leave, or for its bytes to leave, for as long as that takes.
+    first_failure: Option<Duration>,
     failed: u32,
     corrupt: u32,
 }
 
 impl Attempts {
     pub(super) fn new(policy: RetryPolicy, clock: SharedClock, answered: Arc<AtomicBool>) -> Self {
-        Self { policy, started: clock.monotonic(), clock, answered, failed: 0, corrupt: 0 }
+        Self { policy, started: clock.monotonic(), clock, answered, first_failure: None, failed: 0, corrupt: 0 }
     }
 
     /// Whether an earlier attempt may have been carried out without our learning of it.
@@ -90,8 +92,10 @@ impl Attempts {
         self.corrupt += u32::from(matches!(error, StoreError::Corrupt { .. }));
         // Full jitter: many agents that failed together must not come back together.
         let pause = self.policy.most_pause(self.failed).mul_f64(rand::random::<f64>());
-        let elapsed = self.clock.monotonic().saturating_sub(self.started);
+        let now = self.clock.monotonic();
+        let first_failure = *self.first_failure.get_or_insert(now);
         let answered = self.answered.load(Ordering::Relaxed);
+        let elapsed = now.saturating_sub(if answered { first_failure } else { self.started });
         let deadline = if answered { self.policy.deadline } else { self.policy.first_contact.min(self.policy.deadline) };
         let enough = self.failed >= self.policy.attempts
             || (self.corrupt > 0 && self.corrupt >= self.policy.corrupt_attempts)

@@ -180,7 +180,11 @@ impl S3Store {
             }
             objects.push(stat);
         }
-        Ok(Page { objects, more: output.is_truncated().unwrap_or(false) })
+        let more = output.is_truncated().unwrap_or(false);
+        if more && objects.is_empty() {
+            return Err(self.corrupt(prefix, "the listing says that there is more, and shows nothing to go on from"));
+        }
+        Ok(Page { objects, more })
     }
 
     /// The `Date` of the answer to the smallest of requests.

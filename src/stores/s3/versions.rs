@@ -73,8 +73,9 @@ impl S3Store {
         for marker in output.delete_markers() {
             markers.push((relative(marker.key())?, marker.clone()));
         }
-        let next = match output.next_key_marker().filter(|_| output.is_truncated() == Some(true)) {
-            None => None,
+        let next = match output.next_key_marker() {
+            _ if output.is_truncated() != Some(true) => None,
+            None => return Err(self.corrupt(prefix, "the listing of versions says that there is more, and not where it goes on")),
             Some(raw) => {
                 Some((relative(Some(raw))?, output.next_version_id_marker().filter(|id| !id.is_empty()).map(str::to_owned)))
             }

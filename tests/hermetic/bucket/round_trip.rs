@@ -1,6 +1,6 @@
 //! What was captured comes back as it was.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use farshore::{
@@ -8,12 +8,17 @@ use farshore::{
         Rebuild,
         bucket::{BucketOptions, BucketSource, BucketTarget},
     },
-    stores::{FilesystemStore, GetOptions, MemoryStore, ObjectAttributes, PutOptions, SharedStore, Store, StoreError, read_all},
+    stores::{
+        FilesystemStore, GetOptions, Limit, MemoryStore, ObjectAttributes, PutOptions, SharedStore, Store, StoreError, read_all,
+    },
 };
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
 use super::watched::Watched;
-use crate::support::exchange::{Capturing, Rebuilding, assert_checks, names};
+use crate::support::{
+    busy_store::{BusyStore, Capacity},
+    exchange::{Capturing, Rebuilding, assert_checks, names},
+};
 
 const PART: usize = 8 << 20;
 
@@ -63,6 +68,29 @@ async fn captured(store: SharedStore) -> (Capturing, serde_json::Value) {
     let facts = capturing.run(&BucketSource::new(store, BucketOptions::default())).await.unwrap().facts;
     assert_eq!(capturing.problems(), Vec::<String>::new());
     (capturing, facts)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_is_written_while_others_are_held_against_what_is_there_though_few_requests_are_allowed() {
+    // More than one batch, with what is there already between all of it.
+    let (source, there) = (MemoryStore::new("source"), MemoryStore::new("target"));
+    for number in 0..6_000 {
+        let (key, body) = (format!("{number:04}"), format!("object {number}"));
+        put(source.as_ref(), &key, body.clone(), ObjectAttributes::default()).await;
+        if number % 4 == 3 {
+            put(there.as_ref(), &key, body, ObjectAttributes::default()).await;
+        }
+    }
+    let (capturing, facts) = captured(source.clone()).await;
+    // Every call takes a moment, in which others are asked for.
+    let capacity = Capacity { at_once: 1000, per_second: usize::MAX, latency: Duration::from_micros(1) };
+    let busy: SharedStore = Arc::new(BusyStore::over(there.clone(), capacity));
+    let target = BucketTarget::new(Limit::over(busy, 1));
+    let rebuilding = Rebuilding::over();
+    let rebuild = rebuilding.run(&target, capturing.sink.origin(), &facts);
+    let rebuilt = tokio::time::timeout(Duration::from_secs(120), rebuild).await.expect("it hangs").unwrap();
+    assert_eq!((rebuilt.items, rebuilt.items_kept), (4_500, 1_500));
+    assert!(picture(there.as_ref()).await == picture(source.as_ref()).await);
 }
 
 async fn awkward() -> Arc<MemoryStore> {

@@ -309,4 +309,55 @@ async fn what_a_prune_took_away_is_not_in_a_point() {
     }
     let error = case.commit().await.unwrap_err();
     assert!(error.contains("Run all shards again"), "{error}");
+    // Whoever does what it says gets a point, though each shard finds that it was whole once.
+    for number in 0..SHARDS {
+        assert!(!case.shard(number).await.unwrap().was_there);
+    }
+    case.commit().await.unwrap();
+    case.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_cannot_be_read_is_passed_over_and_another_is_made() {
+    let case = Case::new().await;
+    for number in 0..SHARDS {
+        case.shard(number).await.unwrap();
+    }
+    let plans = async || -> Vec<(String, Vec<u8>)> {
+        let all = objects(case.site.as_ref()).await.into_iter();
+        all.filter(|(key, _)| key.contains("/plan/")).map(|(key, body)| (key, body.to_vec())).collect()
+    };
+    let (key, mut body) = plans().await.remove(0);
+    let middle = body.len() / 2;
+    body[middle] ^= 1;
+    case.site.delete(&key).await.unwrap();
+    case.site.put(&key, body.into(), farshore::stores::PutOptions::default()).await.unwrap();
+    // What anybody who may write can put there without any key.
+    let last = format!("{}99999999", key.strip_suffix("00000001").unwrap());
+    case.site.put(&last, "no plan".into(), farshore::stores::PutOptions::default()).await.unwrap();
+    let error = case.commit().await.unwrap_err();
+    assert!(error.contains("there is no plan of 3 shards"), "{error}");
+    for number in 0..SHARDS {
+        case.shard(number).await.unwrap();
+    }
+    assert_eq!(plans().await.len(), 3);
+    case.commit().await.unwrap();
+    case.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_shards_of_a_plan_that_is_over_have_read_is_not_read_again() {
+    let case = Case::new().await;
+    for number in [0, 1] {
+        case.shard(number).await.unwrap();
+    }
+    case.recovery.clock.advance(Duration::from_secs(21 * 3600));
+    for number in 0..SHARDS {
+        let source = FaultyStore::over(case.recovery.source.clone());
+        let report = case.shard_from(number, source.clone()).await.unwrap();
+        assert!(!report.was_there);
+        assert_eq!(source.calls(Call::Get) > 0, number == 2, "shard {number} read {} objects", source.calls(Call::Get));
+    }
+    case.commit().await.unwrap();
+    case.assert_whole().await;
 }

@@ -204,7 +204,7 @@ async fn of_a_damaged_pack_nothing_is_kept() {
     place.back_up(&sites).await;
     let (repository, reader) = place.open(&sites[0]).await;
     let (chunks, _) = place.newest(&sites[0]).await;
-    let location = reader.cache().find(&chunks[3].id).unwrap().unwrap();
+    let location = reader.cache().find(&chunks[3]).unwrap().unwrap();
     let pack = reader.cache().pack(location.pack).unwrap();
     let key = farshore::repository::pack_key(&pack.sha256);
     repository.put_mark(&key, MarkState::Damaged, "a test says so").await.unwrap();
@@ -213,7 +213,7 @@ async fn of_a_damaged_pack_nothing_is_kept() {
     place.check(&sites[0]).await;
     let again = place.newest(&sites[0]).await.0;
     let (_, reader) = place.open(&sites[0]).await;
-    let moved = reader.cache().find(&again[3].id).unwrap().unwrap();
+    let moved = reader.cache().find(&again[3]).unwrap().unwrap();
     assert_ne!(reader.cache().pack(moved.pack).unwrap().sha256, pack.sha256);
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
-use farshore::operations::VerifyLevel;
+use farshore::{operations::VerifyLevel, stores::PutOptions};
 
 use super::{nightly, verified};
 use crate::support::{
@@ -46,6 +46,50 @@ async fn as_many_nights_as_parts_read_every_pack_once_whatever_machine_runs_them
     for _ in 0..PARTS {
         recovery.verify_at(watched.clone(), &recovery.fresh_cache(), VerifyLevel::ReadPart(PARTS)).await.unwrap();
     }
+    assert_eq!(verified(&recovery, &store).await.len(), ids.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verification_that_goes_on_does_not_vouch_for_what_was_damaged_meanwhile() {
+    let recovery = Recovery::new(true);
+    let (store, ids) = nightly(&recovery, 8).await;
+    let watched = WatchedStore::over(store.clone(), recovery.clock.clone());
+    let (cache, full) = (recovery.fresh_cache(), VerifyLevel::ReadData(100.0));
+    recovery.clock.advance(Duration::from_secs(60));
+    watched.stop_after(Some(7));
+    let work = recovery.verify_at(watched.clone(), &cache, full);
+    tokio::time::timeout(Duration::from_secs(3), work).await.unwrap_err();
+    watched.stop_after(None);
+    // Those that were still being read when it was killed are not noted down: all seven rot, so that some were.
+    for key in watched.whole_reads().into_keys() {
+        let mut body = objects(store.as_ref()).await[&key].to_vec();
+        let middle = body.len() / 2;
+        body[middle] ^= 1;
+        store.delete(&key).await.unwrap();
+        store.put(&key, body.into(), PutOptions::default()).await.unwrap();
+    }
+    let elsewhere = recovery.verify_at(store.clone(), &recovery.fresh_cache(), full).await.unwrap();
+    assert_eq!(elsewhere.damage.len(), 7, "{elsewhere:?}");
+    let report = recovery.verify_at(watched.clone(), &cache, full).await.unwrap();
+    assert_eq!((report.damage.len(), report.packs_resumed), (7, 0), "{report:?}");
+    assert!(!verified(&recovery, &store).await.contains(&ids[7]));
+    assert_eq!(recovery.verify_at(store, &recovery.fresh_cache(), full).await.unwrap().damage.len(), 7, "the marks stay");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_of_a_part_that_cannot_be_is_named_and_counts_for_nothing() {
+    let recovery = Recovery::new(true);
+    let (store, ids) = nightly(&recovery, 2).await;
+    let full = VerifyLevel::ReadData(100.0);
+    recovery.verify_at(store.clone(), &recovery.fresh_cache(), full).await.unwrap();
+    // Whoever has the agent's key can write it.
+    let thief = recovery.open_with(&recovery.agent, store.clone(), &recovery.fresh_cache()).await.unwrap();
+    let name = thief.evidence_names().await.unwrap().pop().unwrap();
+    let mut forged: serde_json::Value = serde_json::from_slice(&thief.evidence(&name).await.unwrap().0).unwrap();
+    forged["report"]["part"] = serde_json::json!({ "number": 1, "of": 0 });
+    let (forged, _) = thief.put_evidence(&serde_json::to_vec(&forged).unwrap()).await.unwrap();
+    let report = recovery.verify_at(store.clone(), &recovery.fresh_cache(), VerifyLevel::ReadPart(3)).await.unwrap();
+    assert!(report.damage.iter().any(|damage| damage.object == forged.key && damage.detail.contains("part 1 of 0")), "{report:?}");
     assert_eq!(verified(&recovery, &store).await.len(), ids.len());
 }
 
