@@ -348,7 +348,7 @@ impl Rebuild for PhysicalTarget {
         emptied.map_err(|error| SourceError::io(log.display().to_string())(std::io::Error::other(error)))??;
         for one in in_place(&facts, &mapping) {
             all.checks.push(Check::note(
-                &format!("tablespace {}, made during the backup", one.name),
+                format!("tablespace {}, made during the backup", one.name),
                 "in a place of its own",
                 format!(
                     "lies in the data directory, in pg_tblspc/{} (it was in {}): move what it has with ALTER TABLE … SET TABLESPACE, or restore with --tablespace {}=DIRECTORY",
