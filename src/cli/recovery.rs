@@ -169,7 +169,7 @@ pub(super) fn fetch(facts: &PhysicalFacts, place: &PlaceArgs, policy: Option<&st
     };
     let program = std::env::current_exe().map_err(|error| CliError::Usage(format!("where this program lies: {error}")))?;
     let mut argv = vec![absolute(&program)?, "wal".to_owned(), "get".to_owned()];
-    argv.extend(["--system".to_owned(), facts.system_identifier.clone()]);
+    argv.extend(["--system".to_owned(), facts.system_identifier.clone(), "--tablespaces-in-place".to_owned()]);
     if let Some(site) = &place.site {
         let is_directory = policy.is_none() && !site.contains("://");
         argv.extend(["--site".to_owned(), if is_directory { absolute(Path::new(site))? } else { site.clone() }]);

@@ -14,8 +14,68 @@ use super::{
 pub struct LogStatusReport {
     /// What waits on this machine; nothing where there is no spool.
     pub spool: Option<SpoolReport>,
+    /// The server itself, where a policy names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<LogServerReport>,
     /// Each site that answered.
     pub sites: Vec<LogSiteReport>,
+}
+
+/// What the server says of its log, and of who receives it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogServerReport {
+    /// `postgres://user@host:port/database`.
+    pub server: String,
+    /// Why it could not be asked; whatever follows is not known then.
+    pub unanswered: Option<String>,
+    /// Its system identifier.
+    pub system: Option<String>,
+    /// The timeline that it is on.
+    pub timeline: Option<u32>,
+    /// As far as its log is on its disk.
+    pub end_lsn: Option<String>,
+    /// The slot of `wal receive`.
+    pub slot: String,
+    /// From where on the slot holds the log; nothing where there is none, or it was lost.
+    pub holds_from_lsn: Option<String>,
+    /// The server has given the slot up.
+    pub is_lost: bool,
+    /// Receivers that are connected to it.
+    pub receivers: u64,
+}
+
+impl LogServerReport {
+    /// The slot waits, and nobody receives.
+    pub fn is_unreceived(&self) -> bool {
+        self.holds_from_lsn.is_some() && self.receivers == 0
+    }
+
+    fn text(&self, look: Look) -> String {
+        let server = printable(&self.server);
+        let (Some(end), None) = (&self.end_lsn, &self.unanswered) else {
+            let why = self.unanswered.as_deref().unwrap_or("it does not say how far its log goes");
+            return format!(
+                "{} server {server} was not asked, so that nobody knows whether it is idle: {}\n",
+                look.note(),
+                printable(why)
+            );
+        };
+        let slot = printable(&self.slot);
+        let (mark, receiver) = match (self.is_lost, self.is_unreceived(), self.receivers) {
+            (true, ..) => (
+                look.failed(),
+                format!(
+                    "the server has given up the slot {slot}: the archive has a gap. Start `farshore wal receive`, and make a backup at once"
+                ),
+            ),
+            (_, true, _) => {
+                (look.failed(), format!("nobody receives, and the slot {slot} holds its log: start `farshore wal receive`"))
+            }
+            (.., 0) => (look.ok(), "nobody receives it".to_owned()),
+            _ => (look.ok(), "it is received".to_owned()),
+        };
+        format!("{mark} server {server}: its log ends at {end}; {receiver}\n")
+    }
 }
 
 /// What waits on the server's machine.
@@ -68,6 +128,12 @@ pub struct LogSystem {
     pub newest_at: Option<DateTime<Utc>>,
     /// How much would be lost if the server were lost now, at most.
     pub rpo_seconds: Option<f64>,
+    /// As far as the newest segment, or part of one, goes.
+    #[serde(default)]
+    pub end_lsn: Option<String>,
+    /// What the server has beyond that; nothing where it was not asked, or is another cluster's. A server that is idle has nothing.
+    #[serde(default)]
+    pub behind_bytes: Option<u64>,
     /// Timelines.
     pub timelines: Vec<LogTimeline>,
     /// Recovery points of the cluster, oldest first.
@@ -118,7 +184,8 @@ pub struct LogPoint {
 impl LogStatusReport {
     /// [`ExitCode::Problems`] or [`ExitCode::Success`].
     pub fn exit_code(&self) -> ExitCode {
-        let spool = self.spool.as_ref().is_some_and(|spool| spool.is_stuck);
+        let spool = self.spool.as_ref().is_some_and(|spool| spool.is_stuck)
+            || self.server.as_ref().is_some_and(|server| server.is_lost || server.is_unreceived());
         let site = |site: &LogSiteReport| !site.problems.is_empty();
         if spool || self.sites.iter().any(site) { ExitCode::Problems } else { ExitCode::Success }
     }
@@ -126,7 +193,8 @@ impl LogStatusReport {
     /// As people read it.
     pub fn text(&self, look: Look) -> String {
         let spool = self.spool.as_ref().map(|spool| spool.text(look));
-        spool.into_iter().chain(self.sites.iter().map(|site| site.text(look))).collect()
+        let server = self.server.as_ref().map(|server| server.text(look));
+        spool.into_iter().chain(server).chain(self.sites.iter().map(|site| site.text(look))).collect()
     }
 }
 
@@ -156,12 +224,17 @@ impl LogSiteReport {
         let mut text = format!("{mark} {}: the log of {}\n", printable(&self.site), counted(self.systems.len() as u64, "cluster"));
         for system in &self.systems {
             let rpo = system.rpo_seconds.map_or_else(String::new, |rpo| format!(", the newest stored {} ago", seconds(rpo)));
+            let behind = match system.behind_bytes {
+                None => String::new(),
+                Some(0) => ", and the server has no more".to_owned(),
+                Some(behind) => format!(", {} behind the server", bytes(behind)),
+            };
             let parts = match system.parts.objects {
                 0 => String::new(),
                 many => format!(", {} of segments that were still being written", counted(many, "part")),
             };
             let (files, stored) = (counted(system.stored.objects, "file"), bytes(system.stored.bytes));
-            let _ = writeln!(text, "  cluster {}: {files} ({stored}{parts}){rpo}", system.system);
+            let _ = writeln!(text, "  cluster {}: {files} ({stored}{parts}){rpo}{behind}", system.system);
             let mut table = Table::new(&[
                 ("timeline", Align::Right),
                 ("first", Align::Left),

@@ -32,7 +32,9 @@ pub use doctor::{DoctorReport, Examined, Finding};
 pub use drill::{Agent, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, EvidenceLink, Isolation, TrendEntry, Verdict};
 pub use exit::{ExitCode, GetCode};
 pub use figures::{Look, bytes, count, counted, printable, seconds, timestamp};
-pub use log::{LogGap, LogPoint, LogPruneReport, LogSiteReport, LogStatusReport, LogSystem, LogTimeline, SpoolReport};
+pub use log::{
+    LogGap, LogPoint, LogPruneReport, LogServerReport, LogSiteReport, LogStatusReport, LogSystem, LogTimeline, SpoolReport,
+};
 pub use phase::{PHASES, Phase, rto_seconds};
 pub use problem::{Problem, problem_lines};
 pub use prune::{Amount, PointVerdict, PruneReport};

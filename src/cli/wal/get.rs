@@ -22,6 +22,10 @@ pub(super) struct Args {
     /// System identifier of the cluster; without it, that of the data directory which the command runs in.
     #[arg(long, value_name = "ID")]
     system: Option<u64>,
+    /// Keep tablespaces that the log makes in the data directory, in pg_tblspc, and not where they were: so that a recovery beside the living
+    /// primary does not write to its directories. `farshore restore` writes this into restore_command; a standby does without.
+    #[arg(long)]
+    tablespaces_in_place: bool,
     /// Do not fetch what will be asked for next.
     #[arg(long)]
     no_prefetch: bool,
@@ -53,6 +57,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         name: &name,
         to,
         archives: &archives,
+        in_place: args.tablespaces_in_place,
         start: (!args.no_prefetch).then_some(&start),
         clock: SystemClock::shared(),
     };

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     archives::{Answer, Archives},
+    in_place::keep_in_place,
     io,
     local::{has_itself, has_more_itself, padded},
     off_thread,
@@ -32,6 +33,9 @@ pub struct GetRequest<'a> {
     pub to: &'a Path,
     /// Where it may come from.
     pub archives: &'a Archives,
+    /// Tablespaces that the log makes are kept in the data directory: for a recovery beside whatever else is there. A standby gets the log as it
+    /// was written.
+    pub in_place: bool,
     /// Starts the process that fetches what comes next; nothing if none is to run.
     pub start: Option<&'a StartPrefetch<'a>>,
     /// The time.
@@ -55,24 +59,33 @@ pub enum Delivered {
 /// # Errors
 /// Everything but a proof that there is no such file. A server must not take it for the end of the log.
 pub async fn deliver(request: GetRequest<'_>) -> Result<Delivered, OperationError> {
-    let GetRequest { name, to, archives, start, clock } = request;
+    let GetRequest { name, to, archives, in_place, start, clock } = request;
     let directory = directory_of(to)?;
     let ahead = Ahead::beside(directory);
-    if !ahead.take(name, to, &clock).await? {
+    let kept = async |bytes| if in_place { keep_in_place(name, bytes, directory, archives).await } else { Ok((bytes, false)) };
+    if ahead.take(name, to, &clock).await? {
+        if in_place && name.kind() == LogKind::Segment {
+            let from = to.to_owned();
+            let bytes = off_thread(move || fs::read(&from).map_err(io(from.display().to_string()))).await?;
+            if let (bytes, true) = kept(bytes).await? {
+                let to = to.to_owned();
+                off_thread(move || write(&to, &bytes, Lasting::of(&to))).await?;
+            }
+        }
+    } else {
         let bytes = match archives.fetch(name).await? {
-            Answer::File(bytes) => bytes,
+            Answer::File(bytes) => kept(bytes).await?.0,
             Answer::Absent => {
                 // The end of the log, after which the server asks for its last segment again, and then for the next timeline's history:
                 // what was fetched ahead is of no use any more.
                 ahead.discard();
                 let beginning = if name.kind() == LogKind::Segment { beginning(archives, name).await? } else { None };
                 let Some(bytes) = beginning else { return Ok(Delivered::Absent) };
+                let bytes = kept(bytes).await?.0;
                 if has_more_itself(directory, name, &bytes) {
                     return Ok(Delivered::AtHand);
                 }
-                let to = to.to_owned();
-                off_thread(move || write(&to, &bytes, Lasting::of(&to))).await?;
-                return Ok(Delivered::File);
+                bytes
             }
             Answer::Gap { .. } if has_itself(directory, name) => return Ok(Delivered::AtHand),
             Answer::Gap { next, site } => {

@@ -18,6 +18,7 @@ mod beyond;
 mod copy;
 mod coverage;
 mod deliver;
+mod in_place;
 mod local;
 mod prefetch;
 mod prune;
@@ -38,7 +39,7 @@ pub use prune::{LogPruneRequest, prune_log};
 pub use push::{PushRequest, Pushed, push};
 pub use receive::{ReceiveRequest, receive};
 pub use spool::{SiteState, Spool, UploadError, UploadState};
-pub use status::{LogStatusRequest, log_status};
+pub use status::{LogStatusRequest, log_server, log_status};
 pub use upload::{OpenLogSite, UploadEnd, UploadRequest, upload};
 
 use super::OperationError;

@@ -179,3 +179,55 @@ fn entries(directory: &Path) -> impl Iterator<Item = (String, PathBuf)> + use<> 
     let there = fs::read_dir(directory).into_iter().flatten().flatten();
     there.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, File},
+        os::unix::fs::FileExt,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use super::{LogName, Ready, Spool};
+
+    /// The third segment of the cluster 7, whose segments have 1 MiB.
+    fn segment() -> Vec<u8> {
+        let mut bytes = vec![0; 1 << 20];
+        bytes[..5].copy_from_slice(&[0x10, 0xD1, 2, 0, 1]);
+        bytes[8..16].copy_from_slice(&(3_u64 << 20).to_le_bytes());
+        bytes[24] = 7;
+        bytes[32..36].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+        bytes[36..40].copy_from_slice(&8192_u32.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_left_for_its_push() {
+        let place = tempfile::tempdir().unwrap();
+        let (directory, server) = (place.path().join("spool"), place.path().join("pg_wal"));
+        fs::create_dir_all(directory.join("7")).unwrap();
+        fs::create_dir_all(server.join("archive_status")).unwrap();
+        let name = LogName::new(7, "000000010000000000000003").unwrap();
+        let path = server.join(name.file());
+        fs::write(&path, segment()).unwrap();
+        let spool = Spool::new(directory, 1 << 30);
+        let ready = Ready(&spool);
+        ready.follow(7, &path);
+        assert!(ready.read(&name).unwrap().is_some());
+        let done = AtomicBool::new(false);
+        let is_seen = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let file = File::options().write(true).open(&path).unwrap();
+                while !done.load(Ordering::SeqCst) {
+                    // The same byte, at another time.
+                    file.write_all_at(&[7], 24).unwrap();
+                }
+            });
+            // A clock that ticks every few milliseconds tells some of these reads.
+            let is_seen = (0..5000).any(|_| ready.read(&name).unwrap().is_none());
+            done.store(true, Ordering::SeqCst);
+            is_seen
+        });
+        assert!(is_seen);
+    }
+}

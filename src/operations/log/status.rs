@@ -10,9 +10,9 @@ use crate::{
     clock::SharedClock,
     operations::OperationError,
     progress::Problem,
-    report::{Amount, LogGap, LogPoint, LogSiteReport, LogSystem, LogTimeline, SpoolReport},
+    report::{Amount, LogGap, LogPoint, LogServerReport, LogSiteReport, LogSystem, LogTimeline, SpoolReport},
     repository::{LogKind, Repository, StoredLog, site_time},
-    sources::postgres::physical::{Layout, Segment},
+    sources::postgres::physical::{Held, Layout, Lsn, Receiving, Segment},
 };
 
 /// A spool in which a file has waited for so long is stuck, said or not. Seconds.
@@ -25,8 +25,39 @@ pub struct LogStatusRequest<'a> {
     pub repository: &'a Repository,
     /// Points of this policy; without one, of all.
     pub policy: Option<&'a str>,
+    /// The server, as it answered just before.
+    pub server: Option<Receiving>,
     /// The time.
     pub clock: SharedClock,
+}
+
+/// What a server says of its log and of who receives it, for a report; `asked` is its answer, or why there is none.
+pub fn log_server(server: String, slot: String, asked: &Result<Receiving, String>) -> LogServerReport {
+    let mut report = LogServerReport {
+        server,
+        unanswered: None,
+        system: None,
+        timeline: None,
+        end_lsn: None,
+        slot,
+        holds_from_lsn: None,
+        is_lost: false,
+        receivers: 0,
+    };
+    match asked {
+        Err(error) => report.unanswered = Some(error.clone()),
+        Ok(found) => {
+            report.system = Some(found.layout.system.to_string());
+            report.timeline = Some(found.stand.timeline);
+            report.end_lsn = Some(found.stand.end.to_string());
+            report.is_lost = found.held == Held::Lost;
+            report.receivers = found.receivers;
+            if let Held::From(from) = found.held {
+                report.holds_from_lsn = Some(from.to_string());
+            }
+        }
+    }
+    report
 }
 
 /// How the archive at a site stands.
@@ -71,9 +102,16 @@ pub async fn log_status(request: LogStatusRequest<'_>) -> Result<LogSiteReport, 
             parts,
             newest_at,
             rpo_seconds: newest_at.map(|at| (now - at).as_seconds_f64().max(0.0)),
+            end_lsn: None,
+            behind_bytes: None,
             timelines: Vec::new(),
             points: Vec::new(),
         };
+        let server = request.server.filter(|server| server.layout.system == system);
+        // Of a log that has just begun there may be parts alone, which do not say how long a segment is.
+        let end = layout.or(server.map(|server| server.layout)).and_then(|layout| end(layout, &files));
+        found.end_lsn = end.map(|end| end.to_string());
+        found.behind_bytes = end.zip(server).map(|(end, server)| server.stand.end.0.saturating_sub(end.0));
         if let Some(layout) = layout {
             let there = Segments::of(layout, &files);
             found.timelines = there.timelines().filter_map(|(timeline, numbers)| described(layout, timeline, numbers)).collect();
@@ -91,6 +129,20 @@ pub async fn log_status(request: LogStatusRequest<'_>) -> Result<LogSiteReport, 
         systems.push(found);
     }
     Ok(LogSiteReport { site: repository.store().describe(), site_time: now, systems, problems })
+}
+
+/// As far as the newest segment, or part of one, goes.
+fn end(layout: Layout, files: &[StoredLog]) -> Option<Lsn> {
+    let end = |file: &StoredLog| {
+        let segment = layout.parse(file.name.segment()?)?;
+        let bytes = match file.name.kind() {
+            LogKind::Segment => layout.segment_bytes,
+            LogKind::Part => file.name.range()?.end,
+            _ => return None,
+        };
+        Some((segment.timeline, segment.number * layout.segment_bytes + bytes))
+    };
+    files.iter().filter_map(end).max().map(|(_, end)| Lsn(end))
 }
 
 fn described(layout: Layout, timeline: u32, numbers: &std::collections::BTreeSet<u64>) -> Option<LogTimeline> {

@@ -62,7 +62,7 @@ impl Far {
         let archives = Archives::new(sites.collect());
         let _ = fs::remove_file(self.to());
         let (name, to, clock) = (log_name(&name(1, number)), self.to(), SystemClock::shared());
-        let request = GetRequest { name: &name, to: &to, archives: &archives, start: None, clock };
+        let request = GetRequest { name: &name, to: &to, archives: &archives, in_place: false, start: None, clock };
         deliver(request).await.map_err(|error| error.to_string())
     }
 

@@ -8,9 +8,19 @@ use std::{
     time::Duration,
 };
 
-use farshore::sources::postgres::physical::{PhysicalTarget, PhysicalTargetOptions};
+use farshore::{
+    progress::CheckOutcome,
+    sources::{
+        Rebuild,
+        postgres::physical::{PhysicalScratch, PhysicalTarget, PhysicalTargetOptions, Recovery},
+    },
+};
+use serde_json::Value;
 
-use super::cluster::Cluster;
+use super::{
+    cluster::{Cluster, directory},
+    tablespaces::state,
+};
 use crate::{
     postgres::{Server, run},
     support::database_exchange::Exchange,
@@ -34,6 +44,41 @@ const COMMOTION: [&str; 12] = [
 /// Transfers conserve these.
 const SUMS: &str = "SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(tbalance) FROM pgbench_tellers), \
                     (SELECT sum(bbalance) FROM pgbench_branches), (SELECT coalesce(sum(delta), 0) FROM pgbench_history)";
+
+/// Until it is told to stop, makes tablespaces with a table in each, most of which it drops again; a second apart from one that stays.
+fn makes_tablespaces(cluster: &Cluster, stop: &AtomicBool) {
+    let brief = cluster.make("brief");
+    for number in 0..60 {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let stays = cluster.make(&format!("stays_{number}"));
+        cluster.psql(
+            "postgres",
+            &format!(
+                "CREATE TABLESPACE stays_{number} LOCATION '{}'; CREATE TABLE rows_{number} TABLESPACE stays_{number} AS SELECT generate_series(1, 500) AS id; \
+                 CREATE INDEX ON rows_{number} (id) TABLESPACE stays_{number}",
+                stays.display()
+            ),
+        );
+        for _ in 0..5 {
+            cluster.psql(
+                "postgres",
+                &format!(
+                    "CREATE TABLESPACE brief LOCATION '{}'; CREATE TABLE briefly TABLESPACE brief AS SELECT generate_series(1, 500) AS id; \
+                     DROP TABLE briefly; DROP TABLESPACE brief",
+                    brief.display()
+                ),
+            );
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+/// What a snapshot's facts say of these tablespaces.
+fn names(facts: &Value, which: &str) -> Vec<String> {
+    facts[which].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+}
 
 async fn survives(server: Server) {
     let cluster = Cluster::new(server, &["max_wal_size=2GB", "synchronous_commit=off"]);
@@ -68,6 +113,7 @@ async fn survives(server: Server) {
                 turns.fetch_add(1, Ordering::SeqCst);
             }
         });
+        scope.spawn(|| makes_tablespaces(&cluster, &stop));
         // Through it once, so that there are things to be changed.
         while turns.load(Ordering::SeqCst) < COMMOTION.len() as u32 && !stop.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(20));
@@ -80,27 +126,77 @@ async fn survives(server: Server) {
     transfers.kill().unwrap();
     transfers.wait().unwrap();
     assert!(turns.load(Ordering::SeqCst) as usize > COMMOTION.len() + 3, "something happened during the capture");
-    cluster.psql("postgres", "CREATE TABLE afterwards ()");
-    drop(cluster);
+    let (before, made) = (names(&captured.facts, "tablespaces"), names(&captured.facts, "made_tablespaces"));
+    println!("{} tablespaces there, {} made meanwhile; facts {}", before.len(), made.len(), captured.facts["tablespaces_in_log"]);
+    assert!(before.contains(&"fast".to_owned()) && !made.is_empty(), "{before:?}, {made:?}");
+    assert!(captured.facts["tablespaces_in_log"].as_u64().unwrap() > 2 * made.len() as u64, "{}", captured.facts);
+    cluster.psql("postgres", "CREATE TABLE afterwards (); ALTER SYSTEM SET autovacuum = off; SELECT pg_reload_conf(); CHECKPOINT");
+
+    // The primary goes on running, and nothing of what it has elsewhere is touched.
+    let elsewhere: Vec<_> =
+        [&before[..], &made[..], &["brief".to_owned()]].concat().iter().map(|name| cluster.path(name)).collect();
+    let elsewhere: Vec<_> = elsewhere.iter().map(std::path::PathBuf::as_path).filter(|path| path.exists()).collect();
+    let untouched = state(&elsewhere);
     let mut restored = Cluster::unstarted(server, &[]);
-    let tablespaces = vec![("fast".to_owned(), restored.path("fast")), ("gone".to_owned(), restored.path("gone"))];
-    let tablespaces =
-        tablespaces.into_iter().filter(|(name, _)| captured.facts["tablespaces"].to_string().contains(name)).collect();
+    // Of those that were made meanwhile one gets a place of its own.
+    let placed: Vec<&String> = before.iter().chain(made.iter().find(|name| name.starts_with("stays"))).collect();
+    let tablespaces = placed.iter().map(|name| (name.to_string(), restored.path(name))).collect();
     let target = PhysicalTarget::new(restored.data(), PhysicalTargetOptions { tablespaces, ..PhysicalTargetOptions::default() });
-    exchange.rebuild(&target, &captured.facts, false).await.unwrap();
+    let plan = target.inspect(&captured.facts, false).await.unwrap();
+    let (rebuilt, _) = exchange.rebuild(&target, &captured.facts, false).await.unwrap();
     restored.start();
+    for name in made.iter().filter(|name| !placed.contains(name)) {
+        assert!(plan.contains(&format!("tablespace {name}, made during the backup")), "{plan}");
+        assert!(
+            rebuilt.checks.iter().any(|check| check.name.contains(&format!("tablespace {name}, made"))),
+            "{:?}",
+            rebuilt.checks
+        );
+    }
     let sums = restored.psql("postgres", SUMS);
     let sums: Vec<&str> = sums.split('|').collect();
     assert!(sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
     assert!(restored.psql("postgres", "SELECT count(*) > 10 FROM pgbench_history") == "t");
     assert_eq!(restored.psql("postgres", "SELECT to_regclass('afterwards') IS NULL, count(*) = max(id) FROM kept"), "t|t");
+    let locations = "SELECT spcname, pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname !~ '^pg_'";
+    let own = restored.path("").display().to_string();
+    for line in restored.psql("postgres", locations).lines() {
+        let (name, location) = line.split_once('|').unwrap();
+        assert!(location.starts_with(&own) || location.starts_with("pg_tblspc/"), "{line}");
+        // The one that comes and goes may be any of several.
+        let is_placed = placed.iter().any(|placed| *placed == name);
+        assert!(name == "brief" || is_placed == location.starts_with(&own), "{line}");
+    }
+    let tables = restored.psql("postgres", "SELECT relname FROM pg_class WHERE relname ~ '^rows_[0-9]+$'");
+    assert!(tables.lines().count() >= made.len() - 1, "{tables}");
+    for table in tables.lines() {
+        assert_eq!(
+            restored.psql("postgres", &format!("SELECT count(*) FROM {table}; CREATE TABLE more_{table} (LIKE {table})")),
+            "500"
+        );
+    }
     restored.amcheck();
     restored.check_checksums();
+    drop(restored);
+
+    // A drill has all of them beside its data.
+    let place = directory();
+    let (scratch, _) = PhysicalScratch::make(place.path(), Some(server.bin()), &captured.facts, Recovery::default()).unwrap();
+    let (drilled, _) = exchange.rebuild(&scratch, &captured.facts, false).await.unwrap();
+    assert!(drilled.checks.iter().all(|check| check.outcome != CheckOutcome::Failed), "{:#?}", drilled.checks);
+    drop(scratch);
+    assert_eq!(state(&elsewhere), untouched, "the primary's directories");
+    assert_eq!(cluster.psql("postgres", "SELECT to_regclass('afterwards') IS NULL"), "f");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_capture_of_15_under_load_is_consistent() {
     survives(Server::Fifteen).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_of_17_under_load_is_consistent() {
+    survives(Server::Seventeen).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

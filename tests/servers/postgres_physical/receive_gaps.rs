@@ -91,8 +91,8 @@ fn a_standby_is_followed_for_sites_that_go_their_own_pace_and_whatever_becomes_o
     // One site is away: the other one gets everything, and the slot waits.
     let held = slot(&pair.standby);
     fs::rename(archive.path("near"), archive.path("away")).unwrap();
-    pair.writes(2);
     let last = segments(&archive, "site").len() + 2;
+    pair.writes(2);
     receiver.waits_until("the other site has all", || segments(&archive, "site").len() >= last);
     receiver.waits_until("it says so", || receiver.log().contains("does not take the log"));
     std::thread::sleep(Duration::from_secs(2));

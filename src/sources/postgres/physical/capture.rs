@@ -18,7 +18,9 @@ use super::{
     listing::{Listing, list},
     log::capture_log,
     outside::capture_outside,
+    records::Followed,
     server::{Begun, Server, Slot, Stopped, check_control, tablespaces},
+    tablespace::Made,
 };
 use crate::{
     clock::SharedClock,
@@ -139,13 +141,14 @@ impl Capture for PostgresPhysical {
         };
         let earlier = Earlier::new(earlier);
         let task = Work { server: &server, sessions: &sessions, sink, observer, earlier, earlier_facts, clock: &clock };
-        let Done { listing, stopped, wal, data, basis } = tokio::select! {
+        let Done { listing, stopped, wal, followed, data, basis } = tokio::select! {
             done = self.work(begun, start, task) => done?,
             lost = slot.keep() => return Err(lost),
         };
         // The log is here; that the slot lived shows that none of it can have been missed.
         slot.touch().await?;
         slot.release().await?;
+        let made_tablespaces = made(first, &server, &followed.made).await?;
         for session in sessions {
             session.close().await;
         }
@@ -154,10 +157,13 @@ impl Capture for PostgresPhysical {
             None => ("files", "from the data directory itself".to_owned()),
             Some(why) => ("sql", format!("over SQL, since {why}")),
         };
-        let reading = match &basis.since {
+        let mut reading = match &basis.since {
             Ok(since) => format!("incremental on the backup that began at {}; read {way}", since.start),
             Err(why) => format!("everything was read: {why}; {way}"),
         };
+        for one in &made_tablespaces {
+            reading += &format!("; tablespace {} was made meanwhile, and a restore keeps it in the data directory", one.name);
+        }
         let facts = PhysicalFacts {
             method: METHOD.to_owned(),
             server_version_num: server.version,
@@ -179,6 +185,8 @@ impl Capture for PostgresPhysical {
                 .iter()
                 .map(|(name, (oid, location))| TablespaceFacts { oid: *oid, name: name.clone(), location: location.clone() })
                 .collect(),
+            made_tablespaces,
+            tablespaces_in_log: Some(followed.naming),
             databases,
             database: self.config.database().to_owned(),
             superuser,
@@ -222,6 +230,7 @@ struct Done {
     listing: Listing,
     stopped: Stopped,
     wal: u64,
+    followed: Followed,
     data: DataRead,
     basis: Basis,
 }
@@ -259,9 +268,29 @@ impl PostgresPhysical {
             sink.entry(text(sink, MAP, &stopped.map).await?).await?;
         }
         sink.entry(control).await?;
-        let wal = capture_log(first, server, &stopped, sink, observer).await?;
-        Ok(Done { listing, stopped, wal, data, basis })
+        let (wal, followed) = capture_log(first, server, &stopped, sink, observer).await?;
+        Ok(Done { listing, stopped, wal, followed, data, basis })
     }
+}
+
+/// Of the tablespaces that the log makes, those that stay and were not there yet when the others were listed. One that is gone by now is
+/// named by its OID.
+async fn made(session: &Session, server: &Server, made: &[Made]) -> Result<Vec<TablespaceFacts>, SourceError> {
+    let is_new = |made: &&Made| {
+        !made.is_dropped && !made.directory.is_empty() && !server.tablespaces.iter().any(|(_, (oid, _))| *oid == made.oid)
+    };
+    let stay: Vec<&Made> = made.iter().filter(is_new).collect();
+    let oids: Vec<u32> = stay.iter().map(|made| made.oid).collect();
+    let sql = "SELECT oid, spcname::text FROM pg_catalog.pg_tablespace WHERE oid = ANY($1)";
+    let rows = session.client.query(sql, &[&oids]).await;
+    let rows = rows.map_err(|error| session.failed("listing tablespaces that were made meanwhile", &error))?;
+    let names: BTreeMap<u32, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let facts = |made: &Made| TablespaceFacts {
+        oid: made.oid,
+        name: names.get(&made.oid).cloned().unwrap_or_else(|| made.oid.to_string()),
+        location: made.directory.clone(),
+    };
+    Ok(stay.into_iter().map(facts).collect())
 }
 
 /// Names of databases, of the bootstrap superuser, and settings.

@@ -50,6 +50,12 @@ pub struct PhysicalFacts {
     pub data_directory_mode: String,
     /// Tablespaces that lie elsewhere.
     pub tablespaces: Vec<TablespaceFacts>,
+    /// Tablespaces that the log makes and does not drop again. A restore keeps them in the data directory, unless they are given a place.
+    #[serde(default)]
+    pub made_tablespaces: Vec<TablespaceFacts>,
+    /// Records in the log that name a directory for a tablespace; nothing where nobody looked as far as a server replays.
+    #[serde(default)]
+    pub tablespaces_in_log: Option<u64>,
     /// Names of the databases.
     pub databases: Vec<String>,
     /// The database that the policy names.

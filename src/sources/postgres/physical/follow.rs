@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use tokio_postgres::types::ToSql;
+
 use super::{
     label::Lsn,
     log::is_history,
@@ -13,11 +15,13 @@ use super::{
 };
 use crate::sources::{
     SourceError,
-    postgres::{PostgresConfig, connect::Session, failure::Side, pooler},
+    postgres::{PostgresConfig, connect::Session, failure::Side, pooler, quote::literal},
 };
 
 /// The server says nothing for so long: it, or the way to it, is gone.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// `NAMEDATALEN` less one.
+const LONGEST_NAME_BYTES: usize = 63;
 /// Largest history of timelines. Bytes.
 const MOST_HISTORY_BYTES: i64 = 1 << 20;
 /// As far as the log is on the server's disk, on a primary and on a standby, and on which timeline. A standby knows the timeline of what it
@@ -52,6 +56,44 @@ pub enum Held {
     Lost,
 }
 
+/// How a server stands whose log is received, or could be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receiving {
+    /// How its log is laid out, and whose it is.
+    pub layout: Layout,
+    /// How far it goes.
+    pub stand: Stand,
+    /// What the slot holds.
+    pub held: Held,
+    /// Sessions of a receiver with this slot. It asks every second, so one that is there lives.
+    pub receivers: u64,
+}
+
+/// What a session calls itself that receives for this slot. Servers cut a name off that is longer.
+fn receives(slot: &str) -> String {
+    let mut name = format!("farshore wal receive {slot}");
+    name.truncate(LONGEST_NAME_BYTES);
+    name
+}
+
+/// Asks a server how it stands, and changes nothing.
+///
+/// # Errors
+/// Those of [`Follower::connect`].
+pub async fn receiving(config: &PostgresConfig, slot: &str) -> Result<Receiving, SourceError> {
+    let follower = Follower::open(config, slot.to_owned()).await?;
+    let (stand, held) = (follower.stand().await?, follower.held().await?);
+    let sql = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = $1";
+    let name = receives(slot);
+    let parameters: [&(dyn ToSql + Sync); 1] = [&name];
+    let asked = follower.session.client.query_one(sql, &parameters);
+    let row = follower.bounded("looking for a receiver", asked).await?;
+    let receivers = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
+    let layout = follower.layout;
+    follower.session.close().await;
+    Ok(Receiving { layout, stand, held, receivers })
+}
+
 /// A session that follows a server's log.
 pub struct Follower {
     session: Session,
@@ -60,11 +102,19 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Connects, and looks whether the log can be read. The slot is neither made nor looked at.
+    /// Connects, and looks whether the log can be read. The slot is neither made nor looked at. The server knows the session by the slot's name
+    /// for as long as it is there.
     ///
     /// # Errors
     /// [`SourceError::Unfit`] and [`SourceError::Denied`], with the statements that mend it; a pooler in between.
     pub async fn connect(config: &PostgresConfig, slot: String) -> Result<Self, SourceError> {
+        let follower = Self::open(config, slot).await?;
+        let name = format!("SET application_name = {}", literal(&receives(&follower.slot)));
+        follower.session.execute("setting up the session", &name).await?;
+        Ok(follower)
+    }
+
+    async fn open(config: &PostgresConfig, slot: String) -> Result<Self, SourceError> {
         let session = config.connect(Side::Source).await?;
         session.settle(PATIENCE).await?;
         pooler::refuse(config, &session).await?;

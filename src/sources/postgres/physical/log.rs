@@ -5,8 +5,9 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     WAL,
     direct::Direct,
+    in_place::KNOWN_FROM,
     read::{ROW_BYTES, Reading, Wanted},
-    records::Records,
+    records::{Followed, Records},
     server::{Server, Stopped},
     wal::{Layout, Segment},
 };
@@ -15,18 +16,19 @@ use crate::{
     sources::{Cut, Entry, Sink, SourceError, postgres::connect::Session},
 };
 
-/// Captures the log from the beginning of the backup to its end, and the histories of timelines; returns how many segments there are.
+/// Captures the log from the beginning of the backup to its end, and the histories of timelines; returns how many segments there are, and what they
+/// say of tablespaces.
 ///
 /// # Errors
-/// [`SourceError::Unfit`] for a segment that is not there or does not hold what its name says, a record that cannot be replayed, and
-/// one that makes a tablespace.
+/// [`SourceError::Unfit`] for a segment that is not there or does not hold what its name says, a record that cannot be replayed, and, of a
+/// server that is too old to keep it in its data directory, one that makes a tablespace.
 pub async fn capture_log(
     session: &Session,
     server: &Server,
     stopped: &Stopped,
     sink: &dyn Sink,
     observer: &SharedObserver,
-) -> Result<u64, SourceError> {
+) -> Result<(u64, Followed), SourceError> {
     let mut log = Log { session, direct: server.direct.as_ref(), layout: server.layout, stopped, sink, observer, records: None };
     let doing = "listing the log";
     let rows = session.client.query("SELECT pg_catalog.pg_ls_dir('pg_wal', true, false)", &[]).await;
@@ -38,16 +40,14 @@ pub async fn capture_log(
         observer.items(1);
     }
     let Some(records) = log.records else { return Err(log.missing("from the beginning of the backup on")) };
-    let made = records.finish().map_err(|detail| unfit(session, &detail))?;
-    if let [(oid, directory), ..] = made.as_slice() {
+    let followed = records.finish().map_err(|detail| unfit(session, &detail))?;
+    if followed.naming > 0 && server.version < KNOWN_FROM {
         return Err(SourceError::Unfit {
             subject: session.subject.clone(),
-            detail: format!(
-                "tablespace {oid} in {directory} was made while the backup ran, and whoever replays that would write to this very directory, on whatever machine: start the backup again"
-            ),
+            detail: "a tablespace was made while the backup ran, and a server before 14.5 that replays that writes to the same directory, on whatever machine: start the backup again, and update the server".to_owned(),
         });
     }
-    Ok(wanted.iter().filter(|(_, segment)| segment.is_some()).count() as u64)
+    Ok((wanted.iter().filter(|(_, segment)| segment.is_some()).count() as u64, followed))
 }
 
 fn unfit(session: &Session, detail: &str) -> SourceError {

@@ -7,6 +7,7 @@
 //!   `pg_backup_stop` handed over byte for byte. It is complete or there is none.
 //! * Checksums of pages are looked at in passing; a wrong one is read once more, and then named.
 //! * The log is followed record by record, from the first that is replayed to the last ([`records`]).
+//! * Nothing that is restored or recovered writes to the directory of a tablespace that its log makes ([`in_place`]).
 //! * Where the server keeps summaries of its log (17 and newer), only what changed since an earlier snapshot is read ([`incremental`]).
 //!   A snapshot has all of its contents all the same, and depends on no other.
 //! * A restore writes `global/pg_control` last: a data directory that is half there cannot be started.
@@ -38,6 +39,7 @@ pub mod facts;
 mod follow;
 mod handed;
 mod history;
+mod in_place;
 mod incremental;
 mod label;
 mod lineage;
@@ -55,6 +57,7 @@ mod select;
 mod server;
 mod start;
 pub mod summary;
+mod tablespace;
 mod target;
 mod wal;
 
@@ -62,7 +65,8 @@ pub use archiving::LogOptions;
 pub use capture::{PhysicalOptions, PostgresPhysical, ReadBy};
 pub use changes::{Changes, PIECE_BYTES};
 pub use control::Control;
-pub use follow::{Follower, Held, Stand};
+pub use follow::{Follower, Held, Receiving, Stand, receiving};
+pub use in_place::{empty as empty_paths, needs_before};
 pub use label::Lsn;
 pub use lineage::Lineage;
 pub use recovery::{Action, Fetch, Recovery, RecoveryTarget, Timeline};

@@ -4,7 +4,11 @@ use std::{fmt::Write as _, path::PathBuf};
 
 use chrono::{DateTime, Utc};
 
-use super::{facts::PhysicalFacts, label::Lsn};
+use super::{
+    facts::PhysicalFacts,
+    in_place::{KNOWN_FROM, SETTING},
+    label::Lsn,
+};
 
 /// Where replay ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -146,8 +150,8 @@ impl Recovery {
         }
     }
 
-    /// Lines for the last of the settings files that a server reads.
-    pub fn settings(&self) -> String {
+    /// Lines for the last of the settings files that a server of this version (`server_version_num`) reads.
+    pub fn settings(&self, version: u32) -> String {
         let mut text = String::from("\n# Written by farshore: ");
         text.push_str(match self.fetch {
             None => "the log up to the end of the backup lies in pg_wal, and there is no other.\n",
@@ -158,6 +162,10 @@ impl Recovery {
             let quoted = value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n").replace('\r', "\\r");
             let _ = writeln!(text, "{name} = '{quoted}'");
         };
+        if version >= KNOWN_FROM {
+            // Else it would give up at the end of the backup over a tablespace that lies in the data directory.
+            set(SETTING, "on");
+        }
         set("restore_command", &self.fetch.as_ref().map_or_else(|| "false".to_owned(), Fetch::command));
         let wanted = match &self.target {
             RecoveryTarget::Point | RecoveryTarget::Latest => None,
@@ -265,15 +273,16 @@ mod tests {
             }),
             archives: true,
         };
-        let expected = "restore_command = '''/opt/it''\\\\''''s/farshore'' ''a\\nb'' ''--identity'' ''100%%'' ''p'' %f \"%p\"'\n\
+        let expected = "allow_in_place_tablespaces = 'on'\nrestore_command = '''/opt/it''\\\\''''s/farshore'' ''a\\nb'' ''--identity'' ''100%%'' ''p'' %f \"%p\"'\n\
                         recovery_target = ''\nrecovery_target_lsn = ''\nrecovery_target_time = ''\nrecovery_target_xid = ''\n\
                         recovery_target_name = 'it''s \\\\ here'\nrecovery_target_inclusive = 'off'\nrecovery_target_action = 'pause'\n\
                         recovery_target_timeline = '3'\n";
-        let settings = recovery.settings();
+        let settings = recovery.settings(150_018);
         assert!(settings.ends_with(expected), "{settings}");
-        let settings = Recovery::default().settings();
+        let settings = Recovery::default().settings(140_004);
+        assert!(!settings.contains("in_place"), "a server that does not know it would not start: {settings}");
         assert!(settings.contains("restore_command = 'false'\n") && settings.ends_with("archive_mode = 'off'\n"), "{settings}");
-        let settings = Recovery { target: RecoveryTarget::Time(at()), ..Recovery::default() }.settings();
+        let settings = Recovery { target: RecoveryTarget::Time(at()), ..Recovery::default() }.settings(140_005);
         assert!(settings.contains("recovery_target_time = '2025-11-26 11:00:00.250000+00'\n"), "{settings}");
     }
 }

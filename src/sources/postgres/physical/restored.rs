@@ -163,8 +163,9 @@ async fn tables_with_wrong_maps(session: &Session) -> Result<Option<Vec<String>>
         }
     };
     let schema = identifier(&schema);
+    // Temporary tables of sessions that are gone are in the catalogue, and their files in no backup.
     let sql = format!(
-        "SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 't', 'm') \
+        "SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 't', 'm') AND c.relpersistence <> 't' \
          AND (EXISTS (SELECT {schema}.pg_check_visible(c.oid)) OR EXISTS (SELECT {schema}.pg_check_frozen(c.oid)))"
     );
     let rows = session.client.query(&sql, &[]).await.map_err(|error| session.failed(doing, &error))?;

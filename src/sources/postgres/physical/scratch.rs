@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use super::{
     facts::PhysicalFacts,
     handed::Handed,
+    in_place::{KNOWN_FROM, SETTING},
     label::Lsn,
     recovery::Recovery,
     restored::{checksums, visibility},
@@ -65,7 +66,8 @@ impl PhysicalScratch {
         let place = ScratchPlace::make(directory)?;
         let config = PostgresConfig::parse(&place.url(&facts.superuser, &facts.database), None)?;
         let beside = place.directory().join("tablespaces");
-        let tablespaces = facts.tablespaces.iter().map(|one| (one.oid.to_string(), beside.join(one.oid.to_string()))).collect();
+        let all = facts.tablespaces.iter().chain(&facts.made_tablespaces);
+        let tablespaces = all.map(|one| (one.oid.to_string(), beside.join(one.oid.to_string()))).collect();
         let options = PhysicalTargetOptions { tablespaces, is_isolated: true, recovery: recovery.clone(), start: None };
         let target = PhysicalTarget::new(place.data(), options);
         let described = place.data().display().to_string();
@@ -158,6 +160,9 @@ fn apart(place: &ScratchPlace, facts: &PhysicalFacts) -> Result<Vec<String>, Sou
     ];
     if let Some(most) = facts.settings.get("max_prepared_transactions") {
         settings.push(format!("max_prepared_transactions={most}"));
+    }
+    if facts.server_version_num >= KNOWN_FROM {
+        settings.push(format!("{SETTING}=on"));
     }
     if facts.server_version_num / 10_000 >= EVENT_TRIGGERS_FROM {
         settings.push("event_triggers=off".to_owned());

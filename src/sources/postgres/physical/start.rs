@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     facts::PhysicalFacts,
+    in_place::{KNOWN_FROM, SETTING},
     label::Lsn,
     recovery::{AFTERWARDS, Recovery, RecoveryTarget},
     scratch::{exactly, recover},
@@ -77,7 +78,14 @@ impl Start {
         let (cluster, config) = recover(place, &server, facts, recovery).await?;
         let reached = Reached::ask(&config).await?;
         done.checks.push(reached.check(facts, recovery));
-        forget(&config).await?;
+        let in_place = forget(&config, facts.server_version_num).await?;
+        if !in_place.is_empty() {
+            done.checks.push(Check::note(
+                "tablespaces in the data directory",
+                "each in a place of its own",
+                format!("{} in pg_tblspc: move what they have with ALTER TABLE (INDEX, DATABASE) … SET TABLESPACE; {SETTING} stays on for as long", in_place.join(", ")),
+            ));
+        }
         cluster.stop().await?;
         // Made by the server's own calls of us, and of no use to anybody now.
         if let Err(error) = std::fs::remove_dir_all(directory.join(FETCHED_AHEAD))
@@ -174,15 +182,28 @@ impl Reached {
     }
 }
 
-/// Takes the settings of this recovery away: on a primary they mean nothing, and a later one must not find them.
-async fn forget(config: &PostgresConfig) -> Result<(), SourceError> {
+/// Takes the settings of this recovery away: on a primary they mean nothing, and a later one must not find them. Returns the tablespaces that
+/// lie in the data directory itself.
+async fn forget(config: &PostgresConfig, version: u32) -> Result<Vec<String>, SourceError> {
     let session = config.connect(Side::Target).await?;
     for name in AFTERWARDS {
         let doing = "taking the settings of the recovery away";
         session.client.batch_execute(&format!("ALTER SYSTEM RESET {name}")).await.map_err(|error| session.failed(doing, &error))?;
     }
+    let sql = "SELECT spcname::text FROM pg_catalog.pg_tablespace WHERE starts_with(pg_catalog.pg_tablespace_location(oid), 'pg_tblspc/') ORDER BY 1";
+    let doing = "listing tablespaces in the data directory";
+    let rows = session.client.query(sql, &[]).await.map_err(|error| session.failed(doing, &error))?;
+    let in_place: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    if in_place.is_empty() && version >= KNOWN_FROM {
+        // A standby or a later restore of one that has such tablespaces needs it.
+        session
+            .client
+            .batch_execute(&format!("ALTER SYSTEM RESET {SETTING}"))
+            .await
+            .map_err(|error| session.failed(doing, &error))?;
+    }
     session.close().await;
-    Ok(())
+    Ok(in_place)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use super::{
     control::Control,
     existing,
     facts::{PhysicalFacts, TablespaceFacts, is_physical},
+    in_place::empty_in,
     label::write_map,
     part::{Made, Part, Selected},
     recovery::Recovery,
@@ -29,7 +30,8 @@ use crate::{
 /// How to rebuild.
 #[derive(Debug, Clone, Default)]
 pub struct PhysicalTargetOptions {
-    /// Where tablespaces go: by OID or name. Each needs one, since the places they were in may belong to the living primary.
+    /// Where tablespaces go: by OID or name. Each needs one, since the places they were in may belong to the living primary; one that was
+    /// made while the backup ran lies in the data directory without.
     pub tablespaces: Vec<(String, PathBuf)>,
     /// For a server that must reach nothing else: settings that were made with `ALTER SYSTEM` stay behind.
     pub is_isolated: bool,
@@ -89,22 +91,23 @@ impl PhysicalTarget {
 
     /// Where each tablespace goes.
     fn mapping<'a>(&'a self, facts: &'a PhysicalFacts) -> Result<Vec<(&'a TablespaceFacts, &'a Path)>, SourceError> {
-        let known = |wanted: &str| facts.tablespaces.iter().any(|one| one.name == wanted || one.oid.to_string() == wanted);
+        let is = |wanted: &str, one: &TablespaceFacts| one.name == wanted || one.oid.to_string() == wanted;
+        let known = |wanted: &str| facts.tablespaces.iter().chain(&facts.made_tablespaces).any(|one| is(wanted, one));
         if let Some((unknown, _)) = self.options.tablespaces.iter().find(|(wanted, _)| !known(wanted)) {
-            return Err(self.unfit(format!("the point has no tablespace {unknown}; it has {}", names(&facts.tablespaces))));
+            return Err(self.unfit(format!("the point has no tablespace {unknown}; it has {}", names(facts))));
         }
-        let place = |one: &'a TablespaceFacts| {
-            let given = |(wanted, _): &&(String, PathBuf)| *wanted == one.name || *wanted == one.oid.to_string();
-            match self.options.tablespaces.iter().find(given) {
-                Some((_, directory)) if directory.is_absolute() => Ok((one, directory.as_path())),
-                Some((_, directory)) => Err(self.unfit(format!("{} is no absolute path", directory.display()))),
-                None => Err(self.unfit(format!(
-                    "tablespace {} was in {}; say where it goes with --tablespace {}=DIRECTORY",
-                    one.name, one.location, one.name
-                ))),
-            }
+        let given = |one: &TablespaceFacts| self.options.tablespaces.iter().find(|(wanted, _)| is(wanted, one));
+        let place = |one: &'a TablespaceFacts| match given(one) {
+            Some((_, directory)) if directory.is_absolute() => Ok((one, directory.as_path())),
+            Some((_, directory)) => Err(self.unfit(format!("{} is no absolute path", directory.display()))),
+            None => Err(self.unfit(format!(
+                "tablespace {} was in {}; say where it goes with --tablespace {}=DIRECTORY",
+                one.name, one.location, one.name
+            ))),
         };
-        let all: Vec<_> = facts.tablespaces.iter().map(place).collect::<Result<_, _>>()?;
+        // Replay goes through a link that is there already.
+        let made = facts.made_tablespaces.iter().filter(|one| given(one).is_some());
+        let all: Vec<_> = facts.tablespaces.iter().chain(made).map(place).collect::<Result<_, _>>()?;
         // As they are named: what stands at either end of a link is refused as not empty.
         let own = std::path::absolute(&self.directory).map_err(SourceError::io(self.shown()))?;
         for (number, (one, directory)) in all.iter().enumerate() {
@@ -198,11 +201,14 @@ impl PhysicalTarget {
     }
 }
 
-fn names(tablespaces: &[TablespaceFacts]) -> String {
-    match tablespaces {
-        [] => "none".to_owned(),
-        some => some.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", "),
-    }
+fn names(facts: &PhysicalFacts) -> String {
+    let names: Vec<&str> = facts.tablespaces.iter().chain(&facts.made_tablespaces).map(|one| one.name.as_str()).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Those that were made while the backup ran and are given no place.
+fn in_place<'a>(facts: &'a PhysicalFacts, mapping: &[(&TablespaceFacts, &Path)]) -> Vec<&'a TablespaceFacts> {
+    facts.made_tablespaces.iter().filter(|one| !mapping.iter().any(|(mapped, _)| mapped.oid == one.oid)).collect()
 }
 
 /// What of a snapshot is written last.
@@ -273,10 +279,17 @@ impl Rebuild for PhysicalTarget {
         let found =
             if is_there { format!("{found}; what matches is kept, and what the point does not have is removed") } else { found };
         let to = mapping.iter().map(|(one, directory)| format!("; tablespace {} to {}", one.name, directory.display()));
+        let within = in_place(&facts, &mapping).into_iter().map(|one| {
+            format!(
+                "; tablespace {}, made during the backup in {}, to pg_tblspc/{} in the data directory (--tablespace {}=DIRECTORY for another place)",
+                one.name, one.location, one.oid, one.name
+            )
+        });
+        let to: String = to.chain(within).collect();
         let recovery = &self.options.recovery;
         let archive = recovery.fetch.iter().map(|fetch| format!(" ({})", fetch.found)).collect::<String>();
         let until = format!("{}{archive}", recovery.target.words());
-        Ok(format!("PostgreSQL {}, {found}{}; replayed to {until}", facts.server_version_num / 10_000, to.collect::<String>()))
+        Ok(format!("PostgreSQL {}, {found}{to}; replayed to {until}", facts.server_version_num / 10_000))
     }
 
     async fn rebuild(&self, context: RebuildContext<'_>) -> Result<Rebuilt, SourceError> {
@@ -330,6 +343,19 @@ impl Rebuild for PhysicalTarget {
         }
         let log = self.directory.join("pg_wal");
         add(&mut all, "log", self.rebuild_part(&context, &log, part(WAL, Vec::new()), way(false), None).await?);
+        let (directory, of) = (log.clone(), facts.clone());
+        let emptied = tokio::task::spawn_blocking(move || empty_in(&directory, &of)).await;
+        emptied.map_err(|error| SourceError::io(log.display().to_string())(std::io::Error::other(error)))??;
+        for one in in_place(&facts, &mapping) {
+            all.checks.push(Check::note(
+                format!("tablespace {}, made during the backup", one.name),
+                "in a place of its own",
+                format!(
+                    "lies in the data directory, in pg_tblspc/{} (it was in {}): move what it has with ALTER TABLE … SET TABLESPACE, or restore with --tablespace {}=DIRECTORY",
+                    one.oid, one.location, one.name
+                ),
+            ));
+        }
         if last.config > 0 {
             let directory = self.directory.join(CAPTURED_CONFIG);
             self.make(&directory, made.mode, made.owner)?;
@@ -348,7 +374,7 @@ impl Rebuild for PhysicalTarget {
                 format!("{} come back empty: nothing of them is in a physical backup", facts.unlogged_relations),
             ));
         }
-        self.write(&self.directory.join(AUTO_CONF), self.options.recovery.settings().as_bytes(), made)?;
+        self.write(&self.directory.join(AUTO_CONF), self.options.recovery.settings(facts.server_version_num).as_bytes(), made)?;
         self.write(&self.directory.join("recovery.signal"), b"", made)?;
         self.write(&self.directory.join("backup_label"), label, made)?;
         if !mapping.is_empty() {

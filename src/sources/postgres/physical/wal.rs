@@ -5,6 +5,10 @@ use super::label::Lsn;
 /// Bytes of the header of a segment's first page, and of any other page (`xlog_internal.h`).
 pub const LONG_HEADER_BYTES: usize = 40;
 pub const SHORT_HEADER_BYTES: usize = 24;
+/// Bytes of a record's own header: length, transaction, the record before, flags, resource manager, two of nothing, CRC-32C.
+pub const HEADER_BYTES: usize = 24;
+/// Its checksum covers what follows the header, and then the header as far as this.
+pub const CHECKED_HEADER_BYTES: usize = 20;
 /// Set in a page's flags where the long header is used.
 const LONG_HEADER: u16 = 0x0002;
 /// All versions' magic numbers begin with this byte.
@@ -91,6 +95,11 @@ impl FirstPage {
             let layout = Layout { segment_bytes: segment_bytes.into(), system: long(24)? };
             Some(Self { layout, timeline: word(4)?, address: Lsn(long(8)?), magic, page_bytes })
         })?
+    }
+
+    /// Bytes of the log's pages.
+    pub fn page_bytes(&self) -> u64 {
+        self.page_bytes.into()
     }
 
     /// What tells that it is not the beginning of this segment of the cluster `system`, in a file of so many bytes.

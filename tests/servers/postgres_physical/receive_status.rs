@@ -1,0 +1,84 @@
+//! Whether nothing comes because the server is idle, or because nobody receives.
+
+use serde_json::Value;
+
+use super::{
+    archive::Archive,
+    cluster::Cluster,
+    receive::{Receiver, TABLE, slot},
+};
+use crate::postgres::Server;
+
+/// The exit code, what is printed for machines, and for people.
+fn status(archive: &Archive) -> (Option<i32>, Value, String) {
+    let policy = archive.text("policy.toml");
+    let output = archive.farshore(&["wal", "status", &policy, "--json"]);
+    let text = archive.farshore(&["wal", "status", &policy]);
+    assert_eq!(text.status.code(), output.status.code(), "{text:?}, {output:?}");
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap(), String::from_utf8(text.stdout).unwrap())
+}
+
+fn is_told(server: Server) {
+    let archive = Archive::new("limit = \"64MiB\"");
+    let mut primary = Cluster::new(server, &["wal_keep_size=0", "autovacuum=off"]);
+    primary.make_role("postgres");
+    primary.psql("postgres", TABLE);
+    archive.follows(&primary.role_url("postgres"));
+    let (code, found, text) = status(&archive);
+    assert_eq!(code, Some(0), "nobody has ever received, and nothing waits for it: {text}");
+    assert_eq!(found["server"]["receivers"], 0, "{found:#}");
+    assert!(text.contains("nobody receives it"), "{text}");
+
+    let receiver = Receiver::start(&archive);
+    receiver.waits_until("the slot is made", || !slot(&primary).is_empty());
+    primary.psql("postgres", "INSERT INTO markers (at) VALUES (clock_timestamp())");
+    // A server that is idle writes nothing, once it has said so in its log.
+    let behind = |found: &Value| found["sites"][0]["systems"][0]["behind_bytes"].as_u64();
+    receiver.waits_until("the site has everything", || behind(&status(&archive).1) == Some(0));
+    std::thread::sleep(std::time::Duration::from_secs(12));
+    receiver.waits_until("the site has everything", || behind(&status(&archive).1) == Some(0));
+    let (code, found, text) = status(&archive);
+    assert_eq!((code, &found["server"]["receivers"]), (Some(0), &1.into()), "{found:#}");
+    assert!(text.contains("it is received") && text.contains("and the server has no more"), "{text}");
+    assert_eq!(found["server"]["end_lsn"], found["sites"][0]["systems"][0]["end_lsn"], "{found:#}");
+    receiver.stop();
+
+    // It was stopped: at once, though there is nothing new yet, and then by how much.
+    let (code, found, text) = status(&archive);
+    assert_eq!((code, &found["server"]["receivers"]), (Some(4), &0.into()), "{found:#}");
+    assert!(text.contains("nobody receives, and the slot farshore_log holds its log: start `farshore wal receive`"), "{text}");
+    primary.psql(
+        "postgres",
+        "INSERT INTO markers (at, filler) SELECT clock_timestamp(), repeat(md5(n::text), 30) FROM generate_series(1, 500) AS n",
+    );
+    let (code, found, text) = status(&archive);
+    assert!(code == Some(4) && behind(&found).is_some_and(|behind| behind > 500 * 900), "{found:#}");
+    assert!(text.contains(" behind the server"), "{text}");
+
+    // The server has given the slot up; nobody wants it any more; the server is not there.
+    primary.psql("postgres", "ALTER SYSTEM SET max_slot_wal_keep_size = '16MB'; SELECT pg_reload_conf()");
+    for _ in 0..4 {
+        primary.psql("postgres", "INSERT INTO markers (at) VALUES (clock_timestamp()); SELECT pg_switch_wal()");
+    }
+    primary.psql("postgres", "CHECKPOINT");
+    let (code, found, text) = status(&archive);
+    assert_eq!((code, &found["server"]["is_lost"]), (Some(4), &true.into()), "{found:#}");
+    assert!(text.contains("has given up the slot farshore_log"), "{text}");
+    primary.psql("postgres", "SELECT pg_drop_replication_slot('farshore_log')");
+    assert_eq!(status(&archive).0, Some(0));
+    primary.stop(true);
+    let (code, found, text) = status(&archive);
+    assert_eq!(code, Some(0), "whoever looks at the site need not reach the server: {text}");
+    assert!(found["server"]["unanswered"].is_string() && behind(&found).is_none(), "{found:#}");
+    assert!(text.contains("was not asked, so that nobody knows whether it is idle"), "{text}");
+}
+
+#[test]
+fn a_status_of_a_15_tells_an_idle_server_from_a_receiver_that_stopped() {
+    is_told(Server::Fifteen);
+}
+
+#[test]
+fn a_status_of_an_18_tells_an_idle_server_from_a_receiver_that_stopped() {
+    is_told(Server::Eighteen);
+}
