@@ -57,6 +57,18 @@ pub enum StoreError {
         /// The server's own words.
         detail: String,
     },
+    /// The key that the server encrypts the object with cannot be used.
+    #[error("{place}: {action} was refused by the server's key management ({detail}); {next}")]
+    Encrypted {
+        /// Where.
+        place: String,
+        /// What was tried.
+        action: &'static str,
+        /// The server's own words.
+        detail: String,
+        /// What to do.
+        next: &'static str,
+    },
     /// A lock keeps it: it can be deleted later, and by nobody now.
     #[error("{place}: locked until {}; it can be deleted after that", until.format("%Y-%m-%d %H:%M:%SZ"))]
     Locked {
@@ -131,6 +143,7 @@ impl StoreError {
             | Self::InvalidRange { .. }
             | Self::Unauthenticated { .. }
             | Self::Denied { .. }
+            | Self::Encrypted { .. }
             | Self::Locked { .. }
             | Self::Full { .. }
             | Self::Unsupported { .. }

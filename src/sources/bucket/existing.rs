@@ -74,6 +74,9 @@ fn same_attributes(there: &ObjectAttributes, wanted: &ObjectAttributes) -> bool 
             attributes.content_type.filter(|kind| kind != "binary/octet-stream" && kind != "application/octet-stream");
         // Moving between classes is the target's own life-cycle, not a difference of the object.
         attributes.storage_class = None;
+        // So is what it encrypts with.
+        attributes.encryption = None;
+        attributes.encryption_key = None;
         attributes
     };
     comparable(there) == comparable(wanted)

@@ -75,6 +75,7 @@ fn concerns_one_object(error: &StoreError) -> bool {
         | StoreError::Changed { .. }
         | StoreError::InvalidRange { .. }
         | StoreError::Denied { .. }
+        | StoreError::Encrypted { .. }
         | StoreError::Locked { .. }
         | StoreError::Corrupt { .. }
         | StoreError::Unsupported { .. }

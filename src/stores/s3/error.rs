@@ -9,7 +9,7 @@ use aws_sdk_s3::{
 };
 use chrono::DateTime;
 
-use super::StoreError;
+use super::{StoreError, encryption::refused_by_kms};
 use crate::stores::error::{chain, retry_after};
 
 /// The store's error for the SDK's. `Changed` is what a failed condition means: a put's caller turns it into `AlreadyExists`.
@@ -78,6 +78,9 @@ impl Answer<'_> {
     /// The codes are those of S3's list of error responses, and of the compatible servers where they differ.
     pub(super) fn meaning(&self, place: String, action: &'static str) -> StoreError {
         let detail = self.detail();
+        if let Some(next) = refused_by_kms(self.code, self.message) {
+            return StoreError::Encrypted { place, action, detail, next };
+        }
         match self.code {
             "NoSuchKey" | "NotFound" | "NoSuchVersion" | "NoSuchUpload" => return StoreError::NotFound { place },
             "NoSuchBucket" => return StoreError::NoSuchPlace { place },
@@ -103,7 +106,8 @@ impl Answer<'_> {
             | "TooManyRequests"
             | "Throttling"
             | "ThrottlingException"
-            | "RequestLimitExceeded" => {
+            | "RequestLimitExceeded"
+            | "KMS.ThrottlingException" => {
                 return StoreError::Throttled { place, detail, after: self.after };
             }
             "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" | "InvalidDigest" | "IncompleteBody" => {
@@ -187,6 +191,9 @@ mod tests {
             (500, "InternalError", "write: no space left on device", "Full"),
             (501, "NotImplemented", "", "Unsupported"),
             (301, "PermanentRedirect", "", "Other"),
+            (400, "KMS.DisabledException", "", "Encrypted"),
+            (403, "AccessDenied", "not authorized to perform: kms:Decrypt on this resource", "Encrypted"),
+            (400, "KMS.ThrottlingException", "", "Throttled"),
             (400, "InvalidArgument", "", "Other"),
         ] {
             assert_eq!(kind(status, code, message), expected, "{status} {code} {message}");
