@@ -37,7 +37,9 @@ pub(super) async fn matches(
     };
     let mut download = match store.get(&there.key, options).await {
         Ok(download) => download,
-        Err(StoreError::NotFound { .. } | StoreError::Changed { .. } | StoreError::Denied { .. }) => return Ok(false),
+        Err(StoreError::NotFound { .. } | StoreError::Changed { .. } | StoreError::Denied { .. } | StoreError::Archived { .. }) => {
+            return Ok(false);
+        }
         Err(error) => return Err(error.into()),
     };
     if !same_attributes(&download.attributes, &wanted.object) {

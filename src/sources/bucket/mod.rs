@@ -76,6 +76,7 @@ fn concerns_one_object(error: &StoreError) -> bool {
         | StoreError::InvalidRange { .. }
         | StoreError::Denied { .. }
         | StoreError::Encrypted { .. }
+        | StoreError::Archived { .. }
         | StoreError::Locked { .. }
         | StoreError::Corrupt { .. }
         | StoreError::Unsupported { .. }

@@ -56,6 +56,9 @@ fn caused_by_credentials(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
+/// How long it takes is what S3's "Archive retrieval options" says.
+const BRING_BACK: &str = "bring it back (aws s3api restore-object), which takes 3 to 12 hours from Glacier Flexible Retrieval and the Archive Access tier, and 9 to 48 hours from Deep Archive, then run the command again";
+
 /// What a server said.
 pub(super) struct Answer<'a> {
     pub(super) status: u16,
@@ -125,10 +128,7 @@ impl Answer<'_> {
                 let detail = format!("{detail}; name the bucket's own region in the policy");
                 return StoreError::Other { place, action, detail };
             }
-            "InvalidObjectState" => {
-                let detail = format!("{detail}; the object is archived: restore it from its archive tier first");
-                return StoreError::Other { place, action, detail };
-            }
+            "InvalidObjectState" => return StoreError::Archived { place, detail, next: BRING_BACK },
             _ => {}
         }
         let lower = self.message.to_ascii_lowercase();
@@ -191,6 +191,7 @@ mod tests {
             (500, "InternalError", "write: no space left on device", "Full"),
             (501, "NotImplemented", "", "Unsupported"),
             (301, "PermanentRedirect", "", "Other"),
+            (403, "InvalidObjectState", "", "Archived"),
             (400, "KMS.DisabledException", "", "Encrypted"),
             (403, "AccessDenied", "not authorized to perform: kms:Decrypt on this resource", "Encrypted"),
             (400, "KMS.ThrottlingException", "", "Throttled"),
