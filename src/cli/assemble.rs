@@ -10,7 +10,7 @@ use crate::{
     operations::NamedSource,
     policy::{
         AzurePolicy, BandwidthHours, DayTime, Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy,
-        PostgresMethod, PostgresPolicy, PostgresReadBy, SecretReference, SitePolicy, SourceKind, StorePolicy,
+        PostgresMethod, PostgresPolicy, PostgresReadBy, SecretReference, ServerEncryption, SitePolicy, SourceKind, StorePolicy,
     },
     report::Agent,
     repository::{LockTerm, Recipients, Workers},
@@ -26,7 +26,7 @@ use crate::{
     },
     stores::{
         AzureConfig, AzureCredential, AzureStore, Bandwidth, FilesystemStore, Hours, Limit, LockMode, Retry, RetryPolicy, S3Config,
-        S3Store, SharedStore, StoreError, TimeOfDay, WireConfig, Zone,
+        S3Encryption, S3Store, SharedStore, StoreError, TimeOfDay, WireConfig, Zone,
     },
 };
 
@@ -138,6 +138,8 @@ pub(super) async fn store(
                 secret_key: s3.secret_key.as_ref().map(secret).transpose()?,
                 session_token: s3.session_token.as_ref().map(secret).transpose()?,
                 profile: s3.profile.clone(),
+                encryption: s3.encryption.as_ref().map(server_encryption),
+                requester_pays: s3.requester_pays,
                 first_versions,
                 wire: wire(way),
             })
@@ -157,6 +159,13 @@ pub(super) async fn store(
         ),
     };
     Ok(wrap(bare, way, clock))
+}
+
+fn server_encryption(policy: &ServerEncryption) -> S3Encryption {
+    match policy {
+        ServerEncryption::SseS3 => S3Encryption::S3,
+        ServerEncryption::SseKms { key, bucket_key } => S3Encryption::Kms { key: key.clone(), bucket_key: *bucket_key },
+    }
 }
 
 fn wire(way: &Way) -> WireConfig {

@@ -14,11 +14,11 @@ use bytesize::ByteSize;
 
 use super::{
     AzurePolicy, DrillPolicy, Encryption, FilesystemPolicy, Limits, LockModePolicy, LockPolicy, Objectives, PlainOrSecret,
-    Recipients, Retention, S3Policy, SecretReference, StorePolicy, connection,
+    Recipients, Retention, S3Policy, SecretReference, ServerEncryption, StorePolicy, connection,
     document::{Findings, Path},
     typed::{
         TypedDrill, TypedEncryption, TypedLimits, TypedLock, TypedLockMode, TypedObjectives, TypedPlainOrSecret, TypedRetention,
-        TypedSecret, TypedStore,
+        TypedSecret, TypedServerEncryption, TypedStore,
     },
 };
 
@@ -128,7 +128,19 @@ pub fn store(typed: Option<TypedStore>, path: &Path, findings: &mut Findings<'_>
             let directory = absolute(&directory?, &path.key("path"), findings);
             Some(StorePolicy::Filesystem(FilesystemPolicy { path: directory }))
         }
-        TypedStore::S3 { bucket, prefix, region, endpoint, path_style, access_key, secret_key, session_token, profile } => {
+        TypedStore::S3 {
+            bucket,
+            prefix,
+            region,
+            endpoint,
+            path_style,
+            access_key,
+            secret_key,
+            session_token,
+            profile,
+            encryption,
+            requester_pays,
+        } => {
             credentials_fit(path, findings);
             let bucket = bucket.unwrap_or_default();
             if bucket.contains(['/', ':']) || bucket.chars().any(char::is_whitespace) {
@@ -157,6 +169,8 @@ pub fn store(typed: Option<TypedStore>, path: &Path, findings: &mut Findings<'_>
                 secret_key: secret(secret_key, &path.key("secret_key"), findings),
                 session_token: secret(session_token, &path.key("session_token"), findings),
                 profile,
+                encryption: encryption.map(|typed| server_encryption(typed, &path.key("encryption"), findings)),
+                requester_pays: requester_pays.unwrap_or(false),
             }))
         }
         TypedStore::Azure { account, container, prefix, endpoint, connection_string, account_key, sas } => {
@@ -179,6 +193,23 @@ pub fn store(typed: Option<TypedStore>, path: &Path, findings: &mut Findings<'_>
                 account_key: secret(account_key, &path.key("account_key"), findings),
                 sas: secret(sas, &path.key("sas"), findings),
             }))
+        }
+    }
+}
+
+/// An alias is no resource that rights are given on, and an id is looked for in the account of whoever asks: so that only an ARN of a key will do.
+fn server_encryption(typed: TypedServerEncryption, path: &Path, findings: &mut Findings<'_>) -> ServerEncryption {
+    match typed {
+        TypedServerEncryption::SseS3 {} => ServerEncryption::SseS3,
+        TypedServerEncryption::SseKms { key, bucket_key } => {
+            let is_arn = |key: &String| key.starts_with("arn:") && key.contains(":kms:") && key.contains(":key/");
+            if key.as_ref().is_some_and(|key| !is_arn(key)) {
+                findings.add(
+                    &path.key("key"),
+                    "is no ARN of a KMS key; should be \"arn:aws:kms:REGION:ACCOUNT:key/ID\" (aws kms describe-key shows it)",
+                );
+            }
+            ServerEncryption::SseKms { key, bucket_key }
         }
     }
 }

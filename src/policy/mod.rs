@@ -39,7 +39,7 @@ pub use retention_reason::{Period, Reason};
 pub use schema::schema;
 pub use secret::{PlainOrSecret, SecretReference};
 pub use settings::{CrossCheck, DrillPolicy, Encryption, Limits, Objectives, Probe, Recipients, Retention};
-pub use site::{AzurePolicy, FilesystemPolicy, LockModePolicy, LockPolicy, S3Policy, SitePolicy, StorePolicy};
+pub use site::{AzurePolicy, FilesystemPolicy, LockModePolicy, LockPolicy, S3Policy, ServerEncryption, SitePolicy, StorePolicy};
 pub use source::{
     BucketPolicy, CommandPolicy, FilesPolicy, PostgresMethod, PostgresPolicy, PostgresReadBy, SourceKind, SourcePolicy, WalPolicy,
 };

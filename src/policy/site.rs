@@ -79,6 +79,34 @@ pub struct S3Policy {
     pub session_token: Option<SecretReference>,
     /// A profile of the provider's own configuration files.
     pub profile: Option<String>,
+    /// What the server is told to encrypt with; otherwise the bucket's default holds. Of a bucket that is only read: the key that opens it.
+    pub encryption: Option<ServerEncryption>,
+    /// Whoever asks pays, and not the bucket's owner.
+    pub requester_pays: bool,
+}
+
+/// What an S3 server encrypts with. What Farshore stores at a site is sealed before, whatever stands here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerEncryption {
+    /// Keys that S3 keeps itself.
+    SseS3,
+    /// A key of KMS.
+    SseKms {
+        /// Its ARN; without one the account's own for S3.
+        key: Option<String>,
+        /// Whether S3 asks KMS per bucket and while rather than per object; left out, as the bucket says.
+        bucket_key: Option<bool>,
+    },
+}
+
+impl S3Policy {
+    /// ARN of the KMS key that is named.
+    pub fn kms_key(&self) -> Option<&str> {
+        match &self.encryption {
+            Some(ServerEncryption::SseKms { key, .. }) => key.as_deref(),
+            Some(ServerEncryption::SseS3) | None => None,
+        }
+    }
 }
 
 /// A container of Azure Blob Storage. At most one of the three secrets; without one, the workload's or the machine's identity.

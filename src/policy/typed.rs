@@ -288,6 +288,10 @@ pub enum TypedStore {
         /// A profile of the provider's own configuration files.
         #[schemars(example = &"backup")]
         profile: Option<String>,
+        /// What the server encrypts with. Default: what the bucket says.
+        encryption: Option<TypedServerEncryption>,
+        /// Whoever asks pays for requests and transfer (a bucket with "Requester Pays"). Default: false.
+        requester_pays: Option<bool>,
     },
     /// A container of Azure Blob Storage. Without credentials: the identity of the workload or of the machine.
     Azure {
@@ -309,6 +313,23 @@ pub enum TypedStore {
         account_key: Option<TypedSecret>,
         /// Where a shared access signature is.
         sas: Option<TypedSecret>,
+    },
+}
+
+/// What an S3 server encrypts with. What is stored at a site is sealed before, whatever stands here.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[schemars(rename = "ServerEncryption")]
+pub enum TypedServerEncryption {
+    /// Keys that S3 keeps itself.
+    SseS3 {},
+    /// A key of KMS.
+    SseKms {
+        /// ARN of the key. Default: the account's own key for S3.
+        #[schemars(example = &"arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab")]
+        key: Option<String>,
+        /// S3 asks KMS for a key per bucket and while rather than per object, which costs less. Default: what the bucket says.
+        bucket_key: Option<bool>,
     },
 }
 

@@ -57,6 +57,28 @@ pub enum StoreError {
         /// The server's own words.
         detail: String,
     },
+    /// It lies in an archive tier, from which it must be brought back before it can be read.
+    #[error("{place}: archived, so that it cannot be read now ({detail}); {next}")]
+    Archived {
+        /// Where.
+        place: String,
+        /// The server's own words.
+        detail: String,
+        /// What to do, and how long it takes.
+        next: &'static str,
+    },
+    /// The key that the server encrypts the object with cannot be used.
+    #[error("{place}: {action} was refused by the server's key management ({detail}); {next}")]
+    Encrypted {
+        /// Where.
+        place: String,
+        /// What was tried.
+        action: &'static str,
+        /// The server's own words.
+        detail: String,
+        /// What to do.
+        next: &'static str,
+    },
     /// A lock keeps it: it can be deleted later, and by nobody now.
     #[error("{place}: locked until {}; it can be deleted after that", until.format("%Y-%m-%d %H:%M:%SZ"))]
     Locked {
@@ -131,6 +153,8 @@ impl StoreError {
             | Self::InvalidRange { .. }
             | Self::Unauthenticated { .. }
             | Self::Denied { .. }
+            | Self::Encrypted { .. }
+            | Self::Archived { .. }
             | Self::Locked { .. }
             | Self::Full { .. }
             | Self::Unsupported { .. }

@@ -50,7 +50,7 @@ pub use lock::{Lock, LockMode, LockSupport};
 pub use memory::MemoryStore;
 pub use retry::{Retry, RetryPolicy};
 pub use role::Role;
-pub use s3::{S3Config, S3Store, s3_permissions};
+pub use s3::{S3Config, S3Encryption, S3Place, S3Store, s3_permissions, s3_source_permissions};
 pub use versions::{NULL_VERSION, ObjectVersion, VersionCursor, VersionPage, Versioning};
 pub use wire::{Deadlines, WireConfig};
 
@@ -81,6 +81,13 @@ pub struct ObjectAttributes {
     /// Object tags.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
+    /// What the server had encrypted it with, by the provider's own word, where that takes a key other than the server's own (`aws:kms`).
+    /// Only ever read: what is written is encrypted as its store is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<String>,
+    /// The key of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption_key: Option<String>,
 }
 
 /// What a store says of one object.

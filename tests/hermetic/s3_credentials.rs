@@ -109,6 +109,15 @@ impl Cloud {
         if body.contains("Action=AssumeRole&") {
             return ("200 OK", assumed("AssumeRole", "ASSUMED"));
         }
+        // What IAM Identity Center answers to GetRoleCredentials.
+        if line.starts_with("GET /federation/credentials?") {
+            let keys = "{\"roleCredentials\": {\"accessKeyId\": \"SSO\", \"secretAccessKey\": \"hush-hush\", \"sessionToken\": \"token-of-SSO\", \"expiration\": 4102444800000}}";
+            self.asked
+                .lock()
+                .unwrap()
+                .push(format!("{line}, signed in: {}", request.header("x-amz-sso_bearer_token") == "signed-in-hush-hush"));
+            return ("200 OK", keys.to_owned());
+        }
         if line.contains("/credentials-of-the-container") {
             return ("200 OK", keys("CONTAINER"));
         }
@@ -133,7 +142,7 @@ impl Cloud {
     /// An agent whose bucket is this one, without keys.
     fn agent(&self) -> Agent {
         let mut agent = Agent::new("");
-        for service in ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_STS"] {
+        for service in ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_SSO"] {
             agent.set(service, &*self.address);
         }
         agent.set("AWS_REGION", "eu-central-1");
@@ -200,6 +209,36 @@ fn a_profile_gives_its_keys_or_the_role_that_it_assumes_with_them() {
             let asked = cloud.asked();
             assert!(asked.contains("Credential=PROFILE/") && asked.contains("210987654321%3Arole%2Fbackup"), "{asked}");
         }
+    }
+}
+
+/// What `aws sso login` leaves behind: a token, in a file named by the SHA-1 of the session's name.
+const SIGNED_IN: &str = r#"{"accessToken": "signed-in-hush-hush", "expiresAt": "2100-01-01T00:00:00Z", "region": "eu-central-1", "startUrl": "https://example.awsapps.com/start"}"#;
+/// `printf backup | sha1sum`.
+const SESSION_FILE: &str = "89121dc99c7db9ce2553a093a2ab29e07f7df34f.json";
+
+#[test]
+fn a_profile_of_single_sign_on_gives_the_role_of_whoever_has_signed_in_and_says_so_if_nobody_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = "[profile signed]\nsso_session = backup\nsso_account_id = 123456789012\nsso_role_name = Restorer\n\
+                  [sso-session backup]\nsso_region = eu-central-1\nsso_start_url = https://example.awsapps.com/start\n";
+    let config = file(&directory, "config", config);
+    let cloud = Cloud::start();
+    let mut agent = cloud.agent();
+    agent.set("AWS_CONFIG_FILE", &*config);
+    agent.set("AWS_PROFILE", "signed");
+    let ended = agent.operator(["points", "--site", "s3://bucket/prefix"]);
+    assert_ne!(ended.code, 0);
+    assert!(ended.stderr.contains("credentials") && ended.stderr.contains("aws sso login"), "{}", ended.stderr);
+    assert!(cloud.used.lock().unwrap().is_empty());
+
+    let cache = agent.path("home/.aws/sso/cache");
+    fs::create_dir_all(&cache).unwrap();
+    fs::write(cache.join(SESSION_FILE), SIGNED_IN).unwrap();
+    assert_eq!(cloud.asked_by(&agent), with_token("SSO"));
+    let asked = cloud.asked();
+    for part in ["signed in: true", "role_name=Restorer", "account_id=123456789012"] {
+        assert!(asked.contains(part), "{part}: {asked}");
     }
 }
 

@@ -322,6 +322,7 @@ fn rich_attributes() -> ObjectAttributes {
         storage_class: None,
         metadata: BTreeMap::from([("owner".to_owned(), "alice".to_owned()), ("greeting".to_owned(), "Grüße, 日本".to_owned())]),
         tags: BTreeMap::from([("class".to_owned(), "attachment +/=:@ more".to_owned()), ("empty".to_owned(), String::new())]),
+        ..ObjectAttributes::default()
     }
 }
 

@@ -185,6 +185,13 @@ impl Room {
     }
 }
 
+/// What is said of objects in an archive tier.
+fn archived(objects: u64, bytes: u64, key: &str, next: &str) -> String {
+    format!(
+        "{objects} objects of {bytes} bytes, {key:?} for one, are archived, cannot be read, and are not in this point. For each of them: {next}"
+    )
+}
+
 /// What the capture counts.
 #[derive(Default)]
 struct Counts {
@@ -195,6 +202,11 @@ struct Counts {
     reread: u64,
     vanished: u64,
     unreadable: u64,
+    /// In an archive tier, and not in the point.
+    archived: u64,
+    archived_bytes: u64,
+    /// One of them, and what brings it back.
+    first_archived: Option<(String, &'static str)>,
     versioned: bool,
     last_error: Option<StoreError>,
 }
@@ -306,6 +318,14 @@ impl Capture for BucketSource {
                         ));
                         continue;
                     }
+                    // Not one by one: a lifecycle rule archives millions.
+                    Outcome::Archived { key, size, next, error } => {
+                        counts.archived += 1;
+                        counts.archived_bytes += size;
+                        counts.first_archived.get_or_insert((key, next));
+                        counts.last_error = Some(error);
+                        continue;
+                    }
                     Outcome::Unreadable { key, error } => {
                         counts.unreadable += 1;
                         observer.problem(Problem::new(key, format!("could not be read and is not in this point: {error}")));
@@ -331,6 +351,9 @@ impl Capture for BucketSource {
             // Not one of them: that is a missing right or a wrong key, not a few bad objects.
             return Err(error.into());
         }
+        if let Some((key, next)) = &counts.first_archived {
+            observer.problem(Problem::new(self.describe(), archived(counts.archived, counts.archived_bytes, key, next)));
+        }
         let (waited, versioned) = (merge.waited, merge.versioned || counts.versioned);
         let later = merge.listing.later();
         let modified_after = merge.modified_after + later.keys;
@@ -350,6 +373,8 @@ impl Capture for BucketSource {
             "reread": counts.reread,
             "vanished": counts.vanished,
             "unreadable": counts.unreadable,
+            "archived": counts.archived,
+            "archived_bytes": counts.archived_bytes,
             "gone": gone,
             "modified_after_consistency": modified_after,
             "versioning": manner.word(),

@@ -37,7 +37,9 @@ pub(super) async fn matches(
     };
     let mut download = match store.get(&there.key, options).await {
         Ok(download) => download,
-        Err(StoreError::NotFound { .. } | StoreError::Changed { .. } | StoreError::Denied { .. }) => return Ok(false),
+        Err(StoreError::NotFound { .. } | StoreError::Changed { .. } | StoreError::Denied { .. } | StoreError::Archived { .. }) => {
+            return Ok(false);
+        }
         Err(error) => return Err(error.into()),
     };
     if !same_attributes(&download.attributes, &wanted.object) {
@@ -74,6 +76,9 @@ fn same_attributes(there: &ObjectAttributes, wanted: &ObjectAttributes) -> bool 
             attributes.content_type.filter(|kind| kind != "binary/octet-stream" && kind != "application/octet-stream");
         // Moving between classes is the target's own life-cycle, not a difference of the object.
         attributes.storage_class = None;
+        // So is what it encrypts with.
+        attributes.encryption = None;
+        attributes.encryption_key = None;
         attributes
     };
     comparable(there) == comparable(wanted)

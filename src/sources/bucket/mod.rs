@@ -75,6 +75,8 @@ fn concerns_one_object(error: &StoreError) -> bool {
         | StoreError::Changed { .. }
         | StoreError::InvalidRange { .. }
         | StoreError::Denied { .. }
+        | StoreError::Encrypted { .. }
+        | StoreError::Archived { .. }
         | StoreError::Locked { .. }
         | StoreError::Corrupt { .. }
         | StoreError::Unsupported { .. }

@@ -33,6 +33,17 @@ pub(super) enum Outcome {
     Vanished { key: String },
     /// It cannot be read, the others can.
     Unreadable { key: String, error: StoreError },
+    /// It lies in an archive tier, and this is what brings it back.
+    Archived { key: String, size: u64, next: &'static str, error: StoreError },
+}
+
+impl Outcome {
+    fn unreadable(stat: ObjectStat, error: StoreError) -> Self {
+        match error {
+            StoreError::Archived { next, .. } => Self::Archived { key: stat.key, size: stat.size, next, error },
+            error => Self::Unreadable { key: stat.key, error },
+        }
+    }
 }
 
 /// How versions are read, while they may be.
@@ -87,12 +98,12 @@ pub(super) async fn read_object(
                 match store.stat(&stat.key).await {
                     Ok(newer) => stat = newer,
                     Err(StoreError::NotFound { .. }) => return Ok(Outcome::Vanished { key: stat.key }),
-                    Err(error) if concerns_one_object(&error) => return Ok(Outcome::Unreadable { key: stat.key, error }),
+                    Err(error) if concerns_one_object(&error) => return Ok(Outcome::unreadable(stat, error)),
                     Err(error) => return Err(error.into()),
                 }
             }
             error if error.is_transient() && attempts < MOST_ATTEMPTS => attempts += 1,
-            error if concerns_one_object(&error) => return Ok(Outcome::Unreadable { key: stat.key, error }),
+            error if concerns_one_object(&error) => return Ok(Outcome::unreadable(stat, error)),
             error => return Err(error.into()),
         }
     }

@@ -10,7 +10,7 @@ use futures_util::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    BucketAttributes, OBJECT,
+    BucketAttributes, OBJECT, concerns_one_object,
     existing::matches,
     listing::Listing,
     read::lost,
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     progress::{Check, PhaseTime, Problem},
     sources::{Entry, ExchangeError, Rebuild, RebuildContext, Rebuilt, SourceError},
-    stores::{MAX_KEY_BYTES, ObjectStat, SharedStore, StoreError},
+    stores::{GetOptions, MAX_KEY_BYTES, ObjectStat, SharedStore, StoreError},
 };
 
 /// Bounds of what is asked of the repository at once: enough for it to order reads by pack, little enough for memory.
@@ -157,6 +157,28 @@ impl BucketTarget {
         Ok((plan.seen, kept))
     }
 
+    /// Says so where the source had encrypted objects with a key of its own and the target does not. One object is looked at: what a
+    /// bucket encrypts with is the same for all that is written to it.
+    async fn compare_encryption(&self, context: &RebuildContext<'_>, done: &Transferred) -> Result<(), SourceError> {
+        let Some((key, word)) = done.first_encrypted.get() else { return Ok(()) };
+        let written = match self.store.get(key, GetOptions::default()).await {
+            Ok(download) => download.attributes.encryption,
+            // That it is gone, or cannot be read, is for the checks to say.
+            Err(error) if concerns_one_object(&error) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if written.is_none() {
+            context.observer.problem(Problem::new(
+                self.describe(),
+                format!(
+                    "{} objects, {key:?} for one, were encrypted by their source with a key of its own ({word}), and here are not; if they must be, give the bucket a default encryption and restore into an empty prefix",
+                    done.encrypted.load(Ordering::Relaxed)
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     /// Lists the target again and holds it against the entries.
     async fn check(&self, context: &RebuildContext<'_>, seen: &Seen) -> Result<Vec<Check>, SourceError> {
         let mut beside = Beside::new(Some(Listing::start(self.store.clone())));
@@ -264,6 +286,7 @@ impl Rebuild for BucketTarget {
         let done = Transferred::default();
         let (seen, kept) = self.transfer(&context, &done).await?;
         let transferred = context.clock.monotonic();
+        self.compare_encryption(&context, &done).await?;
         context.observer.phase("verification", None);
         let checks = self.check(&context, &seen).await?;
         let phase = |name: &str, time: Duration| PhaseTime { name: name.to_owned(), seconds: time.as_secs_f64() };

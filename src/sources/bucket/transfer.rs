@@ -1,7 +1,7 @@
 //! Writing a batch of objects from pieces that come in any order.
 
 use std::sync::{
-    Mutex, PoisonError,
+    Mutex, OnceLock, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -13,7 +13,7 @@ use super::{BucketAttributes, concerns_one_object};
 use crate::{
     progress::Problem,
     sources::{Content, OBJECT_PART_BYTES, Piece, RebuildContext, SourceError},
-    stores::{MAX_SINGLE_PUT_BYTES, PutOptions, SharedStore, StoreError, UploadedPart},
+    stores::{MAX_SINGLE_PUT_BYTES, ObjectAttributes, PutOptions, SharedStore, StoreError, UploadedPart},
 };
 
 /// Most parts of a multipart upload (S3's limit, and below Azure's).
@@ -30,6 +30,13 @@ pub(super) struct Wanted {
     pub(super) attributes: BucketAttributes,
 }
 
+impl Wanted {
+    /// What is asked of the target: what encrypts there is the target's own.
+    fn sent(&self) -> ObjectAttributes {
+        ObjectAttributes { encryption: None, encryption_key: None, ..self.attributes.object.clone() }
+    }
+}
+
 /// How far an object is.
 #[derive(Debug, Default)]
 struct Upload {
@@ -44,6 +51,9 @@ struct Upload {
 pub(super) struct Transferred {
     pub(super) objects: AtomicU64,
     pub(super) bytes: AtomicU64,
+    /// Objects whose source had encrypted them with a key of its own, and the first of them.
+    pub(super) encrypted: AtomicU64,
+    pub(super) first_encrypted: OnceLock<(String, String)>,
 }
 
 /// One batch on its way into the store.
@@ -145,7 +155,7 @@ impl Transfer<'_> {
         }
         let number = u32::try_from(piece.offset / part + 1).expect("an object by pieces has at most ten thousand parts");
         let sent = async {
-            let id = upload.id.get_or_try_init(|| self.store.begin_upload(&wanted.key, wanted.attributes.object.clone())).await?;
+            let id = upload.id.get_or_try_init(|| self.store.begin_upload(&wanted.key, wanted.sent())).await?;
             let sent = self.store.upload_part(&wanted.key, id, number, piece.bytes).await?;
             upload.parts.lock().unwrap_or_else(PoisonError::into_inner).push(sent);
             self.context.observer.bytes(length);
@@ -178,7 +188,7 @@ impl Transfer<'_> {
 
     async fn put(&self, wanted: &Wanted, body: Bytes) -> Result<(), SourceError> {
         let length = body.len() as u64;
-        let options = PutOptions { if_absent: false, sha256: None, attributes: wanted.attributes.object.clone(), lock: None };
+        let options = PutOptions { if_absent: false, sha256: None, attributes: wanted.sent(), lock: None };
         match self.store.put(&wanted.key, body, options).await {
             Ok(_) => {
                 self.context.observer.bytes(length);
@@ -208,7 +218,7 @@ impl Transfer<'_> {
             ));
             return Ok(());
         }
-        let id = self.store.begin_upload(&wanted.key, wanted.attributes.object.clone()).await?;
+        let id = self.store.begin_upload(&wanted.key, wanted.sent()).await?;
         match self.huge_parts(wanted, &id, part_bytes).await {
             Ok(()) => {
                 self.count(wanted);
@@ -259,6 +269,10 @@ impl Transfer<'_> {
     fn count(&self, wanted: &Wanted) {
         self.done.objects.fetch_add(1, Ordering::Relaxed);
         self.done.bytes.fetch_add(wanted.content.size, Ordering::Relaxed);
+        if let Some(word) = &wanted.attributes.object.encryption {
+            self.done.encrypted.fetch_add(1, Ordering::Relaxed);
+            self.done.first_encrypted.get_or_init(|| (wanted.key.clone(), word.clone()));
+        }
         self.context.observer.items(1);
     }
 

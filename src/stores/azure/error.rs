@@ -17,6 +17,10 @@ pub(super) fn no_answer(place: String, action: &'static str, error: &azure_core:
     }
 }
 
+/// How long it takes is what Microsoft's "Blob rehydration from the archive tier" says.
+const BRING_BACK: &str = "bring it back (az storage blob set-tier --tier Hot), which takes up to 15 hours, or with --rehydrate-priority High mostly less than one below 10 GB, then run the command again";
+const COMES_BACK: &str = "it is being brought back, which takes up to 15 hours: run the command again later";
+
 /// What a server said.
 pub(super) struct Refusal<'a> {
     pub(super) status: u16,
@@ -85,10 +89,8 @@ impl Refusal<'_> {
                 return StoreError::Unavailable { place, detail };
             }
             "Md5Mismatch" | "InvalidMd5" | "Crc64Mismatch" | "InvalidCrc64" => return StoreError::Corrupt { place, detail },
-            "BlobArchived" | "BlobBeingRehydrated" => {
-                detail.push_str("; the blob is archived: move it to the tier Hot or Cool first");
-                return StoreError::Other { place, action, detail };
-            }
+            "BlobArchived" => return StoreError::Archived { place, detail, next: BRING_BACK },
+            "BlobBeingRehydrated" => return StoreError::Archived { place, detail, next: COMES_BACK },
             "AccountBeingCreated" => return StoreError::Unavailable { place, detail },
             "FeatureNotSupported" | "NotImplemented" => return StoreError::Unsupported { place, what: action },
             _ => {}
@@ -140,7 +142,8 @@ mod tests {
             (400, "Md5Mismatch", "Corrupt"),
             (400, "Crc64Mismatch", "Corrupt"),
             (501, "", "Unsupported"),
-            (409, "BlobArchived", "Other"),
+            (409, "BlobArchived", "Archived"),
+            (409, "BlobBeingRehydrated", "Archived"),
             (400, "InvalidHeaderValue", "Other"),
         ] {
             let debug = format!("{:?}", meaning(status, code, 0));

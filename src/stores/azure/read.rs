@@ -130,5 +130,7 @@ fn attributes(answer: &Answer, stat: &ObjectStat) -> ObjectAttributes {
         storage_class: stat.storage_class.clone(),
         metadata: metadata.map(|(name, value)| (decode(&name.to_lowercase()), decode_value(value))).collect(),
         tags: BTreeMap::new(),
+        encryption: None,
+        encryption_key: None,
     }
 }

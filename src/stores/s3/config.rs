@@ -12,7 +12,7 @@ use aws_sdk_s3::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{StoreError, transport::http_client};
+use super::{S3Encryption, StoreError, transport::http_client};
 use crate::stores::{
     error::chain,
     wire::{Wire, WireConfig},
@@ -47,6 +47,10 @@ pub struct S3Config {
     /// Read of each object the version that was stored first, whatever was written or marked as deleted over it since. One more
     /// request for each read; the identity needs the right to list versions.
     pub first_versions: bool,
+    /// What the server is told to encrypt with; otherwise the bucket's default holds.
+    pub encryption: Option<S3Encryption>,
+    /// Whoever asks pays for requests and transfer, and not the bucket's owner: sent where the bucket is one of those ("Requester Pays").
+    pub requester_pays: bool,
     /// How the server is reached.
     pub wire: WireConfig,
 }
@@ -90,7 +94,7 @@ impl S3Config {
         };
         // Asked here so that a missing key is told before the work begins, not by its first request.
         if let Err(error) = provider.provide_credentials().await {
-            return Err(self.unauthenticated(&chain(&error)));
+            return Err(self.unauthenticated(&with_sign_in(chain(&error))));
         }
         let region = shared.region().map_or_else(|| DEFAULT_REGION.to_owned(), ToString::to_string);
         let mut builder = aws_sdk_s3::config::Builder::from(&shared)
@@ -111,6 +115,12 @@ impl S3Config {
     fn unauthenticated(&self, detail: &str) -> StoreError {
         StoreError::Unauthenticated { place: self.place(), detail: detail.to_owned() }
     }
+}
+
+/// What the chain says of a profile of IAM Identity Center is that a file is missing or a token has expired; what mends both is added.
+fn with_sign_in(detail: String) -> String {
+    let of_sign_in = detail.contains("SSO token") || detail.contains("sso/cache");
+    if of_sign_in { format!("{detail}; sign in: aws sso login") } else { detail }
 }
 
 /// Limits of joining parts.

@@ -9,7 +9,7 @@ use aws_sdk_s3::{
 };
 use chrono::DateTime;
 
-use super::StoreError;
+use super::{StoreError, encryption::refused_by_kms};
 use crate::stores::error::{chain, retry_after};
 
 /// The store's error for the SDK's. `Changed` is what a failed condition means: a put's caller turns it into `AlreadyExists`.
@@ -56,6 +56,9 @@ fn caused_by_credentials(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
+/// How long it takes is what S3's "Archive retrieval options" says.
+const BRING_BACK: &str = "bring it back (aws s3api restore-object), which takes 3 to 12 hours from Glacier Flexible Retrieval and the Archive Access tier, and 9 to 48 hours from Deep Archive, then run the command again";
+
 /// What a server said.
 pub(super) struct Answer<'a> {
     pub(super) status: u16,
@@ -78,6 +81,9 @@ impl Answer<'_> {
     /// The codes are those of S3's list of error responses, and of the compatible servers where they differ.
     pub(super) fn meaning(&self, place: String, action: &'static str) -> StoreError {
         let detail = self.detail();
+        if let Some(next) = refused_by_kms(self.code, self.message) {
+            return StoreError::Encrypted { place, action, detail, next };
+        }
         match self.code {
             "NoSuchKey" | "NotFound" | "NoSuchVersion" | "NoSuchUpload" => return StoreError::NotFound { place },
             "NoSuchBucket" => return StoreError::NoSuchPlace { place },
@@ -103,7 +109,8 @@ impl Answer<'_> {
             | "TooManyRequests"
             | "Throttling"
             | "ThrottlingException"
-            | "RequestLimitExceeded" => {
+            | "RequestLimitExceeded"
+            | "KMS.ThrottlingException" => {
                 return StoreError::Throttled { place, detail, after: self.after };
             }
             "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" | "InvalidDigest" | "IncompleteBody" => {
@@ -121,10 +128,7 @@ impl Answer<'_> {
                 let detail = format!("{detail}; name the bucket's own region in the policy");
                 return StoreError::Other { place, action, detail };
             }
-            "InvalidObjectState" => {
-                let detail = format!("{detail}; the object is archived: restore it from its archive tier first");
-                return StoreError::Other { place, action, detail };
-            }
+            "InvalidObjectState" => return StoreError::Archived { place, detail, next: BRING_BACK },
             _ => {}
         }
         let lower = self.message.to_ascii_lowercase();
@@ -187,6 +191,10 @@ mod tests {
             (500, "InternalError", "write: no space left on device", "Full"),
             (501, "NotImplemented", "", "Unsupported"),
             (301, "PermanentRedirect", "", "Other"),
+            (403, "InvalidObjectState", "", "Archived"),
+            (400, "KMS.DisabledException", "", "Encrypted"),
+            (403, "AccessDenied", "not authorized to perform: kms:Decrypt on this resource", "Encrypted"),
+            (400, "KMS.ThrottlingException", "", "Throttled"),
             (400, "InvalidArgument", "", "Other"),
         ] {
             assert_eq!(kind(status, code, message), expected, "{status} {code} {message}");

@@ -1,6 +1,6 @@
 //! A store over an S3 bucket, or any server that speaks its protocol: `config.rs` and `transport.rs` say how it is reached, `read.rs`,
 //! `write.rs` and `versions.rs` what is asked, `values.rs` how values travel, `error.rs` what the answers mean,
-//! `permissions.rs` what an identity must be allowed.
+//! `permissions.rs` what an identity must be allowed, `encryption.rs` how the server encrypts, `tags.rs` when tags are asked for.
 //!
 //! Promises beside those of the room:
 //! * Every upload carries the SHA-256 of its bytes in a signed header, so that the server verifies it; the body is not signed as
@@ -17,9 +17,11 @@
 //! Leaves out on purpose: retries (the `retry` wrapper decides).
 
 mod config;
+mod encryption;
 mod error;
 mod permissions;
 mod read;
+mod tags;
 mod transport;
 mod values;
 mod versions;
@@ -37,6 +39,7 @@ use aws_sdk_s3::{
         ConfigBag, Intercept, RuntimeComponents, http::HttpResponse, interceptors::BeforeDeserializationInterceptorContextRef,
     },
     error::{BoxError, ProvideErrorMetadata, SdkError},
+    types::RequestPayer,
 };
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -49,7 +52,8 @@ use super::{
 use crate::clock::{SharedClock, SystemClock};
 
 pub use config::S3Config;
-pub use permissions::s3_permissions;
+pub use encryption::S3Encryption;
+pub use permissions::{S3Place, s3_permissions, s3_source_permissions};
 
 /// A store over an S3 bucket.
 pub struct S3Store {
@@ -61,6 +65,11 @@ pub struct S3Store {
     place: String,
     /// See [`S3Config::first_versions`].
     first_versions: bool,
+    /// See [`S3Config::encryption`].
+    encryption: Option<S3Encryption>,
+    /// Sent with every request that takes it; see [`S3Config::requester_pays`].
+    payer: Option<RequestPayer>,
+    tag_counts: tags::TagCounts,
     clock: SharedClock,
 }
 
@@ -78,6 +87,9 @@ impl S3Store {
             place: config.place(),
             prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
             first_versions: config.first_versions,
+            encryption: config.encryption,
+            payer: config.requester_pays.then_some(RequestPayer::Requester),
+            tag_counts: tags::TagCounts::default(),
             bucket: config.bucket,
             clock: SystemClock::shared(),
         })

@@ -7,9 +7,54 @@ use serde_json::{Value, json};
 
 use crate::stores::Role;
 
-/// The IAM policy document for a role at a site: a bucket, the prefix of the repository (may be empty), and whether what is
-/// stored is locked.
-pub fn s3_permissions(role: Role, bucket: &str, prefix: &str, locked: bool) -> Value {
+/// A place in S3, as far as rights go.
+#[derive(Debug, Clone, Copy)]
+pub struct S3Place<'a> {
+    /// The bucket's name.
+    pub bucket: &'a str,
+    /// The prefix of the repository, or of what is protected; may be empty.
+    pub prefix: &'a str,
+    /// ARN of the KMS key that the policy names.
+    pub key: Option<&'a str>,
+}
+
+/// What a key must be used for. The right to decrypt is needed for uploads in parts, too (S3's "Uploading and copying objects using
+/// multipart upload").
+fn key_statement(key: &str, actions: &[&str]) -> Value {
+    json!({ "Sid": "Key", "Effect": "Allow", "Action": actions, "Resource": key })
+}
+
+/// The IAM policy document of an identity that reads a bucket which is protected, as it is and as it was.
+pub fn s3_source_permissions(place: S3Place<'_>) -> Value {
+    let bucket = format!("arn:aws:s3:::{}", place.bucket);
+    let prefix = place.prefix.trim_matches('/');
+    let mut list = json!({
+        "Sid": "List",
+        "Effect": "Allow",
+        "Action": ["s3:ListBucket", "s3:ListBucketVersions"],
+        "Resource": bucket,
+    });
+    if !prefix.is_empty() {
+        list["Condition"] = json!({ "StringLike": { "s3:prefix": format!("{prefix}/*") } });
+    }
+    let objects = if prefix.is_empty() { format!("{bucket}/*") } else { format!("{bucket}/{prefix}/*") };
+    let mut statements = vec![
+        list,
+        json!({ "Sid": "Versioning", "Effect": "Allow", "Action": ["s3:GetBucketVersioning"], "Resource": bucket }),
+        json!({
+            "Sid": "Read",
+            "Effect": "Allow",
+            "Action": ["s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
+            "Resource": objects,
+        }),
+    ];
+    statements.extend(place.key.map(|key| key_statement(key, &["kms:Decrypt"])));
+    json!({ "Version": "2012-10-17", "Statement": statements })
+}
+
+/// The IAM policy document for a role at a site, and whether what is stored there is locked.
+pub fn s3_permissions(role: Role, place: S3Place<'_>, locked: bool) -> Value {
+    let S3Place { bucket, prefix, key } = place;
     let bucket = format!("arn:aws:s3:::{bucket}");
     let prefix = prefix.trim_matches('/');
     let under = |part: &str| if prefix.is_empty() { format!("{bucket}/{part}*") } else { format!("{bucket}/{prefix}/{part}*") };
@@ -46,6 +91,7 @@ pub fn s3_permissions(role: Role, bucket: &str, prefix: &str, locked: bool) -> V
         let delete = if locked { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
         statements.push(json!({ "Sid": "Delete", "Effect": "Allow", "Action": [delete], "Resource": under("") }));
     }
+    statements.extend(key.map(|key| key_statement(key, &["kms:GenerateDataKey", "kms:Decrypt"])));
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
 
@@ -53,10 +99,17 @@ pub fn s3_permissions(role: Role, bucket: &str, prefix: &str, locked: bool) -> V
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{Role, s3_permissions};
+    use super::{Role, S3Place, Value, s3_permissions, s3_source_permissions};
+
+    fn place<'a>(prefix: &'a str, key: Option<&'a str>) -> S3Place<'a> {
+        S3Place { bucket: "b", prefix, key }
+    }
 
     fn actions(role: Role, locked: bool) -> BTreeSet<String> {
-        let document = s3_permissions(role, "b", "p", locked);
+        actions_of(&s3_permissions(role, place("p", None), locked))
+    }
+
+    fn actions_of(document: &Value) -> BTreeSet<String> {
         let statements = document["Statement"].as_array().unwrap();
         assert!(statements.iter().all(|statement| statement["Effect"] == "Allow"));
         statements
@@ -125,7 +178,7 @@ mod tests {
             ("", "arn:aws:s3:::b/*", "arn:aws:s3:::b/evidence/*"),
         ] {
             for role in Role::ALL {
-                for statement in s3_permissions(role, "b", prefix, true)["Statement"].as_array().unwrap() {
+                for statement in s3_permissions(role, place(prefix, None), true)["Statement"].as_array().unwrap() {
                     let (sid, resource) = (statement["Sid"].as_str().unwrap(), statement["Resource"].as_str().unwrap());
                     let expected = match (sid, role) {
                         ("List", _) => "arn:aws:s3:::b",
@@ -142,5 +195,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_key_may_be_used_by_whoever_writes_and_only_opened_by_a_source() {
+        let arn = "arn:aws:kms:eu-central-1:1:key/k";
+        for role in Role::ALL {
+            let document = s3_permissions(role, place("p", Some(arn)), false);
+            let last = document["Statement"].as_array().unwrap().last().unwrap();
+            assert_eq!((&last["Resource"], last["Action"].as_array().unwrap().len()), (&arn.into(), 2), "{role:?}");
+            let without = actions(role, false);
+            let added: Vec<_> = actions_of(&document).difference(&without).cloned().collect();
+            assert_eq!(added, ["kms:Decrypt", "kms:GenerateDataKey"], "{role:?}");
+        }
+        let reading = [
+            "ListBucket",
+            "ListBucketVersions",
+            "GetBucketVersioning",
+            "GetObject",
+            "GetObjectVersion",
+            "GetObjectTagging",
+            "GetObjectVersionTagging",
+        ];
+        let mut expected = set(&reading);
+        assert_eq!(actions_of(&s3_source_permissions(place("", None))), expected);
+        expected.insert("kms:Decrypt".to_owned());
+        let document = s3_source_permissions(place("p/", Some(arn)));
+        assert_eq!(actions_of(&document), expected);
+        let statements = document["Statement"].as_array().unwrap();
+        assert_eq!(statements[0]["Condition"]["StringLike"]["s3:prefix"], "p/*");
+        assert_eq!(statements[2]["Resource"], "arn:aws:s3:::b/p/*");
     }
 }

@@ -13,6 +13,7 @@ use futures_util::{StreamExt, stream, stream::BoxStream};
 
 use super::{
     Download, GetOptions, ObjectAttributes, ObjectStat, Page, S3Store, StoreError,
+    encryption::worth_recording,
     values::{decode_key, decode_sha256},
 };
 use crate::stores::{
@@ -43,6 +44,9 @@ impl S3Store {
             .set_version_id(version.clone())
             .set_range(range)
             .set_if_match(options.if_match.map(|etag| format!("\"{etag}\"")))
+            .set_request_payer(self.payer.clone())
+            .customize()
+            .interceptor(self.tag_counts.watch())
             .send()
             .await;
         let mut output = sent.map_err(|error| self.error(key, "get", &error))?;
@@ -57,8 +61,10 @@ impl S3Store {
             storage_class: output.storage_class().map(|class| class.as_str().to_owned()),
         };
         let mut attributes = attributes(&output);
-        if options.attributes && output.tag_count().is_none_or(|count| count > 0) {
-            attributes.tags = self.tags(key, stat.version.as_deref().or(version.as_deref())).await?;
+        // Tags are asked for by the version that was answered, where there is one.
+        let read = stat.version.as_deref().or(version.as_deref());
+        if options.attributes && self.tag_counts.may_have(output.tag_count(), read.is_some()) {
+            attributes.tags = self.tags(key, read, read.is_some()).await?;
         }
         let body = self.body(key, std::mem::take(&mut output.body), length);
         Ok(Download { stat, attributes, body })
@@ -111,7 +117,7 @@ impl S3Store {
 
     pub(super) async fn head_object(&self, key: &str) -> Result<ObjectStat, StoreError> {
         let head = self.client.head_object().bucket(&self.bucket).key(self.whole(key)).checksum_mode(ChecksumMode::Enabled);
-        let head = head.set_version_id(self.wanted_version(key).await?);
+        let head = head.set_version_id(self.wanted_version(key).await?).set_request_payer(self.payer.clone());
         let output = match head.send().await {
             Ok(output) => output,
             Err(error) => {
@@ -136,25 +142,8 @@ impl S3Store {
     /// Asks for one byte to learn why a HEAD failed.
     async fn explained(&self, key: &str) -> Option<StoreError> {
         let get = self.client.get_object().bucket(&self.bucket).key(self.whole(key)).range("bytes=0-0");
+        let get = get.set_request_payer(self.payer.clone());
         get.send().await.err().map(|error| self.error(key, "stat", &error))
-    }
-
-    /// An object's tags; none where the server does not know tags.
-    async fn tags(&self, key: &str, version: Option<&str>) -> Result<BTreeMap<String, String>, StoreError> {
-        let ask = self.client.get_object_tagging().bucket(&self.bucket).key(self.whole(key));
-        match ask.set_version_id(version.map(str::to_owned)).send().await {
-            Ok(output) => Ok(output.tag_set.into_iter().map(|tag| (tag.key, tag.value)).collect()),
-            Err(error) => match self.error(key, "get the tags of", &error) {
-                StoreError::Unsupported { .. } => Ok(BTreeMap::new()),
-                // Some servers call "none" not found.
-                StoreError::NotFound { .. }
-                    if error.as_service_error().and_then(aws_sdk_s3::error::ProvideErrorMetadata::code) == Some("NoSuchTagSet") =>
-                {
-                    Ok(BTreeMap::new())
-                }
-                meaning => Err(meaning),
-            },
-        }
     }
 
     pub(super) async fn list_objects(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
@@ -167,6 +156,7 @@ impl S3Store {
         };
         let limit = i32::try_from(limit.min(MAX_PAGE)).unwrap_or(1000);
         let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(&whole_prefix).max_keys(limit);
+        let list = list.set_request_payer(self.payer.clone());
         // XML cannot hold control characters, so keys come escaped.
         let sent = list.set_start_after(after).encoding_type(EncodingType::Url).send().await;
         let output = sent.map_err(|error| self.error(prefix, "list", &error))?;
@@ -191,6 +181,7 @@ impl S3Store {
     pub(super) async fn server_time(&self) -> Result<DateTime<Utc>, StoreError> {
         let date = self.response_date();
         let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(&self.prefix).max_keys(1);
+        let list = list.set_request_payer(self.payer.clone());
         let sent = list.customize().interceptor(date.clone()).send().await;
         sent.map_err(|error| self.error("", "list", &error))?;
         date.stated().ok_or_else(|| self.corrupt("", "the server's answers carry no Date: its time is not known"))
@@ -235,5 +226,7 @@ fn attributes(output: &GetObjectOutput) -> ObjectAttributes {
         storage_class: text(output.storage_class().map(|class| class.as_str())),
         metadata: metadata.map(|(name, value)| (name.to_lowercase(), decode_value(value))).collect(),
         tags: BTreeMap::new(),
+        encryption: worth_recording(output.server_side_encryption()),
+        encryption_key: text(output.ssekms_key_id()),
     }
 }

@@ -55,6 +55,7 @@ impl S3Store {
             .set_key_marker(key_marker.map(|key| self.whole(&key)))
             .set_version_id_marker(version_marker.flatten())
             .encoding_type(EncodingType::Url)
+            .set_request_payer(self.payer.clone())
             .send()
             .await;
         let output = sent.map_err(|error| self.error(prefix, "list versions", &error))?;
@@ -206,7 +207,7 @@ impl S3Store {
         let ids = versions.into_iter().map(|version| version_id(version.version_id));
         for id in ids.chain(markers) {
             let delete = self.client.delete_object().bucket(&self.bucket).key(self.whole(key)).version_id(&id);
-            let Err(error) = delete.send().await else { continue };
+            let Err(error) = delete.set_request_payer(self.payer.clone()).send().await else { continue };
             match self.error(key, "delete", &error) {
                 StoreError::NotFound { .. } => {}
                 transient if transient.is_transient() => return Err(transient),
@@ -227,7 +228,7 @@ impl S3Store {
 
     async fn retention(&self, key: &str, version: &str) -> Result<Option<Lock>, StoreError> {
         let ask = self.client.get_object_retention().bucket(&self.bucket).key(self.whole(key)).version_id(version);
-        let output = match ask.send().await {
+        let output = match ask.set_request_payer(self.payer.clone()).send().await {
             Ok(output) => output,
             Err(error) => {
                 let code = error.as_service_error().and_then(ProvideErrorMetadata::code).unwrap_or_default();
@@ -279,7 +280,7 @@ impl S3Store {
         };
         let retention = ObjectLockRetention::builder().mode(mode).retain_until_date(seconds(lock.until)).build();
         let put = self.client.put_object_retention().bucket(&self.bucket).key(self.whole(key)).version_id(version);
-        let put = put.checksum_algorithm(ChecksumAlgorithm::Sha256).retention(retention);
+        let put = put.checksum_algorithm(ChecksumAlgorithm::Sha256).retention(retention).set_request_payer(self.payer.clone());
         put.send().await.map(|_| ()).map_err(|error| self.error(key, "extend the lock of", &error))
     }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::{
-    ObjectAttributes, ObjectStat, PutOptions, S3Store, StoreError, UploadedPart,
+    ObjectAttributes, ObjectStat, PutOptions, S3Encryption, S3Store, StoreError, UploadedPart,
     config::joining,
     values::encode_sha256,
     versions::{header_mode, seconds},
@@ -43,6 +43,7 @@ impl S3Store {
         let PutOptions { if_absent, attributes, lock, .. } = options;
         let storage_class = attributes.storage_class.clone();
         let date = self.response_date();
+        let encryption = self.encryption.as_ref();
         let mut request = self
             .client
             .put_object()
@@ -60,6 +61,10 @@ impl S3Store {
             .set_content_disposition(attributes.content_disposition)
             .set_content_encoding(attributes.content_encoding)
             .set_content_language(attributes.content_language)
+            .set_server_side_encryption(encryption.map(S3Encryption::word))
+            .set_ssekms_key_id(encryption.and_then(S3Encryption::key))
+            .set_bucket_key_enabled(encryption.and_then(S3Encryption::bucket_key))
+            .set_request_payer(self.payer.clone())
             .set_storage_class(attributes.storage_class.as_deref().and_then(s3_class).map(StorageClass::from));
         for (name, value) in &attributes.metadata {
             request = request.metadata(name, encode_value(value));
@@ -114,7 +119,15 @@ impl S3Store {
     }
 
     pub(super) async fn delete_object(&self, key: &str) -> Result<(), StoreError> {
-        match self.client.delete_object().bucket(&self.bucket).key(self.whole(key)).send().await {
+        match self
+            .client
+            .delete_object()
+            .bucket(&self.bucket)
+            .key(self.whole(key))
+            .set_request_payer(self.payer.clone())
+            .send()
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) => match self.error(key, "delete", &error) {
                 StoreError::NotFound { .. } => Ok(()),
@@ -124,6 +137,7 @@ impl S3Store {
     }
 
     pub(super) async fn create_multipart(&self, key: &str, attributes: ObjectAttributes) -> Result<String, StoreError> {
+        let encryption = self.encryption.as_ref();
         let mut request = self
             .client
             .create_multipart_upload()
@@ -136,6 +150,10 @@ impl S3Store {
             .set_content_disposition(attributes.content_disposition)
             .set_content_encoding(attributes.content_encoding)
             .set_content_language(attributes.content_language)
+            .set_server_side_encryption(encryption.map(S3Encryption::word))
+            .set_ssekms_key_id(encryption.and_then(S3Encryption::key))
+            .set_bucket_key_enabled(encryption.and_then(S3Encryption::bucket_key))
+            .set_request_payer(self.payer.clone())
             .set_storage_class(attributes.storage_class.as_deref().and_then(s3_class).map(StorageClass::from));
         for (name, value) in &attributes.metadata {
             request = request.metadata(name, encode_value(value));
@@ -153,6 +171,7 @@ impl S3Store {
             .key(self.whole(key))
             .upload_id(upload)
             .part_number(self.part_number(key, number)?)
+            .set_request_payer(self.payer.clone())
             .checksum_algorithm(ChecksumAlgorithm::Sha256)
             .checksum_sha256(encode_sha256(&sha256))
             .body(ByteStream::from(body))
@@ -196,6 +215,7 @@ impl S3Store {
             .key(self.whole(key))
             .upload_id(upload)
             .set_if_none_match(if_absent.then(|| "*".to_owned()))
+            .set_request_payer(self.payer.clone())
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(listed)).build())
             .customize()
             .config_override(Config::builder().timeout_config(joining()))
@@ -210,7 +230,7 @@ impl S3Store {
 
     pub(super) async fn abort_multipart(&self, key: &str, upload: &str) -> Result<(), StoreError> {
         let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(self.whole(key)).upload_id(upload);
-        match abort.send().await {
+        match abort.set_request_payer(self.payer.clone()).send().await {
             Ok(_) => Ok(()),
             Err(error) => match self.error(key, "abort an upload", &error) {
                 StoreError::NotFound { .. } => Ok(()),

@@ -37,6 +37,7 @@ fn rich() -> ObjectAttributes {
         storage_class: None,
         metadata: [("owner".to_owned(), "mm".to_owned()), ("note".to_owned(), "a b".to_owned())].into(),
         tags: [("tier".to_owned(), "gold/1".to_owned())].into(),
+        ..ObjectAttributes::default()
     }
 }
 
@@ -281,4 +282,30 @@ proptest! {
             assert_eq!(picture(&*target).await, picture(&*store).await);
         });
     }
+}
+
+#[tokio::test]
+async fn what_the_source_had_encrypted_with_a_key_of_its_own_is_said_where_the_target_has_none() {
+    let store = MemoryStore::new("source");
+    let by_kms = ObjectAttributes {
+        encryption: Some("aws:kms".to_owned()),
+        encryption_key: Some("arn:aws:kms:eu-central-1:1:key/k".to_owned()),
+        ..rich()
+    };
+    for key in ["a", "b"] {
+        put(&*store, key, "bytes", by_kms.clone()).await;
+    }
+    put(&*store, "plain", "bytes", rich()).await;
+    let (capturing, facts) = captured(store.clone()).await;
+    let target = MemoryStore::new("target");
+    let rebuilding = Rebuilding::anew();
+    assert_checks(&rebuilding.run(&BucketTarget::new(target.clone()), capturing.sink.origin(), &facts).await.unwrap());
+    let problems = rebuilding.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("2 objects") && problems[0].contains("(aws:kms)"), "{problems:?}");
+    // It is not passed on as if it were an attribute, and makes no object another one.
+    assert!(picture(&*target).await.values().all(|(_, attributes)| *attributes == rich()));
+    let again = Rebuilding::over();
+    let rebuilt = again.run(&BucketTarget::new(target), capturing.sink.origin(), &facts).await.unwrap();
+    assert_eq!((rebuilt.items, rebuilt.items_kept, again.problems().len()), (0, 3, 0));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use farshore::policy::{BandwidthHours, DayTime, Encryption, Policy, SecretReference};
+use farshore::policy::{BandwidthHours, DayTime, Encryption, Policy, SecretReference, ServerEncryption, SourceKind, StorePolicy};
 
 use super::{GOOD, RECIPIENT, problems, with};
 
@@ -121,5 +121,37 @@ fn what_a_site_says_wrongly_of_bandwidth_is_told_with_its_place_and_what_would_b
     for (line, expected) in cases {
         let found = problems(&with("name = \"far\"\n", &format!("name = \"far\"\n{line}\n")));
         assert!(found.first().is_some_and(|found| found.contains(expected)) && found.len() <= 2, "{line}: {found:?}");
+    }
+}
+
+#[test]
+fn a_bucket_is_encrypted_and_paid_for_as_its_store_says() {
+    const KEY: &str = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd";
+    let of = |line: &str| {
+        let text = with(
+            "store = { kind = \"s3\", bucket = \"primary\" }",
+            &format!("store = {{ kind = \"s3\", bucket = \"primary\"{line} }}"),
+        );
+        let policy = Policy::parse(&text, "p.toml").map_err(|errors| errors.to_string())?;
+        let SourceKind::Bucket(bucket) = &policy.source("objects").unwrap().kind else { panic!() };
+        let StorePolicy::S3(s3) = &bucket.store else { panic!() };
+        Ok::<_, String>((s3.encryption.clone(), s3.requester_pays))
+    };
+    assert_eq!(of(""), Ok((None, false)));
+    assert_eq!(of(", requester_pays = true"), Ok((None, true)));
+    assert_eq!(of(", encryption = { kind = \"sse-s3\" }"), Ok((Some(ServerEncryption::SseS3), false)));
+    let kms = |key: Option<&str>, bucket_key| Some(ServerEncryption::SseKms { key: key.map(str::to_owned), bucket_key });
+    assert_eq!(of(", encryption = { kind = \"sse-kms\" }"), Ok((kms(None, None), false)));
+    let full = format!(", encryption = {{ kind = \"sse-kms\", key = \"{KEY}\", bucket_key = true }}");
+    assert_eq!(of(&full), Ok((kms(Some(KEY), Some(true)), false)));
+    for (wrong, said) in [
+        ("{ kind = \"sse-kms\", key = \"alias/mine\" }", "encryption.key: is no ARN of a KMS key"),
+        ("{ kind = \"sse-kms\", key = \"arn:aws:kms:eu-central-1:1:alias/mine\" }", "encryption.key: is no ARN of a KMS key"),
+        ("{ kind = \"sse-c\" }", "encryption"),
+        ("{ kind = \"sse-s3\", key = \"k\" }", "encryption.key"),
+        ("{ key = \"k\" }", "encryption"),
+    ] {
+        let error = of(&format!(", encryption = {wrong}")).unwrap_err();
+        assert!(error.contains(said) && !error.contains("defect"), "{wrong}: {error}");
     }
 }

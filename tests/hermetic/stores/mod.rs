@@ -8,6 +8,7 @@ mod limit;
 mod locks;
 mod retry;
 mod s3;
+mod s3_requests;
 
 mod memory {
     use farshore::stores::MemoryStore;

@@ -13,7 +13,15 @@ fn a_locked_bucket_has_a_document_for_each_identity_and_none_may_lift_or_reconfi
     let agent = Agent::with_everything();
     let printed = agent.run(["permissions", &sample(), "--json"]).succeeds().json();
     let roles: Vec<_> = printed.as_array().unwrap().iter().map(|one| one["role"].as_str().unwrap()).collect();
-    assert_eq!(roles, ["writer", "reader", "pruner", "writer", "reader", "pruner"], "for each of its sites");
+    assert_eq!(
+        roles,
+        ["writer", "reader", "pruner", "writer", "reader", "pruner", "source"],
+        "for each of its sites, and the bucket"
+    );
+    let source = &printed[6];
+    assert_eq!((&source["source"], source.get("site")), (&"attachments".into(), None), "{source}");
+    let read = serde_json::to_string(&source["document"]).unwrap();
+    assert!(read.contains("s3:GetObjectVersionTagging") && !read.contains("s3:Put") && !read.contains("kms:"), "{read}");
     // The first site is locked.
     for one in &printed.as_array().unwrap()[..3] {
         let document = &one["document"];
@@ -36,6 +44,8 @@ fn a_locked_bucket_has_a_document_for_each_identity_and_none_may_lift_or_reconfi
     let document = text.split_once("writer (IAM policy document):\n").unwrap().1.split("\nsite ").next().unwrap();
     let parsed: serde_json::Value = serde_json::from_str(document).unwrap();
     assert_eq!(parsed, printed[0]["document"]);
+    assert!(text.contains("source attachments, the agent (IAM policy document):\n{"), "{text}");
+    assert_eq!(agent.run(["permissions", &sample(), "--site", "us", "--json"]).succeeds().json().as_array().unwrap().len(), 3);
 }
 
 #[test]

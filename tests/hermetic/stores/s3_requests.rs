@@ -1,0 +1,249 @@
+//! What the S3 store asks, word by word, of a server of the test's own: it notes the heads of requests, and answers each as a function says.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use farshore::stores::{GetOptions, ObjectAttributes, PutOptions, S3Config, S3Encryption, S3Store, Store, StoreError};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+const KEY: &str = "arn:aws:kms:eu-central-1:123456789012:key/k";
+const FOUND: &str =
+    "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:00:00 GMT\r\nETag: \"e\"\r\nLast-Modified: Mon, 23 Nov 2026 20:00:00 GMT\r\n";
+
+/// A server's answer to a request, whose head is in lower case.
+type Answer = fn(&str) -> String;
+
+/// What was asked.
+#[derive(Clone, Default)]
+struct Heads(Arc<Mutex<Vec<String>>>);
+
+impl Heads {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+async fn serve(mut connection: TcpStream, answer: Answer, heads: Heads) -> std::io::Result<()> {
+    let mut received = Vec::new();
+    loop {
+        let end = loop {
+            if let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            if connection.read_buf(&mut received).await? == 0 {
+                return Ok(());
+            }
+        };
+        let head = String::from_utf8_lossy(&received[..end]).to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok()).unwrap_or(0);
+        while received.len() < end + length {
+            if connection.read_buf(&mut received).await? == 0 {
+                return Ok(());
+            }
+        }
+        received.drain(..end + length);
+        let answer = answer(&head);
+        heads.0.lock().unwrap().push(head);
+        connection.write_all(answer.as_bytes()).await?;
+    }
+}
+
+async fn store(answer: Answer, change: impl FnOnce(&mut S3Config)) -> (S3Store, Heads) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let heads = Heads::default();
+    let noting = heads.clone();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            tokio::spawn(serve(connection, answer, noting.clone()));
+        }
+    });
+    let mut config = S3Config {
+        bucket: "b".to_owned(),
+        endpoint: Some(endpoint),
+        path_style: true,
+        access_key: Some("key".to_owned()),
+        secret_key: Some("secret".into()),
+        ..S3Config::default()
+    };
+    change(&mut config);
+    (S3Store::connect(config).await.unwrap(), heads)
+}
+
+fn xml(body: &str) -> String {
+    format!("{FOUND}Content-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn tags(tags: &str) -> String {
+    xml(&format!("<Tagging><TagSet>{tags}</TagSet></Tagging>"))
+}
+
+/// A server that knows all that is asked of it here.
+fn compliant(head: &str) -> String {
+    let line = head.lines().next().unwrap_or_default();
+    if line.contains("?tagging") || line.contains("&tagging") {
+        return tags("<Tag><Key>a</Key><Value>b</Value></Tag>");
+    }
+    if line.contains("?uploads") {
+        return xml("<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>");
+    }
+    if line.starts_with("post ") {
+        return xml("<CompleteMultipartUploadResult><ETag>&quot;e&quot;</ETag></CompleteMultipartUploadResult>");
+    }
+    if line.contains("?retention") || line.contains("&retention") {
+        return xml("<Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>2100-01-01T00:00:00Z</RetainUntilDate></Retention>");
+    }
+    if line.contains("?versions") || line.contains("&versions") {
+        return xml(
+            "<ListVersionsResult><IsTruncated>false</IsTruncated><Version><Key>k</Key><VersionId>v</VersionId><Size>1</Size><ETag>e</ETag>\
+             <LastModified>2026-11-23T20:00:00.000Z</LastModified></Version></ListVersionsResult>",
+        );
+    }
+    if line.contains("list-type=2") {
+        return xml("<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>");
+    }
+    match line.split(' ').next() {
+        Some("head") => format!("{FOUND}Content-Length: 1\r\n\r\n"),
+        Some("get") => format!("{FOUND}x-amz-tagging-count: 1\r\nContent-Length: 1\r\n\r\nx"),
+        _ => format!("{FOUND}Content-Length: 0\r\n\r\n"),
+    }
+}
+
+async fn upload(store: &S3Store) {
+    let upload = store.begin_upload("k", ObjectAttributes::default()).await.unwrap();
+    let part = store.upload_part("k", &upload, 1, Bytes::from_static(b"x")).await.unwrap();
+    store.complete_upload("k", &upload, &[part], true).await.unwrap();
+    store.abort_upload("k", &upload).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_written_is_encrypted_as_the_policy_says_and_otherwise_as_the_bucket_does() {
+    let kms = S3Encryption::Kms { key: Some(KEY.to_owned()), bucket_key: Some(true) };
+    let of_the_account = S3Encryption::Kms { key: None, bucket_key: None };
+    let (named, key, bucket_key) = (
+        "x-amz-server-side-encryption: ",
+        "x-amz-server-side-encryption-aws-kms-key-id: ",
+        "x-amz-server-side-encryption-bucket-key-enabled: ",
+    );
+    for (encryption, present, absent) in [
+        (None, vec![], vec!["server-side-encryption"]),
+        (Some(S3Encryption::S3), vec![format!("{named}aes256")], vec![key, bucket_key]),
+        (Some(kms), vec![format!("{named}aws:kms"), format!("{key}{KEY}"), format!("{bucket_key}true")], vec![]),
+        (Some(of_the_account), vec![format!("{named}aws:kms")], vec![key, bucket_key]),
+    ] {
+        let (store, heads) = store(compliant, |config| config.encryption = encryption).await;
+        store.put("k", Bytes::from_static(b"x"), PutOptions::default()).await.unwrap();
+        upload(&store).await;
+        let asked = heads.take();
+        let begins: Vec<_> = asked
+            .iter()
+            .filter(|head| head.contains("?uploads") || (head.starts_with("put ") && !head.contains("partnumber")))
+            .collect();
+        assert_eq!(begins.len(), 2, "{asked:#?}");
+        for head in begins {
+            for header in &present {
+                assert!(head.contains(header.as_str()), "{header} is missing in {head}");
+            }
+            for header in &absent {
+                assert!(!head.contains(header), "{header} is in {head}");
+            }
+        }
+        // A part is encrypted as its upload is; S3 refuses to be told again.
+        assert!(asked.iter().filter(|head| head.contains("partnumber")).all(|head| !head.contains("server-side-encryption")));
+    }
+}
+
+#[tokio::test]
+async fn whoever_asks_offers_to_pay_with_every_request_and_only_if_told_to() {
+    for pays in [true, false] {
+        let (store, heads) = store(compliant, |config| config.requester_pays = pays).await;
+        store.put("k", Bytes::from_static(b"x"), PutOptions::default()).await.unwrap();
+        let read = store.get("k", GetOptions { attributes: true, ..GetOptions::default() }).await.unwrap();
+        assert_eq!(read.attributes.tags.len(), 1);
+        store.stat("k").await.unwrap();
+        store.list("", None, 5).await.unwrap();
+        store.list_versions("", None, 5).await.unwrap();
+        assert!(store.lock_of("k").await.unwrap().is_some());
+        store.time().await.unwrap();
+        upload(&store).await;
+        store.delete("k").await.unwrap();
+        store.delete_versions("k").await.unwrap();
+        let asked = heads.take();
+        assert_eq!(asked.len(), 17, "{asked:#?}");
+        for head in asked {
+            assert_eq!(head.contains("x-amz-request-payer: requester"), pays, "{head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_is_recorded_what_takes_a_key_to_be_read() {
+    fn by_kms(_: &str) -> String {
+        format!(
+            "{FOUND}x-amz-server-side-encryption: aws:kms\r\nx-amz-server-side-encryption-aws-kms-key-id: {KEY}\r\nContent-Length: 1\r\n\r\nx"
+        )
+    }
+    fn by_s3(_: &str) -> String {
+        format!("{FOUND}x-amz-server-side-encryption: AES256\r\nContent-Length: 1\r\n\r\nx")
+    }
+    for (answer, word, key) in [(by_kms as Answer, Some("aws:kms"), Some(KEY)), (by_s3 as Answer, None, None)] {
+        let (store, _) = store(answer, |_| {}).await;
+        let read = store.get("k", GetOptions::default()).await.unwrap().attributes;
+        assert_eq!((read.encryption.as_deref(), read.encryption_key.as_deref()), (word, key));
+    }
+}
+
+#[tokio::test]
+async fn what_key_management_refused_ends_with_the_next_step_and_is_not_tried_again() {
+    fn disabled(_: &str) -> String {
+        let body = "<Error><Code>KMS.DisabledException</Code><Message>the key is disabled</Message></Error>";
+        format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    }
+    fn denied(_: &str) -> String {
+        let body = "<Error><Code>AccessDenied</Code><Message>User: u is not authorized to perform: kms:Decrypt on the resource</Message></Error>";
+        format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    }
+    for (answer, next) in
+        [(disabled as Answer, "aws kms enable-key"), (denied as Answer, "allow this identity kms:Decrypt on the key")]
+    {
+        let (store, heads) = store(answer, |_| {}).await;
+        let error = store.get("k", GetOptions::default()).await.err().unwrap();
+        assert!(matches!(error, StoreError::Encrypted { .. }) && !error.is_transient(), "{error:?}");
+        assert!(error.to_string().contains(next), "{error}");
+        assert_eq!(heads.take().len(), 1);
+    }
+}
+
+/// Reads each object with its tags; how many requests that took, and how many tags there were.
+async fn reads(store: &S3Store, heads: &Heads, keys: &[&str]) -> Vec<(usize, usize)> {
+    let mut seen = Vec::new();
+    for key in keys {
+        let read = store.get(key, GetOptions { attributes: true, ..GetOptions::default() }).await.unwrap();
+        seen.push((heads.take().len(), read.attributes.tags.len()));
+    }
+    seen
+}
+
+#[tokio::test]
+async fn tags_are_not_asked_for_once_a_server_is_known_to_tell_their_number() {
+    fn telling(head: &str) -> String {
+        match (head.contains("?tagging"), head.contains("/tagged")) {
+            (true, true) => tags("<Tag><Key>a</Key><Value>b</Value></Tag>"),
+            (true, false) => tags(""),
+            (false, true) => format!("{FOUND}x-amz-tagging-count: 1\r\nContent-Length: 1\r\n\r\nx"),
+            (false, false) => format!("{FOUND}Content-Length: 1\r\n\r\nx"),
+        }
+    }
+    fn silent(head: &str) -> String {
+        telling(head).replace("x-amz-tagging-count: 1\r\n", "")
+    }
+    let keys = ["plain", "plain", "tagged", "plain", "tagged", "plain"];
+    let (store_that_tells, heads) = store(telling, |_| {}).await;
+    assert_eq!(reads(&store_that_tells, &heads, &keys).await, [(2, 0), (2, 0), (2, 1), (1, 0), (2, 1), (1, 0)]);
+    // One that never tells is asked each time: a missing number means nothing.
+    let (store_that_does_not, heads) = store(silent, |_| {}).await;
+    assert_eq!(reads(&store_that_does_not, &heads, &keys).await, [(2, 0), (2, 0), (2, 1), (2, 0), (2, 1), (2, 0)]);
+}
