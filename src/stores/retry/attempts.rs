@@ -162,9 +162,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_tried_after_the_deadline() {
+    async fn nothing_is_tried_after_the_deadline_which_begins_with_the_first_failure() {
         let clock = FixedClock::shared(DateTime::UNIX_EPOCH);
         let mut attempts = Attempts::new(RetryPolicy { deadline: Duration::from_secs(60), ..quick() }, clock.clone(), known());
+        // It waited for leave, and for its bytes to go.
+        clock.advance(Duration::from_secs(3600));
+        attempts.again(unavailable()).await.unwrap();
         clock.advance(Duration::from_secs(59));
         attempts.again(unavailable()).await.unwrap();
         clock.advance(Duration::from_secs(2));
