@@ -237,7 +237,7 @@ impl Reader {
         stream::iter(groups)
             .map(move |range| {
                 let (shared, lane) = (Arc::clone(&shared), lane.clone());
-                async move { on_its_own(shared.fetch(range?, class, lane)).await.map_err(RepositoryError::from) }
+                async move { shared.fetch(range?, class, lane).await.map_err(RepositoryError::from) }
             })
             .buffered(READ_AHEAD)
             .map_ok(|pieces| stream::iter(pieces.into_iter().map(|piece| Ok(piece.bytes))))
@@ -254,7 +254,7 @@ impl Reader {
             let pieces = stream::iter(ranges)
                 .map(move |range| {
                     let (shared, lane) = (Arc::clone(&shared), lane.clone());
-                    on_its_own(shared.fetch(range, Class::Data, lane))
+                    async move { shared.fetch(range, Class::Data, lane).await }
                 })
                 .buffer_unordered(REQUESTS)
                 .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
@@ -385,14 +385,12 @@ impl Reader {
     }
 }
 
-/// A fetch on a task of its own. It may hold leave for one of the few requests that the site allows, and whoever asked for it may not ask for more
-/// before others, who wait for that leave, are done.
-async fn on_its_own(
-    fetch: impl Future<Output = Result<Vec<Piece>, Undelivered>> + Send + 'static,
-) -> Result<Vec<Piece>, Undelivered> {
-    AbortOnDropHandle::new(tokio::spawn(fetch)).await.unwrap_or_else(|error| {
+/// Calls of the site on a task of their own. They hold leave for some of the few requests that it allows, and whoever wants what they bring may not
+/// ask for it before others, who wait for such leave, are done.
+async fn on_its_own<T: Send + 'static>(calls: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    AbortOnDropHandle::new(tokio::spawn(calls)).await.unwrap_or_else(|error| {
         let detail = format!("a defect: a task of this program ended: {error}");
-        Err(RepositoryError::Refused { subject: "reading packs".to_owned(), detail }.into())
+        Err(RepositoryError::Refused { subject: "reading packs".to_owned(), detail })
     })
 }
 
@@ -456,8 +454,12 @@ impl Shared {
                     }
                     _ => {
                         is_current = true;
-                        let site = Site { store: &self.store, catalogue: &self.catalogue };
-                        update_indexes(&site, &self.cache, &Marks::default(), false).await?;
+                        let this = Arc::clone(&self);
+                        on_its_own(async move {
+                            let site = Site { store: &this.store, catalogue: &this.catalogue };
+                            update_indexes(&site, &this.cache, &Marks::default(), false).await.map(drop)
+                        })
+                        .await?;
                         continue;
                     }
                 };
@@ -484,7 +486,21 @@ impl Shared {
         if record.class != class {
             return Err(RepositoryError::Damaged { place, detail: format!("holds {:?} where {class:?} is wanted", record.class) });
         }
+        // In the order in which ranges are wanted, and not on that task: the first one must never wait for memory that later ones hold.
         let share = lane.share(&self.budget, range.cost()).await;
+        on_its_own(self.read_range(range.clone(), record, key, place, share)).await
+    }
+
+    /// Reads and opens one range, for which there is memory.
+    async fn read_range(
+        self: Arc<Self>,
+        range: Range,
+        record: PackRecord,
+        key: String,
+        place: String,
+        share: Share,
+    ) -> Result<Vec<Piece>> {
+        let class = record.class;
         let opener = self.opener(&record).await?;
         let (start, end) = (range.start(), range.end());
         let options = GetOptions { range: Some(start..end), ..GetOptions::default() };
@@ -492,7 +508,7 @@ impl Shared {
         if sealed.bytes() != end - start {
             return Err(RepositoryError::Damaged { place, detail: format!("ends before byte {end}, where a chunk should") });
         }
-        let (worker, range) = (Arc::clone(&self), range.clone());
+        let worker = Arc::clone(&self);
         self.on_worker(&place.clone(), move |desk| worker.open_range(desk, &opener, class, range, &sealed, share, &place)).await
     }
 

@@ -18,6 +18,7 @@ mod hostile;
 mod locks;
 mod log;
 mod prune;
+mod reading;
 mod readme;
 mod retention;
 mod rotation;

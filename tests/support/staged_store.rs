@@ -18,6 +18,8 @@ pub struct Staged {
     /// Writes and deletes that are carried out before the connection breaks for good.
     pub writes_left: AtomicI64,
     pub denies_deletes: AtomicBool,
+    /// Nobody may delete versions, as AWS has it for whoever may only delete objects.
+    pub denies_versions: bool,
     /// Answers if-absent writes and does not honour them.
     pub overwrites: bool,
     /// Those who write a recipient set wait for one another, before and after.
@@ -33,6 +35,7 @@ impl Staged {
             inner,
             writes_left: AtomicI64::new(i64::MAX),
             denies_deletes: AtomicBool::new(false),
+            denies_versions: false,
             overwrites: false,
             meeting: None,
             pack_came: Notify::new(),
@@ -121,6 +124,10 @@ impl Store for Staged {
         self.inner.extend_lock(key, lock).await
     }
     async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {
+        if self.denies_versions {
+            let (place, detail) = (key.to_owned(), "s3:DeleteObjectVersion is missing".to_owned());
+            return Err(StoreError::Denied { place, action: "delete versions of", detail });
+        }
         self.write()?;
         self.inner.delete_versions(key).await
     }

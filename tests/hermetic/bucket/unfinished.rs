@@ -8,6 +8,7 @@ use farshore::stores::{MemoryStore, PutOptions, SharedStore, Store};
 use crate::support::{
     faulty_store::{Call, Fault, FaultyStore},
     recovery::{Recovery, noise, objects},
+    staged_store::Staged,
 };
 
 const OBJECTS: u64 = 40;
@@ -172,7 +173,16 @@ async fn prune_takes_parts_away_when_they_are_older_than_the_grace() {
     assert_eq!(prune(false).await, 0);
     case.recovery.clock.advance(grace + Duration::from_secs(60));
     assert_eq!((prune(true).await, case.parts().await.len()), (1, 1));
-    assert_eq!((prune(false).await, case.parts().await.len()), (1, 0));
+    // Whoever may delete nothing is told, and the prune is one all the same.
+    let denied = FaultyStore::over(case.site.clone());
+    denied.queue(Call::Delete, [Fault::Denied]);
+    let report = case.recovery.prune(denied, &case.cache).await.unwrap();
+    assert_eq!((report.parts_deleted, report.problems.len(), case.parts().await.len()), (0, 1, 1));
+    assert!(report.problems[0].message.contains("may not be deleted"), "{:?}", report.problems);
+    // No right to delete versions is needed where nothing is locked.
+    let site = Arc::new(Staged { denies_versions: true, ..Staged::over(case.site.clone()) });
+    assert_eq!(case.recovery.prune(site, &case.cache).await.unwrap().parts_deleted, 1);
+    assert_eq!((prune(false).await, case.parts().await.len()), (0, 0));
     let (read, done) = case.backup(&FaultyStore::over(case.recovery.source.clone())).await;
     assert_eq!((read, done), (OBJECTS, Ok(())));
     case.assert_whole().await;
