@@ -8,16 +8,16 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{
-    Repository, Snapshot,
+    PackCheck, Repository, RepositoryError, Snapshot,
     error::Result,
-    format::{Kind, MAX_POINT_BYTES, PARTS},
+    format::{Id, Kind, MAX_POINT_BYTES, PARTS},
     json_record::never_removed,
     point::{dated_name, list_all, parse_dated_name},
 };
-use crate::stores::ObjectStat;
+use crate::stores::{ObjectStat, StoreError};
 
 /// What a run has captured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ pub fn parse_part_key(key: &str) -> Option<(&str, &str, DateTime<Utc>)> {
     Some((policy, run, parse_dated_name(name)?.0))
 }
 
-fn part_key(part: &Part, id: &super::Id) -> String {
+fn part_key(part: &Part, id: &Id) -> String {
     format!("{PARTS}{}/{}/{}", part.policy, part.run, dated_name(part.at, &hex::encode(&id[..8])))
 }
 
@@ -119,6 +119,30 @@ impl Repository {
         let mut parts: Vec<_> = last.into_values().collect();
         parts.sort_by_key(|part| std::cmp::Reverse((part.stored_at, part.named_at)));
         Ok(parts)
+    }
+
+    /// Reads all parts, plans and claims, of whichever policy, and names those that are damaged.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn check_parts(&self) -> Result<Vec<PackCheck>> {
+        let mut damaged = Vec::new();
+        for object in list_all(self, PARTS).await? {
+            let key = object.key;
+            let read = if parse_part_key(&key).is_some() {
+                self.record::<Part>(Kind::Part, &key, MAX_POINT_BYTES, part_key).await.map(drop)
+            } else {
+                let named = |(named, _): &(String, IgnoredAny), _: &Id| named.clone();
+                self.record(Kind::Part, &key, MAX_POINT_BYTES, named).await.map(drop)
+            };
+            match read {
+                // One that a prune took away since it was listed is none.
+                Ok(()) | Err(RepositoryError::Store(StoreError::NotFound { .. })) => {}
+                Err(error) if error.is_damage() => damaged.push(PackCheck { key, detail: error.to_string() }),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(damaged)
     }
 
     /// Reads a part.

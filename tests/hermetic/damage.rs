@@ -9,11 +9,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use chrono::TimeDelta;
 use farshore::{
     operations::{OperationError, VerifyLevel},
     policy::Retention,
     report::VerifyReport,
-    repository::{KeyCheck, LogKey, LogName, LogWriter, MarkState, PackCheck, PinAction, PinRecord, Reader, Repository},
+    repository::{
+        KeyCheck, LogKey, LogName, LogWriter, MarkState, PackCheck, Part, PinAction, PinRecord, Plan, Reader, Repository,
+    },
     stores::{PutOptions, SharedStore},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -51,12 +54,14 @@ async fn fill(recovery: &Recovery) -> (Objects, Objects, [Objects; 2], [String; 
     let first_point = recovery.backup(store.clone(), &cache).await.unwrap().point_id;
     assert_eq!(recovery.verify(store.clone(), &cache).await.unwrap().damage, []);
     keep_records(recovery, &store, &cache).await;
+    keep_parts(recovery, &store, &cache, 1).await;
     let first = objects(store.as_ref()).await;
     let then = objects(recovery.source.as_ref()).await;
     recovery.put("b/later", noise(90_000, 2)).await;
     archive(recovery, &store, 2).await;
     let second_point = recovery.backup(store.clone(), &cache).await.unwrap().point_id;
     assert_eq!(recovery.verify(store.clone(), &cache).await.unwrap().damage, []);
+    keep_parts(recovery, &store, &cache, 2).await;
     let now = objects(recovery.source.as_ref()).await;
     (first, objects(store.as_ref()).await, [then, now], [first_point, second_point])
 }
@@ -67,6 +72,22 @@ async fn archive(recovery: &Recovery, store: &SharedStore, number: u64) {
     let writer = LogWriter::new(Arc::new(repository), recovery.recipients.clone(), LogKey::default(), 1).unwrap();
     let name = LogName::new(7, &format!("00000001000000000000000{number}")).unwrap();
     writer.put(&name, noise(20_000, number).into()).await.unwrap();
+}
+
+/// What a run after the newest point left that made none, and a plan of shards.
+async fn keep_parts(recovery: &Recovery, store: &SharedStore, cache: &Path, number: u64) {
+    let repository = recovery.open(store.clone(), cache).await.unwrap();
+    let name = repository.point_names(None).await.unwrap().pop().unwrap();
+    let point = repository.point(&name).await.unwrap();
+    let at = recovery.shared_clock().now() + TimeDelta::seconds(60);
+    let (policy, run) = (name.policy.clone(), format!("{number:016x}"));
+    let part = Part { policy: policy.clone(), run: run.clone(), at, snapshots: point.snapshots.clone(), shard: None };
+    repository.put_part(&part).await.unwrap();
+    let planned = repository.planned(&policy, Some(&name.id), 3).await.unwrap();
+    let (base, policy_sha256) = (Some(name.key.clone()), "0".repeat(64));
+    let (shared, snapshots) = (Vec::new(), point.snapshots);
+    let plan = Plan { id: run, policy, policy_sha256, base, shards: 3, started_at: at, consistent_at: at, shared, snapshots };
+    assert!(repository.put_plan(&planned.name, &plan).await.unwrap());
 }
 
 /// A pin, and a mark that says of a pack that it is sound.
@@ -147,7 +168,7 @@ async fn pruned(site: &Site, all: &Objects) -> (Outcome, BTreeSet<String>) {
 }
 
 /// The kinds of objects, by what their keys and headers say.
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 15] = [
     "repository",
     "catalogue key",
     "data key",
@@ -161,6 +182,8 @@ const KINDS: [&str; 13] = [
     "doom record",
     "log key",
     "log file",
+    "part",
+    "plan",
 ];
 
 fn kind(key: &str, body: &[u8]) -> &'static str {
@@ -178,6 +201,8 @@ fn kind(key: &str, body: &[u8]) -> &'static str {
         "damaged" => "mark",
         "doomed" => "doom record",
         "wal" => "log file",
+        "parts" if key.contains("/plan/") => "plan",
+        "parts" => "part",
         other => panic!("what is {other}?"),
     }
 }
@@ -251,6 +276,9 @@ fn expected(kind: &str, harm: Harm) -> [Outcome; 7] {
         // No point needs the log. Whoever reads it fails, and a file that is gone is a gap: see `log`.
         ("log file", Missing) => [Whole, Whole, Whole, Whole, Whole, Whole, Whole],
         ("log key" | "log file", _) => [Whole, Whole, Whole, Said, Whole, Whole, Whole],
+        // Hints: who cannot use one does without. Of a plan see `bucket::shards`.
+        ("part" | "plan", Missing) => [Whole, Whole, Whole, Whole, Whole, Whole, Whole],
+        ("part" | "plan", _) => [Whole, Whole, Whole, Said, Whole, Whole, Whole],
         other => panic!("{other:?} is not in the table"),
     }
 }
@@ -427,6 +455,7 @@ impl Verifier<'_> {
                 self.repository.check_log_file(&name, &self.repository.log_keys()).await.is_err_and(|error| error.is_damage())
             }
             "mark" => named(&self.repository.marks().await.unwrap().unreadable),
+            "part" | "plan" => named(&self.repository.check_parts().await.unwrap()),
             other => panic!("what is {other}?"),
         }
     }

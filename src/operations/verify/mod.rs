@@ -170,6 +170,10 @@ pub async fn verify(request: VerifyRequest<'_>) -> Result<VerifyReport, Operatio
         let (damaged, closed) = repository.check_keys().await?;
         walk.found(damaged.into_iter());
         walk.damaged_keys(closed);
+        for check in repository.check_parts().await? {
+            let detail = format!("no point needs it, and prune takes it away in time: {}", check.detail);
+            walk.damage.push(Damage { object: check.key, detail, points: Vec::new() });
+        }
         log::read_log(&mut walk, &mut report, share, &tally).await?;
     }
     // Records that no restore needs: what is wrong with them is said loudly once, and from then on as known.
