@@ -3,7 +3,7 @@
 import os, random, shutil, statistics, subprocess
 from pathlib import Path
 
-from whole import FARSHORE, RUNS, SCALE, measure, policy, run, say
+from whole import FARSHORE, RUNS, SCALE, measure, policy, run, say, settle
 
 ENDPOINT = os.environ.get("FARSHORE_TEST_S3_ENDPOINT", "")
 KEY = os.environ.get("FARSHORE_TEST_S3_ACCESS_KEY", "")
@@ -96,6 +96,7 @@ def compare(work):
         for name in ("bench-copy", "bench-back", "bench-ours", "bench-far"):
             purge(rclone, name)
             run("rclone", "mkdir", f"far:{name}", env=rclone)
+        settle()
         theirs, _ = run("rclone", "sync", "near:bench-near", "far:bench-copy", *FLAGS, env=rclone)
         theirs_again, _ = run("rclone", "sync", "near:bench-near", "far:bench-copy", *FLAGS, env=rclone)
         theirs_back, _ = run("rclone", "copy", "far:bench-copy", "near:bench-back", *FLAGS, env=rclone)
@@ -105,18 +106,18 @@ def compare(work):
             file.unlink()
         path, key = s3_policy(work, pair)
         run(FARSHORE, "init", path)
+        settle()
         ours, peak, cpu, _ = measure(FARSHORE, "backup", path)
         ours_again, peak_again = run(FARSHORE, "backup", path)
         target = ("--to", "s3://bench-ours/back")
         ours_back, peak_back = run(FARSHORE, "restore", path, "latest", "--identity", key, *target, env=server_environment())
-        line = (f"pair {pair}: rclone sync {theirs:.1f} s, again {theirs_again:.2f}, copy back {theirs_back:.1f}; farshore backup {ours:.1f} s "
+        say(f"pair {pair}: rclone sync {theirs:.1f} s, again {theirs_again:.2f}, copy back {theirs_back:.1f}; farshore backup {ours:.1f} s "
                 f"({peak:.0f} MiB, {cpu:.0f} s of CPU), again {ours_again:.2f} ({peak_again:.0f} MiB), restore {ours_back:.1f} ({peak_back:.0f} MiB)")
         if pair < 2 and shutil.which("restic"):
             seconds = restic(work, rclone, pair)
-            line += f"; restic over a mount {seconds:.1f} s" if seconds else "; LEFT OUT: restic (nothing can be mounted here)"
+            say(f"        restic over a mount {seconds:.1f} s" if seconds else "        LEFT OUT: restic (nothing can be mounted here)")
             if seconds:
                 mounted.append(seconds / ours)
-        say(line)
         if pair > 0:
             first.append(theirs / ours)
             again.append(theirs_again / ours_again)

@@ -78,3 +78,20 @@ def fill_database(name, gigabytes, server=None):
           FROM generate_series(1, {rows}) i;
         CREATE INDEX ON posts (author, created); ANALYZE""", server)
     say("database " + name + ": " + psql(name, f"SELECT pg_size_pretty(pg_database_size('{name}'))", server))
+
+
+def settle(most=60):
+    """Waits until the machine has been all but idle for two seconds: a server that was told to delete gigabytes answers at once and works on."""
+    def counted():
+        with open("/proc/stat") as stat:
+            times = [int(word) for word in stat.readline().split()[1:]]
+        return times[3] + times[4], sum(times)
+
+    quiet = 0
+    for _ in range(most):
+        idle, total = counted()
+        time.sleep(1)
+        now_idle, now_total = counted()
+        quiet = quiet + 1 if now_idle - idle > 0.9 * (now_total - total) else 0
+        if quiet == 2:
+            return

@@ -10,7 +10,8 @@ use crate::{
     operations::NamedSource,
     policy::{
         AzurePolicy, BandwidthHours, DayTime, Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy,
-        PostgresMethod, PostgresPolicy, PostgresReadBy, SecretReference, ServerEncryption, SitePolicy, SourceKind, StorePolicy,
+        PostgresMethod, PostgresPolicy, PostgresReadBy, RehydratePolicy, RetrievalSpeed, SecretReference, ServerEncryption,
+        SitePolicy, SourceKind, StorePolicy,
     },
     report::Agent,
     repository::{LockTerm, Recipients, Workers},
@@ -25,8 +26,8 @@ use crate::{
         },
     },
     stores::{
-        AzureConfig, AzureCredential, AzureStore, Bandwidth, FilesystemStore, Hours, Limit, LockMode, Retry, RetryPolicy, S3Config,
-        S3Encryption, S3Store, SharedStore, StoreError, TimeOfDay, WireConfig, Zone,
+        AzureConfig, AzureCredential, AzureStore, Bandwidth, FilesystemStore, Hours, Limit, LockMode, Retrieval, RetrievalPriority,
+        Retry, RetryPolicy, S3Config, S3Encryption, S3Store, SharedStore, StoreError, TimeOfDay, WireConfig, Zone,
     },
 };
 
@@ -215,6 +216,16 @@ pub(super) fn postgres(name: &str, policy: &PostgresPolicy) -> Result<PostgresCo
     PostgresConfig::parse(&policy.url, password).map_err(|error| CliError::setting(format!("source {name}"), error))
 }
 
+/// How objects are brought back, in the stores' words.
+fn retrieval(policy: RehydratePolicy) -> Retrieval {
+    let priority = match policy.speed {
+        RetrievalSpeed::Bulk => RetrievalPriority::Bulk,
+        RetrievalSpeed::Standard => RetrievalPriority::Standard,
+        RetrievalSpeed::High => RetrievalPriority::High,
+    };
+    Retrieval { priority, days: policy.days }
+}
+
 /// Opens every source of a policy.
 pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<NamedSource>, CliError> {
     let mut all = Vec::new();
@@ -246,7 +257,7 @@ pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<
             }
             SourceKind::Bucket(bucket) => Arc::new(BucketSource::new(
                 store(&bucket.store, &Way::to_source(&policy.limits), false, clock).await?,
-                BucketOptions::default(),
+                BucketOptions { rehydrate: bucket.rehydrate.map(retrieval), ..BucketOptions::default() },
             )),
             SourceKind::Files(files) => Arc::new(FilesSource::new(FilesOptions {
                 paths: files.paths.clone(),

@@ -22,6 +22,7 @@ mod points;
 mod policy;
 mod prune;
 mod recovery;
+mod rehydrate;
 mod repair;
 mod restore;
 mod shard;

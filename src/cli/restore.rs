@@ -6,9 +6,10 @@ use super::{
     CliError, Context, assemble,
     place::{self, Place, PlaceArgs},
     recovery::RecoveryArgs,
+    rehydrate::RehydrateArgs,
 };
 use crate::{
-    operations::{Phases, RestoreRequest, open_point, restore, select_point},
+    operations::{Phases, RestoreRequest, RestoreStep, lists_in_archive, open_point, restore, select_point},
     policy::{Limits, SourceKind},
     report::{ExitCode, bytes, count},
     repository::{Budget, Point, Reader, Repository, Snapshot},
@@ -56,6 +57,8 @@ pub(super) struct Args {
     tablespace: Vec<(String, PathBuf)>,
     #[command(flatten)]
     recovery: RecoveryArgs,
+    #[command(flatten)]
+    rehydrate: RehydrateArgs,
     /// Look at the targets and say what would be done.
     #[arg(long)]
     dry_run: bool,
@@ -77,8 +80,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let targets = targets(&args, &point, &place, words.policy.as_deref(), &repository).await?;
     let workers = assemble::workers(&limits)?;
     let reader = phases.time("fetch catalogue", Reader::open(&repository, workers, Budget::new(limits.memory_bytes))).await?;
-    // Said before anything is written to a target.
-    phases.time("obtain keys", open_point(&repository, &reader, &point)).await?;
+    let retrieval = args.rehydrate.retrieval().filter(|_| !args.dry_run);
     let request = RestoreRequest {
         repository: &repository,
         reader,
@@ -86,16 +88,27 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         targets,
         below: args.path.map(String::into_bytes),
         into_existing: args.into_existing,
+        retrieval,
         observer: context.terminal.observer(),
         clock: place.clock.clone(),
         parallelism: assemble::parallelism(&limits),
     };
+    let began = place.clock.monotonic();
+    let lists = lists_in_archive(&repository, &request.reader, retrieval, request.observer.as_ref()).await?;
+    if retrieval.is_some() && !request.reader.archived_lists()?.is_empty() {
+        phases.add("retrieval", place.clock.monotonic().saturating_sub(began));
+    }
+    if lists.is_none() {
+        // Said before anything is written to a target.
+        phases.time("obtain keys", open_point(&repository, &request.reader, &point)).await?;
+    }
     if args.dry_run {
-        let steps = request.plan().await?;
+        let steps = request.plan_with_archive(lists.as_ref()).await?;
         context.print(&steps, |look| {
-            let line = |step: &crate::operations::RestoreStep| {
+            let line = |step: &RestoreStep| {
                 let (items, size) = (count(step.entries), bytes(step.bytes));
-                format!("  {} ({}): {items} items, {size} → {}\n    {}\n", step.source, step.kind, step.target, step.found)
+                let archive = step.in_archive.as_ref().map(|found| format!("    {}\n", found.describe())).unwrap_or_default();
+                format!("  {} ({}): {items} items, {size} → {}\n    {}\n{archive}", step.source, step.kind, step.target, step.found)
             };
             format!(
                 "{} Would restore {} of {}:\n{}",
@@ -106,6 +119,9 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
             )
         })?;
         return Ok(ExitCode::Success);
+    }
+    if let Some(found) = lists {
+        return Err(found.refusal(repository.store().describe()).into());
     }
     let report = restore(&request, phases).await?;
     context.print(&report, |look| report.text(look))?;

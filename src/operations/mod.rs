@@ -6,6 +6,7 @@
 //! Leaves out on purpose: flags, printing, and building stores and sources from a policy (`cli`).
 
 mod anomaly;
+mod archived;
 mod backup;
 mod browse;
 mod copy;
@@ -25,6 +26,7 @@ mod restore;
 mod retention;
 mod verify;
 
+pub use archived::{InArchive, lists_in_archive};
 pub use backup::{
     Backed, BackupPlan, BackupRequest, CHECKPOINT_EVERY, Destination, NamedSource, ShardNumber, backup, backup_shard,
     commit_shards, plan_backup,

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     OperationError, Phases,
+    archived::InArchive,
     backup::at_once,
     exchange::{Inlet, lies_below},
 };
@@ -16,6 +17,7 @@ use crate::{
     report::{RestoreReport, RestoredSource},
     repository::{Point, Reader, Repository, RepositoryError, Snapshot},
     sources::{Rebuild, RebuildContext},
+    stores::Retrieval,
 };
 
 /// What a restore needs.
@@ -33,6 +35,8 @@ pub struct RestoreRequest<'a> {
     pub below: Option<Vec<u8>>,
     /// The targets may hold something already.
     pub into_existing: bool,
+    /// How packs are brought back that lie in an archive; without it a restore that needs such ones is refused.
+    pub retrieval: Option<Retrieval>,
     /// Told of progress and problems.
     pub observer: SharedObserver,
     /// The time.
@@ -56,6 +60,9 @@ pub struct RestoreStep {
     pub entries: u64,
     /// Plain bytes in the snapshot.
     pub bytes: u64,
+    /// What must be brought back from an archive before; absent if there is nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_archive: Option<InArchive>,
 }
 
 impl RestoreRequest<'_> {
@@ -64,10 +71,34 @@ impl RestoreRequest<'_> {
     /// # Errors
     /// [`OperationError::Target`] for a target that is not fit; [`OperationError::Repository`] for a source that is not in the point.
     pub async fn plan(&self) -> Result<Vec<RestoreStep>, OperationError> {
+        for (name, _) in &self.targets {
+            self.check_below(self.point.snapshot(name)?).await?;
+        }
+        self.look_at_targets().await
+    }
+
+    /// The same with what lies in an archive; `lists` is what [`lists_in_archive`] found. Asks for nothing.
+    ///
+    /// # Errors
+    /// Those of [`Self::plan`].
+    ///
+    /// [`lists_in_archive`]: super::lists_in_archive
+    pub async fn plan_with_archive(&self, lists: Option<&InArchive>) -> Result<Vec<RestoreStep>, OperationError> {
+        // Where the lists cannot be read, nobody can tell what is in the point.
+        let mut steps = if lists.is_some() { self.look_at_targets().await? } else { self.plan().await? };
+        for step in &mut steps {
+            step.in_archive = match lists {
+                Some(found) => Some(found.clone()),
+                None => self.in_archive(&step.source).await?,
+            };
+        }
+        Ok(steps)
+    }
+
+    async fn look_at_targets(&self) -> Result<Vec<RestoreStep>, OperationError> {
         let mut steps = Vec::new();
         for (name, target) in &self.targets {
             let snapshot = self.point.snapshot(name)?;
-            self.check_below(snapshot).await?;
             let found = target
                 .inspect(&snapshot.facts, self.into_existing)
                 .await
@@ -79,6 +110,7 @@ impl RestoreRequest<'_> {
                 found,
                 entries: snapshot.entry_count,
                 bytes: snapshot.content_bytes,
+                in_archive: None,
             });
         }
         Ok(steps)
@@ -111,6 +143,10 @@ impl RestoreRequest<'_> {
 pub async fn restore(request: &RestoreRequest<'_>, mut phases: Phases) -> Result<RestoreReport, OperationError> {
     let (started_at, start) = (request.clock.now(), request.clock.monotonic());
     phases.time("check target", request.plan()).await?;
+    let began = request.clock.monotonic();
+    if request.retrieve().await? {
+        phases.add("retrieval", request.clock.monotonic().saturating_sub(began));
+    }
     let mut sources = Vec::new();
     rebuild_all(request, &mut phases, &mut sources).await?;
     Ok(RestoreReport {

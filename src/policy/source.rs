@@ -138,6 +138,33 @@ pub fn is_slot_name(text: &str) -> bool {
 pub struct BucketPolicy {
     /// The bucket, container or directory.
     pub store: StorePolicy,
+    /// How objects are asked for that lie in an archive; without it they are left there.
+    pub rehydrate: Option<RehydratePolicy>,
+}
+
+/// How soon what lies in an archive is brought back, and for how much money.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetrievalSpeed {
+    /// As cheap as can be.
+    Bulk,
+    /// What the provider does where nothing is said.
+    Standard,
+    /// As soon as can be.
+    High,
+}
+
+/// How objects are brought back from an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RehydratePolicy {
+    /// How soon.
+    pub speed: RetrievalSpeed,
+    /// For so many days they can be read, where the provider makes a copy.
+    pub days: u16,
+}
+
+impl RehydratePolicy {
+    /// What holds where the policy says nothing: a backup that fails once or twice meanwhile still finds them.
+    pub const DEFAULT_DAYS: u16 = 3;
 }
 
 /// Directories and files.

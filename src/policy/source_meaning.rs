@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, path::PathBuf};
 use ignore::gitignore::GitignoreBuilder;
 
 use super::{
-    BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, PostgresReadBy, SourceKind,
-    SourcePolicy, WalPolicy,
+    BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, PostgresReadBy, RehydratePolicy,
+    RetrievalSpeed, SourceKind, SourcePolicy, WalPolicy,
     document::{Findings, Path},
     meaning::{absolute, duration, name, plain_or_secret, secret, size, store, url},
     source::is_slot_name,
-    typed::{TypedMethod, TypedPlainOrSecret, TypedReadBy, TypedSource, TypedWal},
+    typed::{TypedMethod, TypedPlainOrSecret, TypedReadBy, TypedRetrieval, TypedSource, TypedWal},
 };
 
 /// One `[[source]]`; nothing if it lacks what its kind cannot be without (which was reported).
@@ -31,9 +31,10 @@ pub fn source(typed: TypedSource, path: &Path, findings: &mut Findings<'_>) -> O
             };
             (name, Some(SourceKind::Postgres(postgres)))
         }
-        TypedSource::Bucket { name, store: typed } => {
+        TypedSource::Bucket { name, store: typed, rehydrate, rehydrate_days } => {
             let store = store(typed, &path.key("store"), findings);
-            (name, store.map(|store| SourceKind::Bucket(BucketPolicy { store })))
+            let rehydrate = rehydration(rehydrate, rehydrate_days, &path.key("rehydrate_days"), findings);
+            (name, store.map(|store| SourceKind::Bucket(BucketPolicy { store, rehydrate })))
         }
         TypedSource::Files { name, paths, include, exclude, one_file_system } => {
             let files = FilesPolicy {
@@ -56,6 +57,29 @@ pub fn source(typed: TypedSource, path: &Path, findings: &mut Findings<'_>) -> O
     };
     let name = name_of(own, path, findings);
     kind.map(|kind| SourcePolicy { name, kind })
+}
+
+/// How objects are brought back from an archive.
+fn rehydration(
+    typed: Option<TypedRetrieval>,
+    days: Option<i64>,
+    path: &Path,
+    findings: &mut Findings<'_>,
+) -> Option<RehydratePolicy> {
+    let speed = match typed {
+        None => {
+            if days.is_some() {
+                findings.add(path, "goes with rehydrate only: nothing is asked for without it");
+            }
+            return None;
+        }
+        Some(TypedRetrieval::Bulk) => RetrievalSpeed::Bulk,
+        Some(TypedRetrieval::Standard) => RetrievalSpeed::Standard,
+        Some(TypedRetrieval::High) => RetrievalSpeed::High,
+    };
+    // Others than those of the range were reported already.
+    let days = days.and_then(|days| u16::try_from(days).ok()).unwrap_or(RehydratePolicy::DEFAULT_DAYS);
+    Some(RehydratePolicy { speed, days })
 }
 
 /// How a cluster's files are read.

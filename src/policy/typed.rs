@@ -87,6 +87,12 @@ pub enum TypedSource {
         /// The bucket.
         #[schemars(required)]
         store: Option<TypedStore>,
+        /// Ask for objects that lie in an archive tier, so that a later backup reads them; how soon, and for how much money. Default: they are
+        /// reported and left there.
+        rehydrate: Option<TypedRetrieval>,
+        /// For so many days what was asked for can be read (on S3; elsewhere it is moved, and stays). Only with `rehydrate`. Default: 3.
+        #[schemars(range(min = 1, max = 365))]
+        rehydrate_days: Option<i64>,
     },
     /// Directories and files.
     Files {
@@ -132,6 +138,19 @@ pub enum TypedMethod {
     Logical,
     /// The whole cluster, file by file, with the log that makes it consistent.
     Physical,
+}
+
+/// How soon objects are brought back from an archive, and for how much money.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Retrieval")]
+pub enum TypedRetrieval {
+    /// As cheap as can be (S3: Bulk).
+    Bulk,
+    /// What the provider does where nothing is said.
+    Standard,
+    /// As soon as can be (S3: Expedited, Azure: High), which costs most.
+    High,
 }
 
 /// How a cluster's files are read.

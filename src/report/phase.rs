@@ -20,6 +20,8 @@ pub enum Phase {
     /// Indexes and entries.
     #[serde(rename = "fetch catalogue")]
     FetchCatalogue,
+    /// Until packs that lay in an archive can be read.
+    Retrieval,
     /// Data into the database.
     #[serde(rename = "database transfer")]
     DatabaseTransfer,
@@ -45,11 +47,12 @@ pub enum Phase {
 }
 
 /// All phases, in their order.
-pub const PHASES: [Phase; 12] = [
+pub const PHASES: [Phase; 13] = [
     Phase::SelectPoint,
     Phase::ObtainKeys,
     Phase::CheckTarget,
     Phase::FetchCatalogue,
+    Phase::Retrieval,
     Phase::DatabaseTransfer,
     Phase::DatabaseRecovery,
     Phase::ObjectTransfer,
@@ -68,6 +71,7 @@ impl Phase {
             Self::ObtainKeys => "obtain keys",
             Self::CheckTarget => "check target",
             Self::FetchCatalogue => "fetch catalogue",
+            Self::Retrieval => "retrieval",
             Self::DatabaseTransfer => "database transfer",
             Self::DatabaseRecovery => "database recovery",
             Self::ObjectTransfer => "object transfer",

@@ -101,6 +101,8 @@ pub struct Seen {
     pub doomed: HashSet<u32>,
     /// Packs that are marked as damaged, or whose data key is: what can be read of them is read, and nothing new may rely on them.
     pub quarantined: HashSet<u32>,
+    /// Packs of a storage class that is an archive, so that they may have to be brought back before they are read.
+    pub archived: HashSet<u32>,
     /// Indexes and marks that cannot be used, each with the reason.
     pub damaged: Vec<PackCheck>,
     /// Indexes that cannot be used either, and of which nothing is missing: every pack that was stored before is named by others.

@@ -36,8 +36,8 @@ use super::{
 use crate::{
     clock::SharedClock,
     stores::{
-        Download, GetOptions, Lock, LockMode, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store,
-        StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
+        Availability, Download, GetOptions, Lock, LockMode, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval,
+        SharedStore, Store, StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
     },
 };
 
@@ -205,6 +205,14 @@ impl Store for Locking {
 
     async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
         self.inner.extend_lock(key, lock).await
+    }
+
+    async fn availability(&self, key: &str, version: Option<&str>) -> Result<Availability, StoreError> {
+        self.inner.availability(key, version).await
+    }
+
+    async fn bring_back(&self, key: &str, version: Option<&str>, how: Retrieval) -> Result<Availability, StoreError> {
+        self.inner.bring_back(key, version, how).await
     }
 
     async fn versioning(&self) -> Result<Versioning, StoreError> {

@@ -78,11 +78,11 @@ pub use point::{Agent, Measures, Point, PointName, Snapshot};
 pub use probe::examine_store;
 pub use reach::{Needed, Reach};
 pub use reached::Reached;
-pub use reader::{Piece, Reader, Undelivered};
+pub use reader::{ArchivedPack, Piece, Reader, Undelivered};
 pub use rebuild::Rebuilt;
 pub use recent::Recent;
 pub use site_clock::site_time;
-pub use structure::{KeyCheck, PackCheck, StructureReport, Survey};
+pub use structure::{KeyCheck, PackCheck, StoredPack, StructureReport, Survey};
 pub use trash::{
     CLOCK_TOLERANCE, COMMIT_MARGIN, DoomRecord, Dooms, LEAST_GRACE, LOOK_LASTS, PackFacts, PackVerdict, RecordFacts, Removal,
     Removed, Repacked, SPARED_RECORD_STAYS, StoredDoom, look_holds, may_be_unseen, may_commit, must_look_whole, pin_holds,

@@ -4,6 +4,7 @@
 //! request, many requests in flight. Every chunk's tag is verified, and then its keyed hash: a stolen writer could store a
 //! false chunk under a true id.
 
+mod archived;
 mod entries;
 
 use std::{
@@ -32,6 +33,8 @@ use super::{
     structure::{Site, update_indexes},
     workers::Desk,
 };
+pub use archived::ArchivedPack;
+
 use crate::stores::{GetOptions, Pieces, SharedStore, read_into, read_pieces};
 
 /// Bytes between two wanted chunks that are cheaper to read than to ask anew for.

@@ -57,7 +57,7 @@ impl Repository {
         let mut rebuilt = Rebuilt::default();
         let (mut batch, mut chunks) = (Vec::new(), 0);
         let mut entries = stream::iter(unnamed)
-            .map(|(name, (size, _))| async move { (name, self.pack_entry(&name, size).await) })
+            .map(|(name, pack)| async move { (name, self.pack_entry(&name, pack.size).await) })
             .buffer_unordered(READS);
         while let Some((name, entry)) = entries.next().await {
             match entry {

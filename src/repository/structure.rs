@@ -24,7 +24,7 @@ use super::{
     point::{list_all, list_store},
     workers::off_thread,
 };
-use crate::stores::{GetOptions, ObjectStat, SharedStore, StoreError, read_all};
+use crate::stores::{GetOptions, ObjectStat, SharedStore, StoreError, may_be_archived, read_all};
 
 /// Indexes fetched at once.
 const FETCHES: usize = 32;
@@ -33,8 +33,19 @@ const FETCHED_BYTES: u32 = 8 << 20;
 /// Chunks of new indexes that are put into the local index together, as soon as there are so many: some 10 MB.
 const ROWS_AT_ONCE: usize = 100_000;
 
-/// Packs at the site: bytes of each, and when the site stored it.
-type StoredPacks = HashMap<[u8; 32], (u64, DateTime<Utc>)>;
+/// Packs at the site, by their names.
+type StoredPacks = HashMap<[u8; 32], StoredPack>;
+
+/// A pack as the site lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredPack {
+    /// Its bytes.
+    pub size: u64,
+    /// When the site stored it.
+    pub stored_at: DateTime<Utc>,
+    /// Whether its storage class is one of an archive: it may have to be brought back before it can be read.
+    pub may_be_archived: bool,
+}
 
 /// What one look at the site showed: packs that indexes name, and the packs and data keys that are there, each listed once.
 #[derive(Debug)]
@@ -87,7 +98,7 @@ async fn look(
     let there = list_packs(repository).await?;
     if !unusable.is_empty() {
         let names: HashSet<[u8; 32]> = named.iter().map(|(_, record)| record.sha256).collect();
-        let unnamed = there.iter().filter(|(name, _)| !names.contains(*name)).map(|(_, (_, stored_at))| *stored_at).min();
+        let unnamed = there.iter().filter(|(name, _)| !names.contains(*name)).map(|(_, pack)| pack.stored_at).min();
         // Whatever it named was stored before it.
         let (needless, damaged) = unusable.into_iter().partition(|index| unnamed.is_none_or(|first| first > index.stored_at));
         seen.damaged.extend(checks(damaged));
@@ -96,10 +107,12 @@ async fn look(
     let keys = list_data_keys(repository).await?;
     let lost = |record: &PackRecord| {
         let locked = record.class == Class::Data && !keys.contains_key(&record.data_key);
-        locked || there.get(&record.sha256).map(|(size, _)| *size) != Some(u64::from(record.size))
+        locked || there.get(&record.sha256).map(|pack| pack.size) != Some(u64::from(record.size))
     };
     seen.quarantined = marks.quarantined(&named, repository.is_unencrypted());
     seen.doomed = named.iter().filter(|(_, record)| dooms.names(record)).map(|(number, _)| *number).collect();
+    let archived = |record: &PackRecord| there.get(&record.sha256).is_some_and(|pack| pack.may_be_archived);
+    seen.archived = named.iter().filter(|(_, record)| archived(record)).map(|(number, _)| *number).collect();
     seen.missing = named.iter().filter(|(_, record)| lost(record)).map(|(number, _)| *number).collect();
     Ok((seen, Survey { named, there, keys }))
 }
@@ -203,10 +216,13 @@ pub(super) async fn list_indexes(store: &SharedStore) -> Result<HashMap<[u8; 32]
     Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, object))).collect())
 }
 
-/// Size in bytes of each pack, and when the site stored it.
+/// The packs at the site.
 pub(super) async fn list_packs(repository: &Repository) -> Result<StoredPacks> {
-    let listed = list_all(repository, PACKS).await?;
-    Ok(listed.into_iter().filter_map(|object| Some((name_sha256(&object.key)?, (object.size, object.modified)))).collect())
+    let stored = |object: ObjectStat| {
+        let may_be_archived = object.storage_class.as_deref().is_some_and(may_be_archived);
+        Some((name_sha256(&object.key)?, StoredPack { size: object.size, stored_at: object.modified, may_be_archived }))
+    };
+    Ok(list_all(repository, PACKS).await?.into_iter().filter_map(stored).collect())
 }
 
 /// Data keys at the site, with the names of their objects; not those that are empty.
@@ -269,10 +285,10 @@ impl Survey {
                 needed.insert(*data_key);
             }
             match there.get(sha256) {
-                Some((found, stored)) if *found == u64::from(*size) => {
-                    report.sound.insert(*number, *stored);
+                Some(pack) if pack.size == u64::from(*size) => {
+                    report.sound.insert(*number, pack.stored_at);
                 }
-                Some((found, _)) => {
+                Some(StoredPack { size: found, .. }) => {
                     report.broken.insert(*number, format!("has {found} bytes, its index says {size}"));
                 }
                 None => {
@@ -286,20 +302,20 @@ impl Survey {
             report.keys_missing.insert(*id, KeyCheck { check: PackCheck { key, detail }, is_locked: false });
         }
         report.keys_unneeded = keys.keys().filter(|id| !needed.contains(*id)).count() as u64;
-        for (size, _) in there.iter().filter(|(sha256, _)| !named.contains(*sha256)).map(|(_, found)| found) {
+        for pack in there.iter().filter(|(sha256, _)| !named.contains(*sha256)).map(|(_, found)| found) {
             report.unindexed += 1;
-            report.unindexed_bytes += size;
+            report.unindexed_bytes += pack.size;
         }
         report
     }
 }
 
 impl Repository {
-    /// Packs at the site: bytes of each, and when it was stored.
+    /// Packs at the site.
     ///
     /// # Errors
     /// The store's.
-    pub async fn stored_packs(&self) -> Result<HashMap<[u8; 32], (u64, DateTime<Utc>)>> {
+    pub async fn stored_packs(&self) -> Result<HashMap<[u8; 32], StoredPack>> {
         list_packs(self).await
     }
 

@@ -15,6 +15,7 @@
 //!
 //! Leaves out on purpose: mutual exclusion, renames, directories.
 
+mod archive;
 mod azure;
 mod bandwidth;
 mod bounds;
@@ -40,6 +41,7 @@ use chrono::{DateTime, Utc};
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub use archive::{Archive, Availability, Retrieval, RetrievalPriority, may_be_archived};
 pub use azure::{AzureConfig, AzureCredential, AzureStore, azure_permissions};
 pub use bandwidth::{Bandwidth, Direction, Hours, TimeOfDay, Zone};
 pub use error::StoreError;
@@ -251,6 +253,17 @@ pub trait Store: Debug + Send + Sync {
     /// never weakens. Denied with [`StoreError::Denied`], impossible with [`StoreError::Unsupported`].
     async fn extend_lock(&self, _key: &str, _lock: Lock) -> Result<Lock, StoreError> {
         Err(no_locks(self.describe()))
+    }
+
+    /// Whether an object, or that version of it, can be read now or lies in an archive.
+    async fn availability(&self, key: &str, _version: Option<&str>) -> Result<Availability, StoreError> {
+        self.stat(key).await.map(|_| Availability::Readable)
+    }
+
+    /// Asks for an object, or that version of it, where it lies in an archive and was not asked for. It is there when [`Store::availability`] says
+    /// so, hours later. Costs money, by object and by byte.
+    async fn bring_back(&self, key: &str, version: Option<&str>, _how: Retrieval) -> Result<Availability, StoreError> {
+        self.availability(key, version).await
     }
 
     /// Whether the store keeps what is overwritten or deleted, so that [`Store::list_versions`] shows it.

@@ -6,7 +6,10 @@ use futures_util::{
 };
 
 use super::site::Site;
-use crate::repository::{EntryRecord, Part, Point, Repository, RepositoryError, Snapshot};
+use crate::{
+    repository::{EntryRecord, Part, Point, Repository, RepositoryError, Snapshot},
+    stores::StoreError,
+};
 
 type Entries = BoxStream<'static, Result<EntryRecord, RepositoryError>>;
 
@@ -52,7 +55,7 @@ pub(super) fn entries(site: &Site<'_>, source: &str, kind: &str, after: Option<&
     };
     let parts = site.unfinished.iter().filter_map(|part| of_source(&part.snapshots, source, kind));
     let mut lists: Vec<Entries> = parts.map(|snapshot| hint(of(snapshot))).collect();
-    lists.extend(site.earlier_snapshot(source, kind).map(of));
+    lists.extend(site.earlier_snapshot(source, kind).map(|snapshot| unless_archived(of(snapshot))));
     match lists.len() {
         0 => None,
         1 => lists.pop(),
@@ -67,6 +70,19 @@ fn hint(entries: Entries) -> Entries {
             tracing::warn!(%error, "the rest of what an earlier run had read is not used");
         }
         std::future::ready(record.as_ref().err().is_none_or(|error| !error.is_damage()))
+    });
+    whole.boxed()
+}
+
+/// A list that ends where the rest of it lies in an archive: what comes after is read from its source again.
+fn unless_archived(entries: Entries) -> Entries {
+    let whole = entries.take_while(|record| {
+        let archived =
+            record.as_ref().err().filter(|error| matches!(error.root(), RepositoryError::Store(StoreError::Archived { .. })));
+        if let Some(error) = archived {
+            tracing::warn!(%error, "the rest of the newest point's list is not used, and what it names is read again");
+        }
+        std::future::ready(archived.is_none())
     });
     whole.boxed()
 }

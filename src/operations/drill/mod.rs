@@ -28,7 +28,9 @@ use crate::{
 };
 
 use super::{
-    OperationError, Phases, RestoreRequest, history,
+    OperationError, Phases, RestoreRequest,
+    archived::lists_in_archive,
+    history,
     keys::{check_point_keys, expected_of, open_point},
     restore::rebuild_all,
 };
@@ -185,6 +187,10 @@ async fn run(
     progress.consistent_at = std::iter::once(point.consistent_at).chain(names.iter().map(|name| name.time)).collect();
     let budget = Budget::new(policy.limits.memory_bytes);
     let reader = progress.phases.time("fetch catalogue", Reader::open(repository, Arc::clone(&request.workers), budget)).await?;
+    // What lies in an archive is not brought back for a drill: what that costs, and how long it takes, is for whoever must restore.
+    if let Some(found) = lists_in_archive(repository, &reader, None, observer.as_ref()).await? {
+        return Err(found.refusal(repository.store().describe()));
+    }
     progress.phases.time("obtain keys", open_point(repository, &reader, &point)).await?;
     let targets = progress.phases.time("check target", scratch.targets(request, repository, &point)).await?;
     progress.isolation = targets.isolation;
@@ -196,11 +202,13 @@ async fn run(
         targets: targets.rebuild,
         below: None,
         into_existing: false,
+        retrieval: None,
         observer: Arc::clone(observer),
         clock: Arc::clone(&request.clock),
         parallelism: request.parallelism,
     };
     progress.phases.time("check target", restore.plan()).await?;
+    restore.retrieve().await?;
     rebuild_all(&restore, &mut progress.phases, &mut progress.sources).await?;
     let checks = application::check(policy, &targets.databases, &targets.stores);
     progress.checks = beyond.into_iter().chain(progress.phases.time("application check", checks).await).collect();

@@ -11,7 +11,7 @@ use super::{Numbered, OperationError, PruneRequest, look::Look};
 use crate::{
     progress::Problem,
     report::{Amount, PruneReport},
-    repository::{ChunkCache, Class, DoomRecord, Id, PackFacts, PackRecord, PackVerdict, pack_key},
+    repository::{ChunkCache, Class, DoomRecord, Id, PackFacts, PackRecord, PackVerdict, StoredPack, pack_key},
 };
 
 /// The verdicts. Nothing is written by making them.
@@ -78,7 +78,7 @@ impl Judgement {
             numbers.iter().filter(|(_, (number, _))| reach.needed(*number).is_some()).map(|(name, _)| *name).collect()
         });
         let all_known = indexes_whole && reach.is_some_and(|reach| reach.holes() == 0);
-        for (sha256, (size, stored_at)) in &there {
+        for (sha256, StoredPack { size, stored_at, .. }) in &there {
             this.all.add(*size);
             let known = numbers.get(sha256);
             let needed = known.and_then(|(number, _)| reach?.needed(*number));
@@ -101,6 +101,8 @@ impl Judgement {
                 PackVerdict::Delete => drop(this.delete.insert(*sha256, *size)),
             }
         }
+        // To move what is needed of a pack it would have to be brought back: it stays as it is.
+        this.wasteful.retain(|(_, number, _)| !seen.archived.contains(number));
         this.choose_emptiest(request.retention.max_unused);
         if let Some(reach) = reach {
             let lost = numbers.iter().filter(|(sha256, (number, _))| !there.contains_key(*sha256) && !reach.needs(*number));

@@ -4,9 +4,10 @@ use futures_util::{StreamExt, stream};
 
 use super::{OperationError, resume::Progress, share::part_of, walk::Walk};
 use crate::{
-    progress::{Observer, Tally},
+    progress::{Observer, Problem, Tally},
     report::{ReadPart, VerifyReport},
     repository::{Class, PackRecord, RepositoryError, random, sha256},
+    stores::StoreError,
 };
 
 /// Packs read at once.
@@ -76,7 +77,7 @@ pub(super) async fn read_packs(
     }
     let bytes = wanted.iter().map(|(_, record)| u64::from(record.size)).sum();
     tally.phase("read packs", Some(bytes));
-    let (mut locked, mut data_opened) = (Vec::new(), 0_u64);
+    let (mut locked, mut archived, mut data_opened) = (Vec::new(), Vec::new(), 0_u64);
     let mut results = stream::iter(wanted)
         .map(|(number, record)| async move { (number, reader.verify_pack(&record).await, record) })
         .buffer_unordered(READS);
@@ -99,6 +100,7 @@ pub(super) async fn read_packs(
                 walk.broken.insert(number, error.to_string());
             }
             Err(error @ RepositoryError::Key { .. }) => locked.push((number, error)),
+            Err(RepositoryError::Store(error @ StoreError::Archived { .. })) => archived.push((size, error)),
             Err(error) => {
                 if let Some(progress) = &progress {
                     progress.save(repository).await;
@@ -110,6 +112,11 @@ pub(super) async fn read_packs(
     // Keys that open nothing at all are the wrong ones; if they open some, the rest is lost to them: that is damage.
     if data_opened == 0 && report.packs_resumed == 0 && !locked.is_empty() {
         return Err(locked.swap_remove(0).1.into());
+    }
+    if let Some((_, error)) = archived.first() {
+        let bytes: u64 = archived.iter().map(|(size, _)| size).sum();
+        let said = format!("{} packs of {bytes} bytes lie in an archive and were not read; of one: {error}", archived.len());
+        tally.problem(Problem::new(repository.store().describe(), said));
     }
     walk.locked.extend(locked.iter().map(|(number, _)| *number));
     walk.broken.extend(locked.into_iter().map(|(number, error)| (number, error.to_string())));

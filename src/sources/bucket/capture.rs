@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
     Fingerprint,
+    archived::{self, Archived},
     as_of::Window,
     listing::Listing,
     pages::Manner,
@@ -27,7 +28,7 @@ use crate::{
         Capture, CaptureContext, Captured, Entry, Examination, OBJECT_PART_BYTES, ShardPlan, ShardPlanning, Sink, SourceError,
         earlier::Earlier, entry::unpack,
     },
-    stores::{GetOptions, NULL_VERSION, ObjectStat, SharedStore, StoreError, read_all},
+    stores::{GetOptions, NULL_VERSION, ObjectStat, Retrieval, SharedStore, StoreError, read_all},
 };
 
 /// Entries that may wait for the sink.
@@ -38,6 +39,8 @@ const ENTRIES_WAITING: usize = 256;
 pub struct BucketOptions {
     /// Read every object again, whatever the newest point says; for a store whose ETags are not to be trusted.
     pub read_unchanged: bool,
+    /// How objects are asked for that lie in an archive; without it they are reported and left there.
+    pub rehydrate: Option<Retrieval>,
 }
 
 /// Captures all objects of a store.
@@ -135,12 +138,12 @@ fn look_at_all<'a>(
     versions: Option<&'a ByVersion>,
     sink: &'a dyn Sink,
     observer: &'a SharedObserver,
-    parallelism: usize,
+    (rehydrate, parallelism): (Option<Retrieval>, usize),
 ) -> BoxStream<'a, Result<Outcome, SourceError>> {
     // Of whatever is being read no more is held than the sink has room for: large objects are fewer at once.
     let room = Room { bytes: sink.room(), left: Arc::new(Semaphore::new(sink.room() as usize)) };
     stream::try_unfold(merge, |merge| async move { Ok::<_, SourceError>(merge.next().await?.map(|next| (next, merge))) })
-        .map_ok(move |planned| look_at(planned, store, versions, sink, observer, room.clone()))
+        .map_ok(move |planned| look_at(planned, store, versions, sink, observer, (rehydrate, room.clone())))
         .try_buffered(parallelism)
         .boxed()
 }
@@ -155,14 +158,15 @@ fn look_at<'a>(
     versions: Option<&'a ByVersion>,
     sink: &'a dyn Sink,
     observer: &'a SharedObserver,
-    room: Room,
+    (rehydrate, room): (Option<Retrieval>, Room),
 ) -> Look<'a> {
     match planned {
         Planned::Unchanged(entry) => Either::Left(ready(Ok(Outcome::Unchanged { entry }))),
         Planned::Read(stat) => Either::Right(
             async move {
                 let _held = room.take(stat.size).await;
-                read_object(store, stat, versions, sink, observer).await
+                let outcome = read_object(store, stat, versions, sink, observer).await?;
+                Ok(archived::ask(store, outcome, rehydrate).await)
             }
             .boxed(),
         ),
@@ -185,13 +189,6 @@ impl Room {
     }
 }
 
-/// What is said of objects in an archive tier.
-fn archived(objects: u64, bytes: u64, key: &str, next: &str) -> String {
-    format!(
-        "{objects} objects of {bytes} bytes, {key:?} for one, are archived, cannot be read, and are not in this point. For each of them: {next}"
-    )
-}
-
 /// What the capture counts.
 #[derive(Default)]
 struct Counts {
@@ -203,10 +200,7 @@ struct Counts {
     vanished: u64,
     unreadable: u64,
     /// In an archive tier, and not in the point.
-    archived: u64,
-    archived_bytes: u64,
-    /// One of them, and what brings it back.
-    first_archived: Option<(String, &'static str)>,
+    archived: Archived,
     versioned: bool,
     last_error: Option<StoreError>,
 }
@@ -277,9 +271,16 @@ impl Capture for BucketSource {
             versioned: false,
             modified_after: 0,
         };
+        let rehydrate = self.options.rehydrate;
         let (sender, mut outcomes) = mpsc::channel(ENTRIES_WAITING);
-        let looked_at =
-            look_at_all(&mut merge, &self.store, by_version.as_ref(), sink, &observer, parallelism.max(self.store.requests()));
+        let looked_at = look_at_all(
+            &mut merge,
+            &self.store,
+            by_version.as_ref(),
+            sink,
+            &observer,
+            (rehydrate, parallelism.max(self.store.requests())),
+        );
         let reading = async move {
             let mut looked_at = looked_at;
             while let Some(outcome) = looked_at.next().await {
@@ -318,12 +319,8 @@ impl Capture for BucketSource {
                         ));
                         continue;
                     }
-                    // Not one by one: a lifecycle rule archives millions.
-                    Outcome::Archived { key, size, next, error } => {
-                        counts.archived += 1;
-                        counts.archived_bytes += size;
-                        counts.first_archived.get_or_insert((key, next));
-                        counts.last_error = Some(error);
+                    Outcome::Archived(object) => {
+                        counts.last_error = Some(counts.archived.add(object, rehydrate));
                         continue;
                     }
                     Outcome::Unreadable { key, error } => {
@@ -351,8 +348,8 @@ impl Capture for BucketSource {
             // Not one of them: that is a missing right or a wrong key, not a few bad objects.
             return Err(error.into());
         }
-        if let Some((key, next)) = &counts.first_archived {
-            observer.problem(Problem::new(self.describe(), archived(counts.archived, counts.archived_bytes, key, next)));
+        if let Some(problem) = counts.archived.problem(self.describe()) {
+            observer.problem(problem);
         }
         let (waited, versioned) = (merge.waited, merge.versioned || counts.versioned);
         let later = merge.listing.later();
@@ -373,8 +370,9 @@ impl Capture for BucketSource {
             "reread": counts.reread,
             "vanished": counts.vanished,
             "unreadable": counts.unreadable,
-            "archived": counts.archived,
-            "archived_bytes": counts.archived_bytes,
+            "archived": counts.archived.objects,
+            "archived_bytes": counts.archived.bytes,
+            "archived_coming": counts.archived.coming,
             "gone": gone,
             "modified_after_consistency": modified_after,
             "versioning": manner.word(),

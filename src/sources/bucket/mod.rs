@@ -19,6 +19,7 @@
 //!
 //! [`CaptureContext::consistent_at`]: super::CaptureContext::consistent_at
 
+mod archived;
 mod as_of;
 mod capture;
 mod cuts;

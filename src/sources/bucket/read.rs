@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use serde_bytes::ByteArray;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{BucketAttributes, OBJECT, concerns_one_object};
+use super::{BucketAttributes, OBJECT, archived::ArchivedObject, concerns_one_object};
 use crate::{
     progress::SharedObserver,
     sources::{Cut, Entry, OBJECT_PART_BYTES, Sink, SourceError},
@@ -33,14 +33,17 @@ pub(super) enum Outcome {
     Vanished { key: String },
     /// It cannot be read, the others can.
     Unreadable { key: String, error: StoreError },
-    /// It lies in an archive tier, and this is what brings it back.
-    Archived { key: String, size: u64, next: &'static str, error: StoreError },
+    /// It lies in an archive tier.
+    Archived(ArchivedObject),
 }
 
 impl Outcome {
     fn unreadable(stat: ObjectStat, error: StoreError) -> Self {
         match error {
-            StoreError::Archived { next, .. } => Self::Archived { key: stat.key, size: stat.size, next, error },
+            StoreError::Archived { next, .. } => {
+                let ObjectStat { key, version, size, .. } = stat;
+                Self::Archived(ArchivedObject { key, version, size, next, error, asked: None })
+            }
             error => Self::Unreadable { key: stat.key, error },
         }
     }

@@ -18,7 +18,7 @@ pub(super) fn no_answer(place: String, action: &'static str, error: &azure_core:
 }
 
 /// How long it takes is what Microsoft's "Blob rehydration from the archive tier" says.
-const BRING_BACK: &str = "bring it back (az storage blob set-tier --tier Hot), which takes up to 15 hours, or with --rehydrate-priority High mostly less than one below 10 GB, then run the command again";
+const BRING_BACK: &str = "bring it back (az storage blob set-tier --tier Hot; what a restore needs of a site, `farshore restore --rehydrate`), which takes up to 15 hours, or with --rehydrate-priority High mostly less than one below 10 GB, then run the command again";
 const COMES_BACK: &str = "it is being brought back, which takes up to 15 hours: run the command again later";
 
 /// What a server said.

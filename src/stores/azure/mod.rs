@@ -1,6 +1,7 @@
 //! A store over a container of Azure Blob Storage: `config.rs` says how it is reached and who asks, `sign.rs` and `transport.rs` are what the
 //! SDK's pipeline lacks, `request.rs` is one request, `read.rs`, `listing.rs`, `write.rs`, `versions.rs` and `immutability.rs` what is asked,
-//! `values.rs` and `xml.rs` how values travel, `error.rs` what the answers mean, `permissions.rs` what an identity must be allowed.
+//! `values.rs` and `xml.rs` how values travel, `error.rs` what the answers mean, `permissions.rs` what an identity must be allowed,
+//! `archive.rs` how blobs are brought back from the archive tier.
 //!
 //! Promises beside those of the room:
 //! * Every upload carries the CRC-64 of its bytes, which the server verifies; a SHA-256 that the caller states is verified before.
@@ -24,6 +25,7 @@
 //! Leaves out on purpose: retries (the `retry` wrapper decides); unlocked policies (see `immutability.rs`); legal holds, of which only is
 //! told that they refuse; containers' own policies; soft delete, which keeps deleted versions for as long as the account says.
 
+mod archive;
 mod config;
 mod error;
 mod immutability;
@@ -51,7 +53,8 @@ use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 
 use super::{
-    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
+    Availability, Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval, Store,
+    StoreError, UploadedPart,
     bounds::{check_key, object_place},
 };
 use crate::clock::{SharedClock, SystemClock};
@@ -221,6 +224,16 @@ impl Store for AzureStore {
     async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
         self.check(key, "extend the lock of")?;
         self.lengthen_lock(key, lock).await
+    }
+
+    async fn availability(&self, key: &str, version: Option<&str>) -> Result<Availability, StoreError> {
+        self.check(key, "stat")?;
+        self.ask_availability(key, version).await
+    }
+
+    async fn bring_back(&self, key: &str, version: Option<&str>, how: Retrieval) -> Result<Availability, StoreError> {
+        self.check(key, "bring back")?;
+        self.ask_for(key, version, how).await
     }
 
     async fn delete_versions(&self, key: &str) -> Result<(), StoreError> {

@@ -27,10 +27,7 @@ impl AzureStore {
             Some(range) if range.start >= range.end => return Err(StoreError::InvalidRange { place: self.object_place(key) }),
             range => range.as_ref().map(range_header),
         };
-        let version = match options.version {
-            None => self.read_version(key).await?,
-            wanted => wanted,
-        };
+        let version = self.version_to_read(key, options.version.as_deref()).await?;
         let call = Call::blob(Method::Get, &self.whole(key))
             .version(version.as_deref())
             .optional("x-ms-range", range)
@@ -48,7 +45,7 @@ impl AzureStore {
     }
 
     pub(super) async fn head_blob(&self, key: &str) -> Result<ObjectStat, StoreError> {
-        let version = self.read_version(key).await?;
+        let version = self.version_to_read(key, None).await?;
         let answer = self.ask(Call::blob(Method::Head, &self.whole(key)).version(version.as_deref()), key, "stat").await?;
         let size = answer.number("content-length").ok_or_else(|| self.corrupt(key, "the answer names no length"))?;
         self.stat_of(key, size, &answer)

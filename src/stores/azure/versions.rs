@@ -95,12 +95,13 @@ impl AzureStore {
         first.ok_or_else(|| StoreError::NotFound { place: self.object_place(key) })
     }
 
-    /// Its id, where that is what is read.
-    pub(super) async fn read_version(&self, key: &str) -> Result<Option<String>, StoreError> {
-        if !self.first_versions {
-            return Ok(None);
+    /// The version that is to be read where this one is asked for, or none; `None` for the current one.
+    pub(super) async fn version_to_read(&self, key: &str, wanted: Option<&str>) -> Result<Option<String>, StoreError> {
+        match wanted {
+            Some(version) => Ok(Some(version.to_owned())),
+            None if self.first_versions => Ok(self.first_version(key).await?.id),
+            None => Ok(None),
         }
-        Ok(self.first_version(key).await?.id)
     }
 
     /// The current version cannot be deleted in one step: by its name it only becomes an earlier one. So what holds any version is looked

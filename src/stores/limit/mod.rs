@@ -14,8 +14,8 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 
 use super::{
-    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
-    UploadedPart, VersionCursor, VersionPage, Versioning,
+    Availability, Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval, SharedStore,
+    Store, StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
     bandwidth::{Bandwidth, Direction},
 };
 use gate::{Gate, Pass};
@@ -202,6 +202,20 @@ impl Store for Limit {
     async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.extend_lock(key, lock).await;
+        pass.note(answer.as_ref().err());
+        answer
+    }
+
+    async fn availability(&self, key: &str, version: Option<&str>) -> Result<Availability, StoreError> {
+        let pass = self.gate.enter().await;
+        let answer = self.inner.availability(key, version).await;
+        pass.note(answer.as_ref().err());
+        answer
+    }
+
+    async fn bring_back(&self, key: &str, version: Option<&str>, how: Retrieval) -> Result<Availability, StoreError> {
+        let pass = self.gate.enter().await;
+        let answer = self.inner.bring_back(key, version, how).await;
         pass.note(answer.as_ref().err());
         answer
     }

@@ -32,8 +32,8 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
 use super::{
-    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
-    UploadedPart, VersionCursor, VersionPage, Versioning,
+    Availability, Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval, SharedStore,
+    Store, StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
     bounds::{object_place, resolve_range, sha256},
 };
 use crate::clock::SharedClock;
@@ -366,6 +366,27 @@ impl Store for Retry {
         let mut attempts = self.attempts();
         loop {
             match self.noting(self.inner.extend_lock(key, lock)).await {
+                Err(error) => attempts.again(error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn availability(&self, key: &str, version: Option<&str>) -> Result<Availability, StoreError> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.noting(self.inner.availability(key, version)).await {
+                Err(error) => attempts.again(error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn bring_back(&self, key: &str, version: Option<&str>, how: Retrieval) -> Result<Availability, StoreError> {
+        let mut attempts = self.attempts();
+        loop {
+            // Asked twice, it says that it is on its way.
+            match self.noting(self.inner.bring_back(key, version, how)).await {
                 Err(error) => attempts.again(error).await?,
                 done => return done,
             }

@@ -57,7 +57,7 @@ fn caused_by_credentials(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// How long it takes is what S3's "Archive retrieval options" says.
-const BRING_BACK: &str = "bring it back (aws s3api restore-object), which takes 3 to 12 hours from Glacier Flexible Retrieval and the Archive Access tier, and 9 to 48 hours from Deep Archive, then run the command again";
+const BRING_BACK: &str = "bring it back (aws s3api restore-object; what a restore needs of a site, `farshore restore --rehydrate`), which takes up to 12 hours from Glacier Flexible Retrieval and the Archive Access tier, and up to 48 from Deep Archive, then run the command again";
 
 /// What a server said.
 pub(super) struct Answer<'a> {

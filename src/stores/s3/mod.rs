@@ -1,6 +1,7 @@
 //! A store over an S3 bucket, or any server that speaks its protocol: `config.rs` and `transport.rs` say how it is reached, `read.rs`,
 //! `write.rs` and `versions.rs` what is asked, `values.rs` how values travel, `error.rs` what the answers mean,
-//! `permissions.rs` what an identity must be allowed, `encryption.rs` how the server encrypts, `tags.rs` when tags are asked for.
+//! `permissions.rs` what an identity must be allowed, `encryption.rs` how the server encrypts, `tags.rs` when tags are asked for,
+//! `archive.rs` how objects are brought back from an archive.
 //!
 //! Promises beside those of the room:
 //! * Every upload carries the SHA-256 of its bytes in a signed header, so that the server verifies it; the body is not signed as
@@ -16,6 +17,7 @@
 //!
 //! Leaves out on purpose: retries (the `retry` wrapper decides).
 
+mod archive;
 mod config;
 mod encryption;
 mod error;
@@ -45,8 +47,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
-    VersionCursor, VersionPage, Versioning,
+    Availability, Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval, Store,
+    StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
     bounds::{check_key, object_place},
 };
 use crate::clock::{SharedClock, SystemClock};
@@ -117,6 +119,10 @@ impl S3Store {
 
     fn corrupt(&self, key: &str, detail: impl Into<String>) -> StoreError {
         StoreError::Corrupt { place: self.object_place(key), detail: detail.into() }
+    }
+
+    fn other(&self, key: &str, action: &'static str, detail: String) -> StoreError {
+        StoreError::Other { place: self.object_place(key), action, detail }
     }
 
     fn response_date(&self) -> ResponseDate {
@@ -256,6 +262,16 @@ impl Store for S3Store {
     async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
         check_key(&self.place, key, "extend the lock of")?;
         self.lengthen_lock(key, lock).await
+    }
+
+    async fn availability(&self, key: &str, version: Option<&str>) -> Result<Availability, StoreError> {
+        check_key(&self.place, key, "stat")?;
+        self.ask_availability(key, version).await
+    }
+
+    async fn bring_back(&self, key: &str, version: Option<&str>, how: Retrieval) -> Result<Availability, StoreError> {
+        check_key(&self.place, key, "bring back")?;
+        self.ask_for(key, version, how).await
     }
 
     async fn versioning(&self) -> Result<Versioning, StoreError> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use aws_sdk_s3::{
-    operation::get_object::GetObjectOutput,
+    operation::{get_object::GetObjectOutput, head_object::HeadObjectOutput},
     primitives::{ByteStream, DateTime as SdkDateTime},
     types::{ChecksumMode, EncodingType, Object},
 };
@@ -32,10 +32,7 @@ impl S3Store {
             Some(range) if range.start >= range.end => return Err(StoreError::InvalidRange { place: self.object_place(key) }),
             range => range.as_ref().map(range_header),
         };
-        let version = match options.version {
-            None => self.wanted_version(key).await?,
-            wanted => wanted,
-        };
+        let version = self.version_to_read(key, options.version.as_deref()).await?;
         let sent = self
             .client
             .get_object()
@@ -70,9 +67,13 @@ impl S3Store {
         Ok(Download { stat, attributes, body })
     }
 
-    /// The version that is to be read; `None` for the newest.
-    async fn wanted_version(&self, key: &str) -> Result<Option<String>, StoreError> {
-        if self.first_versions { self.first_version(key).await.map(Some) } else { Ok(None) }
+    /// The version that is to be read where this one is asked for, or none; `None` for the newest.
+    pub(super) async fn version_to_read(&self, key: &str, wanted: Option<&str>) -> Result<Option<String>, StoreError> {
+        match wanted {
+            Some(version) => Ok(Some(version.to_owned())),
+            None if self.first_versions => self.first_version(key).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The object's size, and how many bytes the body must have.
@@ -116,17 +117,7 @@ impl S3Store {
     }
 
     pub(super) async fn head_object(&self, key: &str) -> Result<ObjectStat, StoreError> {
-        let head = self.client.head_object().bucket(&self.bucket).key(self.whole(key)).checksum_mode(ChecksumMode::Enabled);
-        let head = head.set_version_id(self.wanted_version(key).await?).set_request_payer(self.payer.clone());
-        let output = match head.send().await {
-            Ok(output) => output,
-            Err(error) => {
-                let meaning = self.error(key, "stat", &error);
-                // The answer to a HEAD has no body that would say which of the credentials, the clock and the rights is wrong.
-                let unexplained = matches!(meaning, StoreError::Denied { .. } | StoreError::Other { .. });
-                return Err(if unexplained { self.explained(key).await.unwrap_or(meaning) } else { meaning });
-            }
-        };
+        let output = self.head(key, None, "stat").await?;
         let size = output.content_length().and_then(|length| u64::try_from(length).ok());
         Ok(ObjectStat {
             key: key.to_owned(),
@@ -137,6 +128,26 @@ impl S3Store {
             sha256: decode_sha256(output.checksum_sha256()),
             storage_class: output.storage_class().map(|class| class.as_str().to_owned()),
         })
+    }
+
+    /// What the server says of a version of an object, or of the one that is read where none is named.
+    pub(super) async fn head(
+        &self,
+        key: &str,
+        version: Option<&str>,
+        action: &'static str,
+    ) -> Result<HeadObjectOutput, StoreError> {
+        let head = self.client.head_object().bucket(&self.bucket).key(self.whole(key)).checksum_mode(ChecksumMode::Enabled);
+        let head = head.set_version_id(self.version_to_read(key, version).await?).set_request_payer(self.payer.clone());
+        match head.send().await {
+            Ok(output) => Ok(output),
+            Err(error) => {
+                let meaning = self.error(key, action, &error);
+                // The answer to a HEAD has no body that would say which of the credentials, the clock and the rights is wrong.
+                let unexplained = matches!(meaning, StoreError::Denied { .. } | StoreError::Other { .. });
+                Err(if unexplained { self.explained(key).await.unwrap_or(meaning) } else { meaning })
+            }
+        }
     }
 
     /// Asks for one byte to learn why a HEAD failed.

@@ -2,7 +2,8 @@
 //!
 //! AWS tells with an object how many tags it has (`x-amz-tagging-count`), and leaves that away if there are none; but also if the
 //! identity may not read them, and some servers never tell. So that a missing number means none only once it is known that this server
-//! tells this identity: a number was seen, or tags were asked for and answered at AWS' own address. Before that they are asked for.
+//! tells this identity: a number was seen, or tags were asked for and answered by AWS, at its own address, or by a server that names itself as one
+//! of which the source code says that it tells (SeaweedFS, MinIO). Before that they are asked for.
 //! Present objects and versions by their id take different rights, so that each is learned apart.
 
 use std::{
@@ -14,7 +15,10 @@ use std::{
 };
 
 use aws_sdk_s3::{
-    config::{ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextRef},
+    config::{
+        ConfigBag, Intercept, RuntimeComponents,
+        interceptors::{BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef},
+    },
     error::{BoxError, ProvideErrorMetadata},
 };
 
@@ -25,14 +29,14 @@ use super::{S3Store, StoreError};
 pub(super) struct TagCounts {
     /// It tells of objects, and of versions by their id, how many tags they have.
     told: [AtomicBool; 2],
-    /// It is AWS.
-    aws: Arc<AtomicBool>,
+    /// It is one that tells whoever may know.
+    teller: Arc<AtomicBool>,
 }
 
 impl TagCounts {
-    /// Sees where a request goes.
-    pub(super) fn watch(&self) -> AskedAws {
-        AskedAws(self.aws.clone())
+    /// Sees where a request goes, and who answers.
+    pub(super) fn watch(&self) -> WhoAnswers {
+        WhoAnswers(self.teller.clone())
     }
 
     /// Whether there may be tags behind an answer with this number.
@@ -48,19 +52,19 @@ impl TagCounts {
 
     /// Tags were asked for without a number, and answered.
     fn answered(&self, by_version: bool, any: bool) {
-        if !any && self.aws.load(Ordering::Relaxed) {
+        if !any && self.teller.load(Ordering::Relaxed) {
             self.told[usize::from(by_version)].store(true, Ordering::Relaxed);
         }
     }
 }
 
-/// Sees whether a request goes to AWS.
+/// Sees whether a request goes to AWS, or is answered by another server that tells.
 #[derive(Debug)]
-pub(super) struct AskedAws(Arc<AtomicBool>);
+pub(super) struct WhoAnswers(Arc<AtomicBool>);
 
-impl Intercept for AskedAws {
+impl Intercept for WhoAnswers {
     fn name(&self) -> &'static str {
-        "AskedAws"
+        "WhoAnswers"
     }
 
     fn read_before_transmit(
@@ -72,6 +76,24 @@ impl Intercept for AskedAws {
         self.0.store(is_aws(context.request().uri()), Ordering::Relaxed);
         Ok(())
     }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if context.response().headers().get("server").is_some_and(names_a_teller) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a server names itself as one that tells: SeaweedFS (`weed/s3api`, since 2021) and MinIO (`cmd/api-headers.go`, since 2020) set the number
+/// with each object that has tags, whatever else the identity may.
+fn names_a_teller(server: &str) -> bool {
+    server.starts_with("SeaweedFS ") || server == "MinIO"
 }
 
 /// Whether an address is one of AWS' own, private ones (`vpce.amazonaws.com`) included.
@@ -113,7 +135,7 @@ impl S3Store {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ordering, TagCounts, is_aws};
+    use super::{Ordering, TagCounts, is_aws, names_a_teller};
 
     #[test]
     fn only_aws_is_aws() {
@@ -130,6 +152,12 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_only_sounds_like_one_that_tells_is_asked() {
+        assert!(names_a_teller("SeaweedFS 8000GB 4.48") && names_a_teller("MinIO"));
+        assert!(!["", "SeaweedFS", "MinIO Gateway", "nginx", "AmazonS3"].iter().any(|server| names_a_teller(server)));
+    }
+
+    #[test]
     fn a_missing_number_means_none_only_where_it_is_known_to_be_told() {
         let counts = TagCounts::default();
         assert!(counts.may_have(None, false));
@@ -141,7 +169,7 @@ mod tests {
         assert!(counts.may_have(None, true), "another right, not learned yet");
 
         let aws = TagCounts::default();
-        aws.aws.store(true, Ordering::Relaxed);
+        aws.teller.store(true, Ordering::Relaxed);
         assert!(aws.may_have(None, false), "the right to read tags is not known yet");
         aws.answered(false, true);
         assert!(aws.may_have(None, false), "tags without a number: it does not tell");

@@ -52,7 +52,7 @@ async fn only_what_changed_is_read_and_the_rest_is_handed_on_as_it_was() {
     assert_eq!(source(store.clone()).kind(), "bucket");
 
     let whole = Capturing::after(&third.sink);
-    whole.run(&BucketSource::new(store.clone(), BucketOptions { read_unchanged: true })).await.unwrap();
+    whole.run(&BucketSource::new(store.clone(), BucketOptions { read_unchanged: true, ..BucketOptions::default() })).await.unwrap();
     assert_eq!(store.calls("get"), 5003);
 }
 
@@ -90,41 +90,6 @@ async fn an_object_that_never_stays_the_same_or_vanishes_is_a_problem_and_the_re
     for (key, words) in [("b: ", "changed while"), ("c: ", "vanished after it was listed"), ("d: ", "permission denied")] {
         assert!(problems.iter().any(|problem| problem.starts_with(key) && problem.contains(words)), "{key}: {problems:?}");
     }
-}
-
-#[tokio::test]
-async fn archived_objects_are_counted_in_one_problem_with_an_example_and_what_brings_them_back() {
-    let store = Watched::over(MemoryStore::new("b"));
-    for key in ["cold/1", "cold/2", "cold/3", "warm"] {
-        put(&*store, key, b"twelve bytes").await;
-    }
-    let archived: fn(String) -> StoreError =
-        |place| StoreError::Archived { place, detail: "InvalidObjectState".into(), next: "bring it back" };
-    for key in ["cold/1", "cold/2", "cold/3"] {
-        store.fail("get", key, archived);
-    }
-    let capturing = Capturing::first();
-    let facts = capturing.run(&source(store.clone())).await.unwrap().facts;
-    assert_eq!((&facts["archived"], &facts["archived_bytes"]), (&3.into(), &36.into()));
-    assert_eq!((&facts["unreadable"], &facts["objects"]), (&0.into(), &1.into()));
-    assert_eq!(keys(&capturing), ["warm"]);
-    let problems = capturing.problems();
-    assert_eq!(problems.len(), 1, "{problems:?}");
-    for words in ["3 objects of 36 bytes", "\"cold/1\" for one", "bring it back"] {
-        assert!(problems[0].contains(words), "{words}: {problems:?}");
-    }
-    // What was read before it was archived is still in the point: it has not changed.
-    let whole = Capturing::first();
-    let sound = MemoryStore::new("b");
-    for key in ["cold/1", "warm"] {
-        put(&*sound, key, b"twelve bytes").await;
-    }
-    whole.run(&source(sound.clone())).await.unwrap();
-    let later = Watched::over(sound);
-    later.fail("get", "cold/1", archived);
-    let again = Capturing::after(&whole.sink);
-    let facts = again.run(&source(later)).await.unwrap().facts;
-    assert_eq!((&facts["archived"], &facts["objects"], again.problems().len()), (&0.into(), &2.into(), 0));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Source `bucket`, there and back, over the stores that need no server.
 
+mod archived;
 mod as_of;
 mod capture;
 mod round_trip;

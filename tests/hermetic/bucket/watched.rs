@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use farshore::stores::{
-    Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError, UploadedPart,
-    VersionCursor, VersionPage, Versioning,
+    Archive, Availability, Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval, SharedStore, Store,
+    StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
 };
 
 /// Something that happens right before a call on a key.
@@ -67,6 +67,11 @@ impl Watched {
     /// Fails every call of a method on `key` (on any key, if it is empty).
     pub fn fail(&self, method: &'static str, key: &str, error: fn(String) -> StoreError) {
         self.seen.lock().unwrap().failing.push((method, key.to_owned(), error));
+    }
+
+    /// No call fails any more.
+    pub fn heal(&self) {
+        self.seen.lock().unwrap().failing.clear();
     }
 
     /// Lists every object as of this version.
@@ -193,6 +198,11 @@ impl Store for Watched {
 
     async fn time(&self) -> Result<DateTime<Utc>, StoreError> {
         self.inner.time().await
+    }
+
+    async fn bring_back(&self, key: &str, _: Option<&str>, _: Retrieval) -> Result<Availability, StoreError> {
+        self.called("bring_back", key)?;
+        Ok(Availability::Coming(Archive::Flexible))
     }
 
     async fn versioning(&self) -> Result<Versioning, StoreError> {

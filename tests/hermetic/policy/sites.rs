@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use farshore::policy::{BandwidthHours, DayTime, Encryption, Policy, SecretReference, ServerEncryption, SourceKind, StorePolicy};
+use farshore::policy::{
+    BandwidthHours, DayTime, Encryption, Policy, RehydratePolicy, RetrievalSpeed, SecretReference, ServerEncryption, SourceKind,
+    StorePolicy,
+};
 
 use super::{GOOD, RECIPIENT, problems, with};
 
@@ -152,6 +155,30 @@ fn a_bucket_is_encrypted_and_paid_for_as_its_store_says() {
         ("{ key = \"k\" }", "encryption"),
     ] {
         let error = of(&format!(", encryption = {wrong}")).unwrap_err();
+        assert!(error.contains(said) && !error.contains("defect"), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn archived_objects_are_asked_for_only_where_the_source_says_so() {
+    let of = |lines: &str| {
+        let text = with("kind = \"bucket\"\n", &format!("kind = \"bucket\"\n{lines}\n"));
+        let policy = Policy::parse(&text, "p.toml").map_err(|errors| errors.to_string())?;
+        let SourceKind::Bucket(bucket) = &policy.source("objects").unwrap().kind else { panic!() };
+        Ok::<_, String>(bucket.rehydrate)
+    };
+    assert_eq!(of(""), Ok(None));
+    let standard = RehydratePolicy { speed: RetrievalSpeed::Standard, days: 3 };
+    assert_eq!(of("rehydrate = \"standard\""), Ok(Some(standard)));
+    let bulk = RehydratePolicy { speed: RetrievalSpeed::Bulk, days: 14 };
+    assert_eq!(of("rehydrate = \"bulk\"\nrehydrate_days = 14"), Ok(Some(bulk)));
+    for (wrong, said) in [
+        ("rehydrate = \"expedited\"", "rehydrate"),
+        ("rehydrate_days = 5", "rehydrate_days: goes with rehydrate only"),
+        ("rehydrate = \"high\"\nrehydrate_days = 0", "rehydrate_days: is out of range; should be a whole number from 1 to 365"),
+        ("rehydrate = \"high\"\nrehydrate_days = 70000", "rehydrate_days: is out of range; should be a whole number from 1 to 365"),
+    ] {
+        let error = of(wrong).unwrap_err();
         assert!(error.contains(said) && !error.contains("defect"), "{wrong}: {error}");
     }
 }

@@ -1,9 +1,12 @@
-//! What the S3 store asks, word by word, of a server of the test's own: it notes the heads of requests, and answers each as a function says.
+//! What the S3 store asks, word by word, of a server of the test's own: it notes requests, and answers each as its head and a function say.
 
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use farshore::stores::{GetOptions, ObjectAttributes, PutOptions, S3Config, S3Encryption, S3Store, Store, StoreError};
+use farshore::stores::{
+    Archive, Availability, GetOptions, ObjectAttributes, PutOptions, Retrieval, RetrievalPriority, S3Config, S3Encryption, S3Store,
+    Store, StoreError,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -37,15 +40,16 @@ async fn serve(mut connection: TcpStream, answer: Answer, heads: Heads) -> std::
                 return Ok(());
             }
         };
-        let head = String::from_utf8_lossy(&received[..end]).to_lowercase();
+        let mut head = String::from_utf8_lossy(&received[..end]).to_lowercase();
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok()).unwrap_or(0);
         while received.len() < end + length {
             if connection.read_buf(&mut received).await? == 0 {
                 return Ok(());
             }
         }
-        received.drain(..end + length);
         let answer = answer(&head);
+        let body = received.drain(..end + length).skip(end).collect::<Vec<_>>();
+        head.push_str(&String::from_utf8_lossy(&body).to_lowercase());
         heads.0.lock().unwrap().push(head);
         connection.write_all(answer.as_bytes()).await?;
     }
@@ -246,4 +250,81 @@ async fn tags_are_not_asked_for_once_a_server_is_known_to_tell_their_number() {
     // One that never tells is asked each time: a missing number means nothing.
     let (store_that_does_not, heads) = store(silent, |_| {}).await;
     assert_eq!(reads(&store_that_does_not, &heads, &keys).await, [(2, 0), (2, 0), (2, 1), (2, 0), (2, 1), (2, 0)]);
+    // One that names itself as a server that tells is asked once.
+    fn named(head: &str) -> String {
+        telling(head).replace("\r\nDate: ", "\r\nServer: SeaweedFS 8000GB 4.48\r\nDate: ")
+    }
+    let (store_with_a_name, heads) = store(named, |_| {}).await;
+    assert_eq!(reads(&store_with_a_name, &heads, &keys).await, [(2, 0), (1, 0), (2, 1), (1, 0), (2, 1), (1, 0)]);
+}
+
+/// A server whose objects lie in archives, each as its key says.
+fn archives(head: &str) -> String {
+    let line = head.lines().next().unwrap_or_default();
+    let found = |more: &str| format!("{FOUND}{more}\r\nContent-Length: 1\r\n\r\n");
+    let refused = |status: u16, code: &str| {
+        let body = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
+        format!("HTTP/1.1 {status} No\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    };
+    if line.starts_with("post ") {
+        return match line {
+            _ if line.contains("/b/met") => refused(409, "RestoreAlreadyInProgress"),
+            _ if line.contains("/b/busy") => refused(503, "GlacierExpeditedRetrievalNotAvailable"),
+            _ if line.contains("/b/denied") => refused(403, "AccessDenied"),
+            _ => "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        };
+    }
+    match line {
+        _ if line.contains("/b/deep") => found("x-amz-storage-class: DEEP_ARCHIVE"),
+        _ if line.contains("/b/coming") => found("x-amz-storage-class: GLACIER\r\nx-amz-restore: ongoing-request=\"true\""),
+        _ if line.contains("/b/back") => {
+            let restored = "x-amz-restore: ongoing-request=\"false\", expiry-date=\"Fri, 21 Dec 2100 00:00:00 GMT\"";
+            found(&format!("x-amz-storage-class: GLACIER\r\n{restored}"))
+        }
+        _ if line.contains("/b/moving") => {
+            found("x-amz-storage-class: INTELLIGENT_TIERING\r\nx-amz-archive-status: ARCHIVE_ACCESS")
+        }
+        _ if line.contains("/b/warm") => found("x-amz-storage-class: STANDARD_IA"),
+        _ => found("x-amz-storage-class: GLACIER"),
+    }
+}
+
+#[tokio::test]
+async fn an_archived_object_is_asked_for_once_with_its_days_and_its_tier() {
+    let how = |priority| Retrieval { priority, days: 7 };
+    let (bulk, standard, high) = (how(RetrievalPriority::Bulk), how(RetrievalPriority::Standard), how(RetrievalPriority::High));
+    for (key, how, expected, words) in [
+        ("cold", standard, Availability::Coming(Archive::Flexible), &["<days>7</days>", "<tier>standard</tier>"][..]),
+        ("cold", bulk, Availability::Coming(Archive::Flexible), &["<tier>bulk</tier>"]),
+        ("cold", high, Availability::Coming(Archive::Flexible), &["<tier>expedited</tier>"]),
+        ("deep", high, Availability::Coming(Archive::Deep), &["<tier>standard</tier>"]),
+        ("moving", standard, Availability::Coming(Archive::Flexible), &["<tier>standard</tier>"]),
+        ("met", standard, Availability::Coming(Archive::Flexible), &[]),
+        ("coming", standard, Availability::Coming(Archive::Flexible), &[]),
+        ("back", standard, Availability::Readable, &[]),
+        ("warm", standard, Availability::Readable, &[]),
+    ] {
+        let (store, heads) = store(archives, |_| {}).await;
+        assert_eq!(store.bring_back(key, Some("v1"), how).await.unwrap(), expected, "{key}");
+        let asked = heads.take();
+        let posts: Vec<_> = asked.iter().filter(|head| head.starts_with("post ")).collect();
+        assert_eq!(posts.len(), usize::from(!["coming", "back", "warm"].contains(&key)), "{key}: {asked:?}");
+        assert!(asked.iter().all(|head| head.contains("versionid=v1")), "{asked:?}");
+        for post in posts {
+            assert!(post.contains("restore") && words.iter().all(|word| post.contains(word)), "{key}: {post}");
+            // A class that moves by itself takes no days.
+            assert_eq!(post.contains("<days>"), key != "moving", "{post}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn why_an_archived_object_cannot_be_asked_for_is_said() {
+    let (store, _) = store(archives, |_| {}).await;
+    let high = Retrieval { priority: RetrievalPriority::High, days: 1 };
+    let error = store.bring_back("busy", None, high).await.unwrap_err();
+    assert!(!error.is_transient() && error.to_string().contains("standard priority"), "{error}");
+    let error = store.bring_back("denied", None, high).await.unwrap_err();
+    assert!(matches!(error, StoreError::Denied { action: "bring back", .. }), "{error}");
+    assert_eq!(store.availability("cold", None).await.unwrap(), Availability::Archived(Archive::Flexible));
 }

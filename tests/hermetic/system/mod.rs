@@ -1,6 +1,7 @@
 //! The program from the outside, as an operator uses and breaks it: filesystem sites, no server (but one of the tests'
 //! own, which plays Azure).
 
+mod azure_archived;
 mod azure_locked;
 mod damage;
 mod doctor;

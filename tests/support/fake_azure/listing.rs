@@ -56,6 +56,9 @@ fn write_blob(document: &mut String, name: &str, version: &Version, include: &[&
         )
         .unwrap();
     }
+    if version.archived.is_some() {
+        document.push_str("<AccessTier>Archive</AccessTier>");
+    }
     if include.contains(&"legalhold") {
         write!(document, "<LegalHold>{}</LegalHold>", version.is_held).unwrap();
     }

@@ -2,7 +2,7 @@
 //! tests does: Azurite ignores the headers and answers 501 to the rest. It is a fake: what it does is what we read, not what Azure did.
 //!
 //! Read were "Put Blob", "Delete Blob", "Get Blob Properties", "Get Container Properties", "List Blobs", "Set" and "Delete Blob
-//! Immutability Policy", "Blob versioning", "Version-level WORM policies". What these leave open can be set both ways in [`Rules`].
+//! Immutability Policy", "Set Blob Tier", "Blob versioning", "Version-level WORM policies". What these leave open can be set both ways in [`Rules`].
 //!
 //! It verifies no signature and knows no rights.
 
@@ -129,6 +129,16 @@ impl FakeAzure {
     /// Everything under a prefix was stored so much earlier.
     pub fn age(&self, prefix: &str, by: TimeDelta) {
         lock(&self.state).age(prefix, by);
+    }
+
+    /// A rule moves everything under a prefix to the archive tier.
+    pub fn archive(&self, prefix: &str) {
+        lock(&self.state).archive(prefix);
+    }
+
+    /// The priorities with which blobs were brought back so far.
+    pub fn priorities(&self) -> Vec<String> {
+        lock(&self.state).priorities.clone()
     }
 
     /// The time of every policy has come.

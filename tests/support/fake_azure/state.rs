@@ -18,6 +18,17 @@ pub struct Policy {
     pub until: DateTime<Utc>,
 }
 
+/// Where a version is that lies in the archive tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Archived {
+    Left,
+    /// It was asked for, and is there after so many more looks.
+    Coming(u32),
+}
+
+/// Looks at a version that was asked for, until it is there.
+const LOOKS: u32 = 1;
+
 /// One version of a blob.
 #[derive(Debug, Clone)]
 pub struct Version {
@@ -27,6 +38,7 @@ pub struct Version {
     pub modified: DateTime<Utc>,
     pub policy: Option<Policy>,
     pub is_held: bool,
+    pub archived: Option<Archived>,
 }
 
 pub struct State {
@@ -35,6 +47,8 @@ pub struct State {
     /// Oldest first.
     pub blobs: BTreeMap<String, Vec<Version>>,
     pub asked: Vec<String>,
+    /// The priorities with which versions were asked for.
+    pub priorities: Vec<String>,
     clock: SharedClock,
     /// Ids are times, and no two are the same.
     last_id: DateTime<Utc>,
@@ -47,7 +61,15 @@ pub fn http_time(time: DateTime<Utc>) -> String {
 
 impl State {
     pub fn new(rules: Rules, clock: SharedClock) -> Self {
-        Self { rules, container_exists: true, blobs: BTreeMap::new(), asked: Vec::new(), clock, last_id: DateTime::UNIX_EPOCH }
+        Self {
+            rules,
+            container_exists: true,
+            blobs: BTreeMap::new(),
+            asked: Vec::new(),
+            priorities: Vec::new(),
+            clock,
+            last_id: DateTime::UNIX_EPOCH,
+        }
     }
 
     pub fn hold_everything(&mut self) {
@@ -57,6 +79,11 @@ impl State {
     pub fn age(&mut self, prefix: &str, by: TimeDelta) {
         let aged = self.blobs.iter_mut().filter(|(name, _)| name.starts_with(prefix));
         aged.flat_map(|(_, versions)| versions).for_each(|version| version.modified -= by);
+    }
+
+    pub fn archive(&mut self, prefix: &str) {
+        let moved = self.blobs.iter_mut().filter(|(name, _)| name.starts_with(prefix));
+        moved.flat_map(|(_, versions)| versions).for_each(|version| version.archived = Some(Archived::Left));
     }
 
     pub fn end_policies(&mut self) {
@@ -97,6 +124,7 @@ impl State {
         match (request.method.as_str(), request.query("comp")) {
             ("PUT", None) => self.put(name, request),
             ("GET" | "HEAD", None) => self.get(name, request),
+            ("PUT", Some("tier")) => self.move_to_tier(name, request),
             ("DELETE", None) => self.delete(name, request.query("versionid")),
             ("PUT", Some("immutabilityPolicies")) => self.set_policy(name, request),
             ("DELETE", Some("immutabilityPolicies")) => self.remove_policy(name, request),
@@ -131,7 +159,15 @@ impl State {
             return Answer::refusal(409, "BlobAlreadyExists");
         }
         versions.iter_mut().for_each(|version| version.is_current = false);
-        let version = Version { id: id.clone(), is_current: true, body: request.body.clone(), modified, policy, is_held: false };
+        let version = Version {
+            id: id.clone(),
+            is_current: true,
+            body: request.body.clone(),
+            modified,
+            policy,
+            is_held: false,
+            archived: None,
+        };
         let answer = described(Answer::new(201), &version);
         versions.push(version);
         answer
@@ -149,8 +185,26 @@ impl State {
             Ok(version) => version,
             Err(refusal) => return refusal,
         };
+        if request.method == "HEAD" {
+            version.archived = match version.archived {
+                Some(Archived::Coming(0)) => None,
+                Some(Archived::Coming(looks)) => Some(Archived::Coming(looks - 1)),
+                other => other,
+            };
+        }
+        match version.archived {
+            Some(Archived::Left) if request.method == "GET" => return Answer::refusal(409, "BlobArchived"),
+            Some(Archived::Coming(_)) if request.method == "GET" => return Answer::refusal(409, "BlobBeingRehydrated"),
+            _ => {}
+        }
         let whole = version.body.clone();
         let mut answer = described(Answer::new(200), version);
+        if let Some(archived) = version.archived {
+            answer = answer.with("x-ms-access-tier", "Archive");
+            if let Archived::Coming(_) = archived {
+                answer = answer.with("x-ms-archive-status", "rehydrate-pending-to-hot");
+            }
+        }
         if let Some(policy) = version.policy {
             let mode = if policy.is_locked { "locked" } else { "unlocked" };
             answer = answer.with(UNTIL, http_time(policy.until)).with(MODE, mode);
@@ -193,6 +247,23 @@ impl State {
             self.blobs.remove(name);
         }
         Answer::new(202)
+    }
+
+    fn move_to_tier(&mut self, name: &str, request: &Request) -> Answer {
+        let priority = request.header("x-ms-rehydrate-priority").unwrap_or("Standard").to_owned();
+        let answer = match self.find(name, request.query("versionid")) {
+            Ok(version) => match version.archived {
+                Some(Archived::Coming(_)) => Answer::refusal(409, "BlobBeingRehydrated"),
+                Some(Archived::Left) => {
+                    version.archived = Some(Archived::Coming(LOOKS));
+                    Answer::new(202)
+                }
+                None => Answer::new(200),
+            },
+            Err(refusal) => return refusal,
+        };
+        self.priorities.push(priority);
+        answer
     }
 
     fn set_policy(&mut self, name: &str, request: &Request) -> Answer {
