@@ -1,6 +1,7 @@
 //! A store over an S3 bucket, or any server that speaks its protocol: `config.rs` and `transport.rs` say how it is reached, `read.rs`,
 //! `write.rs` and `versions.rs` what is asked, `values.rs` how values travel, `error.rs` what the answers mean,
-//! `permissions.rs` what an identity must be allowed, `encryption.rs` how the server encrypts, `tags.rs` when tags are asked for.
+//! `permissions.rs` what an identity must be allowed, `encryption.rs` how the server encrypts, `tags.rs` when tags are asked for, and
+//! `holds.rs` what holds an object.
 //!
 //! Promises beside those of the room:
 //! * Every upload carries the SHA-256 of its bytes in a signed header, so that the server verifies it; the body is not signed as
@@ -19,6 +20,7 @@
 mod config;
 mod encryption;
 mod error;
+mod holds;
 mod permissions;
 mod read;
 mod tags;
@@ -45,8 +47,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
-    VersionCursor, VersionPage, Versioning,
+    Download, GetOptions, Holds, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError,
+    UploadedPart, VersionCursor, VersionPage, Versioning,
     bounds::{check_key, object_place},
 };
 use crate::clock::{SharedClock, SystemClock};
@@ -70,6 +72,7 @@ pub struct S3Store {
     /// Sent with every request that takes it; see [`S3Config::requester_pays`].
     payer: Option<RequestPayer>,
     tag_counts: tags::TagCounts,
+    told_holds: holds::ToldHolds,
     clock: SharedClock,
 }
 
@@ -90,6 +93,7 @@ impl S3Store {
             encryption: config.encryption,
             payer: config.requester_pays.then_some(RequestPayer::Requester),
             tag_counts: tags::TagCounts::default(),
+            told_holds: holds::ToldHolds::default(),
             bucket: config.bucket,
             clock: SystemClock::shared(),
         })
@@ -245,6 +249,11 @@ impl Store for S3Store {
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         check_key(&self.place, key, "read the lock of")?;
         self.read_lock(key).await
+    }
+
+    async fn holds(&self, key: &str, version: Option<&str>, shown: Option<Holds>) -> Result<Holds, StoreError> {
+        check_key(&self.place, key, "read the lock of")?;
+        self.read_holds(key, version, shown).await
     }
 
     async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {

@@ -35,6 +35,11 @@ impl TagCounts {
         AskedAws(self.aws.clone())
     }
 
+    /// Whether the last request went to AWS.
+    pub(super) fn is_at_aws(&self) -> bool {
+        self.aws.load(Ordering::Relaxed)
+    }
+
     /// Whether there may be tags behind an answer with this number.
     pub(super) fn may_have(&self, count: Option<i32>, by_version: bool) -> bool {
         match count {
