@@ -62,7 +62,7 @@ fn of_sources(policy: &Policy) -> Vec<Permissions> {
                 source: Some(name.clone()),
                 role: "source",
                 kind: "IAM policy document",
-                document: s3_source_permissions(place_of(s3)),
+                document: s3_source_permissions(place_of(s3), bucket.locks),
             }),
             StorePolicy::Filesystem(_) | StorePolicy::Azure(_) => None,
         },

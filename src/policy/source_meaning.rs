@@ -6,7 +6,7 @@ use ignore::gitignore::GitignoreBuilder;
 
 use super::{
     BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, PostgresReadBy, SourceKind,
-    SourcePolicy, WalPolicy,
+    SourcePolicy, StorePolicy, WalPolicy,
     document::{Findings, Path},
     meaning::{absolute, duration, name, plain_or_secret, secret, size, store, url},
     source::is_slot_name,
@@ -31,9 +31,16 @@ pub fn source(typed: TypedSource, path: &Path, findings: &mut Findings<'_>) -> O
             };
             (name, Some(SourceKind::Postgres(postgres)))
         }
-        TypedSource::Bucket { name, store: typed } => {
+        TypedSource::Bucket { name, store: typed, locks } => {
             let store = store(typed, &path.key("store"), findings);
-            (name, store.map(|store| SourceKind::Bucket(BucketPolicy { store })))
+            let locks = locks.unwrap_or(false);
+            if locks && matches!(store, Some(StorePolicy::Filesystem(_))) {
+                findings.add(
+                    &path.key("locks"),
+                    "goes with a store of kind \"s3\" or \"azure\" only: in a directory nothing is locked",
+                );
+            }
+            (name, store.map(|store| SourceKind::Bucket(BucketPolicy { store, locks })))
         }
         TypedSource::Files { name, paths, include, exclude, one_file_system } => {
             let files = FilesPolicy {

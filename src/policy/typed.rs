@@ -87,6 +87,9 @@ pub enum TypedSource {
         /// The bucket.
         #[schemars(required)]
         store: Option<TypedStore>,
+        /// Ask what holds each object (Object Lock's retention, a legal hold) in every backup, one request each: they change without the
+        /// object. Otherwise that is recorded as far as it shows when an object is read. Default: false.
+        locks: Option<bool>,
     },
     /// Directories and files.
     Files {

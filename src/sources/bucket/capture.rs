@@ -15,6 +15,7 @@ use super::{
     Fingerprint,
     as_of::Window,
     listing::Listing,
+    locks::{self, Asking},
     pages::Manner,
     read::{ByVersion, Outcome, read_object},
     reading::Reading,
@@ -38,6 +39,8 @@ const ENTRIES_WAITING: usize = 256;
 pub struct BucketOptions {
     /// Read every object again, whatever the newest point says; for a store whose ETags are not to be trusted.
     pub read_unchanged: bool,
+    /// Ask what holds each object, Object Lock's retention or a legal hold, whether the object has changed or not.
+    pub locks: bool,
 }
 
 /// Captures all objects of a store.
@@ -75,7 +78,8 @@ impl BucketSource {
 
 /// What the listing and the newest point say together of one object.
 enum Planned {
-    Unchanged(Entry),
+    /// The version is the listed one.
+    Unchanged(Entry, Option<String>),
     Read(ObjectStat),
 }
 
@@ -110,7 +114,7 @@ impl Merge<'_> {
         self.modified_after += u64::from(!self.as_of && self.window.may_be_later(stat.modified));
         let earlier = self.earlier.find(stat.key.as_bytes()).await?;
         Ok(Some(match earlier {
-            Some(entry) if !self.read_unchanged && self.unchanged(&entry, &stat) => Planned::Unchanged(entry),
+            Some(entry) if !self.read_unchanged && self.unchanged(&entry, &stat) => Planned::Unchanged(entry, stat.version),
             _ => Planned::Read(stat),
         }))
     }
@@ -133,6 +137,7 @@ fn look_at_all<'a>(
     merge: &'a mut Merge<'_>,
     store: &'a SharedStore,
     versions: Option<&'a ByVersion>,
+    asking: Option<&'a Asking>,
     sink: &'a dyn Sink,
     observer: &'a SharedObserver,
     parallelism: usize,
@@ -140,7 +145,7 @@ fn look_at_all<'a>(
     // Of whatever is being read no more is held than the sink has room for: large objects are fewer at once.
     let room = Room { bytes: sink.room(), left: Arc::new(Semaphore::new(sink.room() as usize)) };
     stream::try_unfold(merge, |merge| async move { Ok::<_, SourceError>(merge.next().await?.map(|next| (next, merge))) })
-        .map_ok(move |planned| look_at(planned, store, versions, sink, observer, room.clone()))
+        .map_ok(move |planned| look_at(planned, store, versions, asking, sink, observer, room.clone()))
         .try_buffered(parallelism)
         .boxed()
 }
@@ -153,16 +158,27 @@ fn look_at<'a>(
     planned: Planned,
     store: &'a SharedStore,
     versions: Option<&'a ByVersion>,
+    asking: Option<&'a Asking>,
     sink: &'a dyn Sink,
     observer: &'a SharedObserver,
     room: Room,
 ) -> Look<'a> {
     match planned {
-        Planned::Unchanged(entry) => Either::Left(ready(Ok(Outcome::Unchanged { entry }))),
+        Planned::Unchanged(entry, version) => match asking {
+            None => Either::Left(ready(Ok(Outcome::Unchanged { entry }))),
+            Some(asking) => Either::Right(
+                async move { Ok(Outcome::Unchanged { entry: asking.unchanged(entry, version.as_deref()).await? }) }.boxed(),
+            ),
+        },
         Planned::Read(stat) => Either::Right(
             async move {
                 let _held = room.take(stat.size).await;
-                read_object(store, stat, versions, sink, observer).await
+                match (read_object(store, stat, versions, sink, observer).await?, asking) {
+                    (Outcome::Read { entry, reread, versioned }, Some(asking)) => {
+                        Ok(Outcome::Read { entry: asking.read(entry).await?, reread, versioned })
+                    }
+                    (outcome, _) => Ok(outcome),
+                }
             }
             .boxed(),
         ),
@@ -237,11 +253,15 @@ impl Capture for BucketSource {
             Ok(reading) => self.examine_version(&reading, first).await.unwrap_or_else(|| reading.finding()),
             Err(error) => Finding::failed("versions", error),
         };
-        vec![
+        let mut findings = vec![
             Finding::sound("listing", "allowed"),
             Finding::of("reading", read, |_| "allowed, with headers and tags (tried with one object)".to_owned()),
             versions,
-        ]
+        ];
+        if self.options.locks {
+            findings.extend(locks::examine(&self.store, &first.key).await);
+        }
+        findings
     }
 
     async fn plan_shards(&self, planning: ShardPlanning<'_>) -> Result<Option<ShardPlan>, SourceError> {
@@ -262,6 +282,7 @@ impl Capture for BucketSource {
             observer.problem(problem);
         }
         let by_version = manner.is_as_of().then(ByVersion::default);
+        let asking = self.options.locks.then(|| Asking::of(&self.store));
         let mut merge = Merge {
             listing: Listing::of(
                 self.store.clone(),
@@ -278,8 +299,8 @@ impl Capture for BucketSource {
             modified_after: 0,
         };
         let (sender, mut outcomes) = mpsc::channel(ENTRIES_WAITING);
-        let looked_at =
-            look_at_all(&mut merge, &self.store, by_version.as_ref(), sink, &observer, parallelism.max(self.store.requests()));
+        let at_once = parallelism.max(self.store.requests());
+        let looked_at = look_at_all(&mut merge, &self.store, by_version.as_ref(), asking.as_ref(), sink, &observer, at_once);
         let reading = async move {
             let mut looked_at = looked_at;
             while let Some(outcome) = looked_at.next().await {
@@ -361,6 +382,10 @@ impl Capture for BucketSource {
         if read_as_present > 0 {
             observer.problem(Reading::problem_of_reading(self.describe(), read_as_present));
         }
+        if let Some(problem) = asking.as_ref().and_then(|asking| asking.problem(self.describe())) {
+            observer.problem(problem);
+        }
+        let [locks_asked, locked, held] = asking.as_ref().map_or([None; 3], |asking| asking.counts().map(Some));
         let gone = merge.earlier.gone().await?;
         let facts = json!({
             "place": self.describe(),
@@ -381,6 +406,9 @@ impl Capture for BucketSource {
             "as_of": manner.is_as_of().then(|| json!({ "from": window.from, "until": window.until })),
             "covered": later.covered,
             "read_as_present": read_as_present,
+            "locks_asked": locks_asked,
+            "locked_objects": locked,
+            "held_objects": held,
             "reading": manner.note(common.at, common.is_asked_for, modified_after),
             "versioned": versioned,
             "listed_at": listed_at,

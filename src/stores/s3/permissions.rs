@@ -24,8 +24,9 @@ fn key_statement(key: &str, actions: &[&str]) -> Value {
     json!({ "Sid": "Key", "Effect": "Allow", "Action": actions, "Resource": key })
 }
 
-/// The IAM policy document of an identity that reads a bucket which is protected, as it is and as it was.
-pub fn s3_source_permissions(place: S3Place<'_>) -> Value {
+/// The IAM policy document of an identity that reads a bucket which is protected, as it is and as it was; and where somebody wants to know
+/// what holds its objects, that.
+pub fn s3_source_permissions(place: S3Place<'_>, locks: bool) -> Value {
     let bucket = format!("arn:aws:s3:::{}", place.bucket);
     let prefix = place.prefix.trim_matches('/');
     let mut list = json!({
@@ -48,6 +49,14 @@ pub fn s3_source_permissions(place: S3Place<'_>) -> Value {
             "Resource": objects,
         }),
     ];
+    if locks {
+        statements.push(json!({
+            "Sid": "SeeLocks",
+            "Effect": "Allow",
+            "Action": ["s3:GetObjectRetention", "s3:GetObjectLegalHold"],
+            "Resource": objects,
+        }));
+    }
     statements.extend(place.key.map(|key| key_statement(key, &["kms:Decrypt"])));
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
@@ -218,9 +227,13 @@ mod tests {
             "GetObjectVersionTagging",
         ];
         let mut expected = set(&reading);
-        assert_eq!(actions_of(&s3_source_permissions(place("", None))), expected);
+        assert_eq!(actions_of(&s3_source_permissions(place("", None), false)), expected);
+        let of_locks = set(&["GetObjectRetention", "GetObjectLegalHold"]);
+        let document = s3_source_permissions(place("p/", None), true);
+        assert_eq!(actions_of(&document), expected.union(&of_locks).cloned().collect());
+        assert_eq!(document["Statement"][3]["Resource"], "arn:aws:s3:::b/p/*");
         expected.insert("kms:Decrypt".to_owned());
-        let document = s3_source_permissions(place("p/", Some(arn)));
+        let document = s3_source_permissions(place("p/", Some(arn)), false);
         assert_eq!(actions_of(&document), expected);
         let statements = document["Statement"].as_array().unwrap();
         assert_eq!(statements[0]["Condition"]["StringLike"]["s3:prefix"], "p/*");

@@ -52,7 +52,7 @@ async fn only_what_changed_is_read_and_the_rest_is_handed_on_as_it_was() {
     assert_eq!(source(store.clone()).kind(), "bucket");
 
     let whole = Capturing::after(&third.sink);
-    whole.run(&BucketSource::new(store.clone(), BucketOptions { read_unchanged: true })).await.unwrap();
+    whole.run(&BucketSource::new(store.clone(), BucketOptions { read_unchanged: true, ..BucketOptions::default() })).await.unwrap();
     assert_eq!(store.calls("get"), 5003);
 }
 

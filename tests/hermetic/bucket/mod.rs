@@ -2,6 +2,7 @@
 
 mod as_of;
 mod capture;
+mod locks;
 mod round_trip;
 mod shards;
 mod unfinished;
