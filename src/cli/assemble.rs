@@ -257,7 +257,7 @@ pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<
             }
             SourceKind::Bucket(bucket) => Arc::new(BucketSource::new(
                 store(&bucket.store, &Way::to_source(&policy.limits), false, clock).await?,
-                BucketOptions { rehydrate: bucket.rehydrate.map(retrieval), ..BucketOptions::default() },
+                BucketOptions { rehydrate: bucket.rehydrate.map(retrieval), locks: bucket.locks, ..BucketOptions::default() },
             )),
             SourceKind::Files(files) => Arc::new(FilesSource::new(FilesOptions {
                 paths: files.paths.clone(),

@@ -6,7 +6,7 @@ use super::{CliError, Context, place, sites};
 use crate::{
     policy::{Policy, S3Policy, SitePolicy, SourceKind, StorePolicy},
     report::ExitCode,
-    stores::{Role, S3Place, azure_permissions, s3_permissions, s3_source_permissions},
+    stores::{Role, S3Place, S3Source, azure_permissions, s3_permissions, s3_source_permissions},
 };
 
 #[derive(Debug, clap::Args)]
@@ -62,7 +62,10 @@ fn of_sources(policy: &Policy) -> Vec<Permissions> {
                 source: Some(name.clone()),
                 role: "source",
                 kind: "IAM policy document",
-                document: s3_source_permissions(place_of(s3)),
+                document: s3_source_permissions(
+                    place_of(s3),
+                    S3Source { locks: bucket.locks, rehydrates: bucket.rehydrate.is_some() },
+                ),
             }),
             StorePolicy::Filesystem(_) | StorePolicy::Azure(_) => None,
         },

@@ -15,7 +15,7 @@ use crate::{
     repository::{Budget, Point, Reader, Repository, Snapshot},
     sources::{
         Rebuild,
-        bucket::BucketTarget,
+        bucket::{BucketTarget, RestoredLocks},
         command::CommandTarget,
         files::FilesTarget,
         postgres::{
@@ -49,6 +49,11 @@ pub(super) struct Args {
     /// block by block, and those that it does not have are removed.
     #[arg(long, visible_alias = "delta")]
     into_existing: bool,
+    /// Of a bucket: put locks (Object Lock) that have not ended, and legal holds, on its objects again. What is locked in compliance mode
+    /// nobody deletes until the lock ends, in a bucket for a test neither: `--locks=governance` puts every lock in governance mode,
+    /// which an identity with the right for it can lift.
+    #[arg(long, value_name = "MANNER", num_args = 0..=1, require_equals = true, default_missing_value = "as-recorded")]
+    locks: Option<Manner>,
     /// Where PostgreSQL's programs are, if not where they are usually.
     #[arg(long, value_name = "DIR")]
     bin_directory: Option<PathBuf>,
@@ -62,6 +67,25 @@ pub(super) struct Args {
     /// Look at the targets and say what would be done.
     #[arg(long)]
     dry_run: bool,
+}
+
+/// How locks are put back.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Manner {
+    /// Each in the mode that it had.
+    AsRecorded,
+    /// Each in governance mode.
+    Governance,
+}
+
+impl Manner {
+    fn meant(given: Option<Self>) -> RestoredLocks {
+        match given {
+            None => RestoredLocks::LeftOut,
+            Some(Self::AsRecorded) => RestoredLocks::AsRecorded,
+            Some(Self::Governance) => RestoredLocks::Governance,
+        }
+    }
 }
 
 fn tablespace(text: &str) -> Result<(String, PathBuf), String> {
@@ -149,10 +173,11 @@ async fn targets(
     if names.len() != args.to.len() {
         return Err(CliError::Usage(format!("{} --source and {} --to: each source needs one target", names.len(), args.to.len())));
     }
-    let (mut all, mut has_cluster) = (Vec::new(), false);
+    let (mut all, mut has_cluster, mut has_bucket) = (Vec::new(), false, false);
     for (name, to) in names.into_iter().zip(&args.to) {
         let snapshot = point.snapshot(&name)?;
         has_cluster |= is_physical(&snapshot.facts);
+        has_bucket |= snapshot.kind == "bucket";
         let recovery = match is_physical(&snapshot.facts) {
             true => args.recovery.of(snapshot, point, (&args.place, policy_word), repository).await?,
             false => Recovery::default(),
@@ -163,6 +188,9 @@ async fn targets(
         return Err(CliError::Usage(
             "--tablespace, --start and the targets of a recovery are for a source that was captured by method \"physical\": leave them out".to_owned(),
         ));
+    }
+    if !has_bucket && args.locks.is_some() {
+        return Err(CliError::Usage("--locks is for a source of kind bucket: leave it out".to_owned()));
     }
     Ok(all)
 }
@@ -200,7 +228,8 @@ async fn target(
         "bucket" => {
             let location = Location::parse(to).map_err(|error| CliError::Usage(error.to_string()))?;
             let way = assemble::Way::to_place(&policy.map_or_else(Limits::default, |policy| policy.limits));
-            Ok(Arc::new(BucketTarget::new(assemble::wrap(location.open().await?, &way, clock))))
+            let store = assemble::wrap(location.open().await?, &way, clock);
+            Ok(Arc::new(BucketTarget::new(store).with_locks(Manner::meant(args.locks))))
         }
         "files" if to.contains("://") => Err(wrong("a directory")),
         "files" => Ok(Arc::new(FilesTarget::new(PathBuf::from(to)))),

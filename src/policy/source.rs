@@ -138,6 +138,8 @@ pub fn is_slot_name(text: &str) -> bool {
 pub struct BucketPolicy {
     /// The bucket, container or directory.
     pub store: StorePolicy,
+    /// Every backup asks what holds each object, whether the object changed or not.
+    pub locks: bool,
     /// How objects are asked for that lie in an archive; without it they are left there.
     pub rehydrate: Option<RehydratePolicy>,
 }

@@ -6,7 +6,7 @@ use ignore::gitignore::GitignoreBuilder;
 
 use super::{
     BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, PostgresReadBy, RehydratePolicy,
-    RetrievalSpeed, SourceKind, SourcePolicy, WalPolicy,
+    RetrievalSpeed, SourceKind, SourcePolicy, StorePolicy, WalPolicy,
     document::{Findings, Path},
     meaning::{absolute, duration, name, plain_or_secret, secret, size, store, url},
     source::is_slot_name,
@@ -31,10 +31,17 @@ pub fn source(typed: TypedSource, path: &Path, findings: &mut Findings<'_>) -> O
             };
             (name, Some(SourceKind::Postgres(postgres)))
         }
-        TypedSource::Bucket { name, store: typed, rehydrate, rehydrate_days } => {
+        TypedSource::Bucket { name, store: typed, locks, rehydrate, rehydrate_days } => {
             let store = store(typed, &path.key("store"), findings);
+            let locks = locks.unwrap_or(false);
+            if locks && matches!(store, Some(StorePolicy::Filesystem(_))) {
+                findings.add(
+                    &path.key("locks"),
+                    "goes with a store of kind \"s3\" or \"azure\" only: in a directory nothing is locked",
+                );
+            }
             let rehydrate = rehydration(rehydrate, rehydrate_days, &path.key("rehydrate_days"), findings);
-            (name, store.map(|store| SourceKind::Bucket(BucketPolicy { store, rehydrate })))
+            (name, store.map(|store| SourceKind::Bucket(BucketPolicy { store, locks, rehydrate })))
         }
         TypedSource::Files { name, paths, include, exclude, one_file_system } => {
             let files = FilesPolicy {

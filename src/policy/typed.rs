@@ -87,6 +87,9 @@ pub enum TypedSource {
         /// The bucket.
         #[schemars(required)]
         store: Option<TypedStore>,
+        /// Ask what holds each object (Object Lock's retention, a legal hold) in every backup, one request each: they change without the
+        /// object. Otherwise that is recorded as far as it shows when an object is read. Default: false.
+        locks: Option<bool>,
         /// Ask for objects that lie in an archive tier, so that a later backup reads them; how soon, and for how much money. Default: they are
         /// reported and left there.
         rehydrate: Option<TypedRetrieval>,

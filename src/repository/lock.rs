@@ -36,8 +36,8 @@ use super::{
 use crate::{
     clock::SharedClock,
     stores::{
-        Availability, Download, GetOptions, Lock, LockMode, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval,
-        SharedStore, Store, StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
+        Availability, Download, GetOptions, Holds, Lock, LockMode, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions,
+        Retrieval, SharedStore, Store, StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
     },
 };
 
@@ -197,6 +197,10 @@ impl Store for Locking {
 
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         self.inner.lock_of(key).await
+    }
+
+    async fn holds(&self, key: &str, version: Option<&str>, shown: Option<Holds>) -> Result<Holds, StoreError> {
+        self.inner.holds(key, version, shown).await
     }
 
     async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {

@@ -13,8 +13,8 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 
 use super::{
-    Download, GetOptions, Lock, LockSupport, NULL_VERSION, ObjectAttributes, ObjectStat, ObjectVersion, Page, PutOptions, Store,
-    StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
+    Download, GetOptions, Holds, Lock, LockSupport, NULL_VERSION, ObjectAttributes, ObjectStat, ObjectVersion, Page, PutOptions,
+    Store, StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
     bounds::{check_body, check_key, object_place, resolve_range, sha256},
     no_locks,
 };
@@ -163,9 +163,11 @@ impl MemoryStore {
         lock: Option<Lock>,
         if_absent: bool,
     ) -> Result<ObjectStat, StoreError> {
-        if lock.is_some() && !self.locking {
+        let lock = lock.or(attributes.lock);
+        if (lock.is_some() || attributes.legal_hold) && !self.locking {
             return Err(no_locks(self.describe()));
         }
+        let attributes = ObjectAttributes { lock: None, ..attributes };
         if if_absent && state.objects.contains_key(key) {
             return Err(StoreError::AlreadyExists { place: self.place(key) });
         }
@@ -189,6 +191,13 @@ impl MemoryStore {
     fn held(&self, lock: Option<Lock>) -> Option<Lock> {
         lock.filter(|lock| lock.until > self.clock.now())
     }
+
+    /// From now on a legal hold is on the present version of an object, or none.
+    pub fn set_legal_hold(&self, key: &str, held: bool) {
+        if let Some(object) = self.state().objects.get_mut(key) {
+            object.attributes.legal_hold = held;
+        }
+    }
 }
 
 impl fmt::Debug for MemoryStore {
@@ -211,8 +220,9 @@ impl Store for MemoryStore {
 
     async fn get(&self, key: &str, options: GetOptions) -> Result<Download, StoreError> {
         check_key(&self.describe(), key, "get")?;
-        let Object { body, stat, mut attributes, .. } =
+        let Object { body, stat, mut attributes, lock, .. } =
             self.state().find(key, options.version.as_deref()).cloned().ok_or_else(|| self.not_found(key))?;
+        attributes.lock = self.held(lock);
         if options.if_match.is_some_and(|etag| etag != stat.etag) {
             return Err(StoreError::Changed { place: self.place(key) });
         }
@@ -333,6 +343,15 @@ impl Store for MemoryStore {
         Ok(self.held(first.ok_or_else(|| self.not_found(key))?.lock))
     }
 
+    async fn holds(&self, key: &str, version: Option<&str>, _: Option<Holds>) -> Result<Holds, StoreError> {
+        if !self.locking {
+            return Err(no_locks(self.describe()));
+        }
+        let state = self.state();
+        let object = state.find(key, version).ok_or_else(|| self.not_found(key))?;
+        Ok(Holds { lock: self.held(object.lock), legal_hold: object.attributes.legal_hold })
+    }
+
     async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {
         if self.lock_of(key).await?.is_some_and(|present| !lock.covers(&present)) {
             let detail = "a lock is neither shortened nor weakened".to_owned();
@@ -389,6 +408,11 @@ impl Store for MemoryStore {
         let versions = state.objects.get(key).into_iter().chain(state.earlier.get(key).into_iter().flatten());
         if let Some(lock) = versions.filter_map(|object| self.held(object.lock)).max_by_key(|lock| lock.until) {
             return Err(StoreError::Locked { place: self.place(key), until: lock.until });
+        }
+        let mut versions = state.objects.get(key).into_iter().chain(state.earlier.get(key).into_iter().flatten());
+        if versions.any(|object| object.attributes.legal_hold) {
+            let detail = "a legal hold keeps it, until whoever set it takes it away".to_owned();
+            return Err(StoreError::Denied { place: self.place(key), action: "delete", detail });
         }
         state.objects.remove(key);
         state.earlier.remove(key);

@@ -48,11 +48,11 @@ pub use error::StoreError;
 pub use filesystem::FilesystemStore;
 pub use limit::{Limit, MOST_REQUESTS};
 pub use location::{Location, LocationError};
-pub use lock::{Lock, LockMode, LockSupport};
+pub use lock::{Holds, Lock, LockMode, LockSupport};
 pub use memory::MemoryStore;
 pub use retry::{Retry, RetryPolicy};
 pub use role::Role;
-pub use s3::{S3Config, S3Encryption, S3Place, S3Store, s3_permissions, s3_source_permissions};
+pub use s3::{S3Config, S3Encryption, S3Place, S3Source, S3Store, s3_permissions, s3_source_permissions};
 pub use versions::{NULL_VERSION, ObjectVersion, VersionCursor, VersionPage, Versioning};
 pub use wire::{Deadlines, WireConfig};
 
@@ -90,6 +90,12 @@ pub struct ObjectAttributes {
     /// The key of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption_key: Option<String>,
+    /// The lock on it, where it has not ended: read with the object, as far as the server tells this identity, and written where it is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Lock>,
+    /// Whether a legal hold is on it: likewise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub legal_hold: bool,
 }
 
 /// What a store says of one object.
@@ -145,7 +151,7 @@ pub struct PutOptions {
     pub sha256: Option<[u8; 32]>,
     /// Headers, metadata, tags.
     pub attributes: ObjectAttributes,
-    /// Locked from the moment it exists. A store that cannot lock refuses with [`StoreError::Unsupported`]; a server that
+    /// Locked from the moment it exists, whatever the attributes say. A store that cannot lock refuses with [`StoreError::Unsupported`]; a server that
     /// cannot may answer 200 and do nothing, which `repository::probe` finds out.
     pub lock: Option<Lock>,
 }
@@ -241,6 +247,13 @@ pub trait Store: Debug + Send + Sync {
     /// What locks the version of an object that was stored first; `None` for a lock that ended as for none at all.
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         self.stat(key).await.map(|_| None)
+    }
+
+    /// What holds the present version of an object, or that version of it. `shown` is what a read of the very same has just shown
+    /// ([`ObjectAttributes::holds`]): then only what the server may have kept to itself is asked for. That this identity may not know is
+    /// [`StoreError::Denied`] and never "nothing"; where nothing can be locked it is [`StoreError::Unsupported`].
+    async fn holds(&self, _key: &str, _version: Option<&str>, _shown: Option<Holds>) -> Result<Holds, StoreError> {
+        Err(no_locks(self.describe()))
     }
 
     /// Gives the version of an object that was stored first exactly this lock. The store itself refuses what would shorten or

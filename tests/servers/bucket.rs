@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use farshore::{
     sources::{
         Rebuild,
-        bucket::{BucketOptions, BucketSource, BucketTarget},
+        bucket::{BucketAttributes, BucketOptions, BucketSource, BucketTarget, RestoredLocks},
     },
-    stores::{GetOptions, ObjectAttributes, PutOptions, S3Store, SharedStore, read_all},
+    stores::{GetOptions, Holds, Lock, LockMode, ObjectAttributes, PutOptions, S3Store, SharedStore, Store, StoreError, read_all},
 };
 
 use crate::{
@@ -65,4 +66,64 @@ async fn a_bucket_comes_back_into_another_prefix_and_what_is_unchanged_is_neithe
     let again = Rebuilding::over().run(&target, second.sink.origin(), &facts).await.unwrap();
     assert_checks(&again);
     assert_eq!((again.items, again.items_kept), (0, objects.len() as u64));
+}
+
+#[tokio::test]
+async fn what_holds_objects_is_recorded_and_comes_back_into_a_bucket_that_is_made_for_it() {
+    let below = async |bucket: &str| S3Store::connect(s3::config(bucket, &s3::fresh_prefix())).await.unwrap();
+    let primary = Arc::new(below("farshore-locks").await);
+    let secondary = Arc::new(below("farshore-locks-restored").await);
+    primary.create_locking().await.unwrap();
+    let until = DateTime::from_timestamp(Utc::now().timestamp(), 0).unwrap() + TimeDelta::hours(1);
+    let lock = |mode, until| Some(Lock { mode, until });
+    let held = |lock, legal_hold| Holds { lock, legal_hold };
+    let mut all = vec![
+        ("compliance", held(lock(LockMode::Compliance, until), false)),
+        ("free", held(None, false)),
+        ("governance", held(lock(LockMode::Governance, until), false)),
+        ("held", held(None, true)),
+        ("large", held(lock(LockMode::Governance, until), true)),
+    ];
+    for (key, holds) in &all {
+        let body = if *key == "large" { vec![7; 9 << 20].into() } else { Bytes::from_static(b"bytes") };
+        let options = PutOptions { attributes: ObjectAttributes::default().held_by(*holds), ..PutOptions::default() };
+        primary.put(key, body, options).await.unwrap();
+    }
+    let source = BucketSource::new(primary.clone(), BucketOptions { locks: true, ..BucketOptions::default() });
+    let recorded = |capturing: &Capturing| {
+        let entries = capturing.sink.entries().into_iter();
+        entries.map(|entry| entry.attributes::<BucketAttributes>().unwrap().object.holds()).collect::<Vec<_>>()
+    };
+    let expected = |all: &[(&str, Holds)]| all.iter().map(|(_, holds)| *holds).collect::<Vec<_>>();
+    let first = Capturing::first();
+    let facts = first.run(&source).await.unwrap().facts;
+    assert_eq!((recorded(&first), first.problems()), (expected(&all), Vec::new()));
+    assert_eq!((&facts["locks_asked"], &facts["locked_objects"], &facts["held_objects"]), (&5.into(), &3.into(), &2.into()));
+    // Longer than it was, without the object's being touched.
+    all[2].1 = held(lock(LockMode::Governance, until + TimeDelta::hours(1)), false);
+    primary.extend_lock("governance", all[2].1.lock.unwrap()).await.unwrap();
+    let second = Capturing::after(&first.sink);
+    let facts = second.run(&source).await.unwrap().facts;
+    assert_eq!((recorded(&second), second.sink.opened(), second.problems()), (expected(&all), 0, Vec::new()));
+
+    let target = BucketTarget::new(secondary.clone()).with_locks(RestoredLocks::AsRecorded);
+    target.inspect(&facts, false).await.unwrap();
+    assert_checks(&Rebuilding::anew().run(&target, second.sink.origin(), &facts).await.unwrap());
+    for (key, holds) in &all {
+        let shown = secondary.get(key, GetOptions::default()).await.unwrap().attributes.holds();
+        assert_eq!((shown, secondary.holds(key, None, None).await.unwrap()), (*holds, *holds), "{key}");
+        let deleted = secondary.delete_versions(key).await;
+        match holds.lock {
+            Some(_) => assert!(matches!(deleted, Err(StoreError::Locked { .. })), "{key}: {deleted:?}"),
+            None => assert_eq!(deleted.is_err(), holds.legal_hold, "{key}: {deleted:?}"),
+        }
+    }
+    let again = Rebuilding::over().run(&target, second.sink.origin(), &facts).await.unwrap();
+    assert_eq!((again.items, again.items_kept), (1, 4), "what was deleted, and what is there");
+    // Without Object Lock there, nothing is written.
+    let plain = Arc::new(below("farshore-bucket-source").await);
+    plain.create().await.unwrap();
+    let target = BucketTarget::new(plain).with_locks(RestoredLocks::AsRecorded);
+    let refused = target.inspect(&facts, false).await.unwrap_err().to_string();
+    assert!(refused.contains("made with Object Lock"), "{refused}");
 }

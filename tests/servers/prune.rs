@@ -16,8 +16,8 @@ use farshore::{
     policy::Retention,
     repository::LockTerm,
     stores::{
-        Download, GetOptions, Lock, LockMode, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, S3Config, S3Store,
-        SharedStore, Store, StoreError, UploadedPart,
+        Download, GetOptions, Holds, Lock, LockMode, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, S3Config,
+        S3Store, SharedStore, Store, StoreError, UploadedPart,
     },
 };
 
@@ -116,6 +116,9 @@ impl Store for Turned {
     }
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         self.inner.lock_of(key).await
+    }
+    async fn holds(&self, key: &str, version: Option<&str>, shown: Option<Holds>) -> Result<Holds, StoreError> {
+        self.inner.holds(key, version, shown).await
     }
     async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {
         self.inner.set_lock(key, lock).await

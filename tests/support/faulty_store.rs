@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use farshore::stores::{
-    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
+    Download, GetOptions, Holds, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
     UploadedPart, VersionCursor, VersionPage, Versioning,
 };
 use futures_util::{StreamExt, stream};
@@ -287,8 +287,11 @@ impl Store for FaultyStore {
     }
 
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
-        let lock = options.lock.filter(|_| !self.state.lock().unwrap().forgets_locks);
-        let options = PutOptions { lock, ..options };
+        let mut options = options;
+        if self.state.lock().unwrap().forgets_locks {
+            options.lock = None;
+            options.attributes = options.attributes.held_by(Holds::default());
+        }
         self.faulty(Call::Put, self.inner.put(key, body, options)).await
     }
 
@@ -391,6 +394,10 @@ impl Store for FaultyStore {
 
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         self.faulty(Call::Lock, self.inner.lock_of(key)).await
+    }
+
+    async fn holds(&self, key: &str, version: Option<&str>, shown: Option<Holds>) -> Result<Holds, StoreError> {
+        self.faulty(Call::Lock, self.inner.holds(key, version, shown)).await
     }
 
     async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use farshore::stores::{GetOptions, Lock, LockMode, PutOptions, SharedStore, Store, StoreError, read_all};
+use farshore::stores::{GetOptions, Holds, Lock, LockMode, ObjectAttributes, PutOptions, SharedStore, Store, StoreError, read_all};
 
 use super::store_contract::Fresh;
 
@@ -15,6 +15,7 @@ macro_rules! lock_contract {
         $crate::lock_contract!(@each $fresh:
             a_store_that_locks_says_so
             a_lock_that_was_put_is_read_back
+            what_holds_an_object_goes_with_it_and_is_told_of_each_version
             what_is_locked_is_not_deleted_and_the_error_says_until_when
             deleting_hides_what_is_locked_or_is_refused_and_frees_nothing
             a_lock_is_extended_and_never_shortened_or_weakened
@@ -80,6 +81,33 @@ pub async fn a_lock_that_was_put_is_read_back(fresh: &Fresh) {
     put(store, "free", "x", None).await;
     assert_eq!(store.lock_of("free").await.unwrap(), None);
     assert!(matches!(store.lock_of("missing").await.unwrap_err(), StoreError::NotFound { .. }));
+}
+
+pub async fn what_holds_an_object_goes_with_it_and_is_told_of_each_version(fresh: &Fresh) {
+    let store = &fresh.store;
+    let all = [LockMode::Governance, LockMode::Compliance].map(|mode| Some(lock(mode, 2)));
+    let all = all.into_iter().chain([None]).flat_map(|lock| [false, true].map(|legal_hold| Holds { lock, legal_hold }));
+    for (number, holds) in all.enumerate() {
+        let attributes = ObjectAttributes::default().held_by(holds);
+        let (small, large) = (format!("small-{number}"), format!("large-{number}"));
+        let options = PutOptions { attributes: attributes.clone(), ..PutOptions::default() };
+        let stored = store.put(&small, Bytes::from_static(b"x"), options).await.unwrap();
+        let upload = store.begin_upload(&large, attributes).await.unwrap();
+        let part = store.upload_part(&large, &upload, 1, Bytes::from_static(b"part")).await.unwrap();
+        store.complete_upload(&large, &upload, &[part], false).await.unwrap();
+        for key in [&small, &large] {
+            let shown = store.get(key, GetOptions::default()).await.unwrap().attributes.holds();
+            assert_eq!((shown, store.holds(key, None, None).await.unwrap()), (holds, holds), "{key}");
+            assert_eq!(store.holds(key, None, Some(shown)).await.unwrap(), holds, "{key}");
+            assert_eq!(store.delete_versions(key).await.is_err(), holds.any(), "{key}");
+        }
+        if holds.any() {
+            put(store, &small, "over it", None).await;
+            assert_eq!(store.holds(&small, None, None).await.unwrap(), Holds::default(), "{small}");
+            assert_eq!(store.holds(&small, stored.version.as_deref(), None).await.unwrap(), holds, "{small}");
+        }
+    }
+    assert!(matches!(store.holds("missing", None, None).await.unwrap_err(), StoreError::NotFound { .. }));
 }
 
 pub async fn what_is_locked_is_not_deleted_and_the_error_says_until_when(fresh: &Fresh) {
@@ -179,7 +207,12 @@ pub async fn a_store_without_locks_refuses_them(store: &SharedStore) {
     let refused = store.put("locked", Bytes::from_static(b"x"), options).await.unwrap_err();
     assert!(matches!(refused, StoreError::Unsupported { .. }), "{refused}");
     assert!(matches!(store.stat("locked").await.unwrap_err(), StoreError::NotFound { .. }));
+    let held = ObjectAttributes::default().held_by(Holds { lock: None, legal_hold: true });
+    let options = PutOptions { attributes: held, ..PutOptions::default() };
+    let refused = store.put("held", Bytes::from_static(b"x"), options).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unsupported { .. }), "{refused}");
     put(store, "k", "x", None).await;
+    assert!(matches!(store.holds("k", None, None).await.unwrap_err(), StoreError::Unsupported { .. }));
     assert!(matches!(store.extend_lock("k", lock).await.unwrap_err(), StoreError::Unsupported { .. }));
     assert!(matches!(store.create_locking().await.unwrap_err(), StoreError::Unsupported { .. }));
     assert_eq!(store.lock_of("k").await.unwrap(), None);

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use farshore::stores::{
-    Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
+    Download, GetOptions, Holds, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, SharedStore, Store, StoreError,
     UploadedPart, VersionCursor, VersionPage, Versioning,
 };
 use tokio::sync::{Barrier, Notify};
@@ -118,6 +118,9 @@ impl Store for Staged {
     }
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         self.inner.lock_of(key).await
+    }
+    async fn holds(&self, key: &str, version: Option<&str>, shown: Option<Holds>) -> Result<Holds, StoreError> {
+        self.inner.holds(key, version, shown).await
     }
     async fn extend_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
         self.write()?;

@@ -16,6 +16,7 @@ use super::{
     archived::{self, Archived},
     as_of::Window,
     listing::Listing,
+    locks::{self, Asking},
     pages::Manner,
     read::{ByVersion, Outcome, read_object},
     reading::Reading,
@@ -41,6 +42,8 @@ pub struct BucketOptions {
     pub read_unchanged: bool,
     /// How objects are asked for that lie in an archive; without it they are reported and left there.
     pub rehydrate: Option<Retrieval>,
+    /// Ask what holds each object, Object Lock's retention or a legal hold, whether the object has changed or not.
+    pub locks: bool,
 }
 
 /// Captures all objects of a store.
@@ -78,7 +81,8 @@ impl BucketSource {
 
 /// What the listing and the newest point say together of one object.
 enum Planned {
-    Unchanged(Entry),
+    /// The version is the listed one.
+    Unchanged(Entry, Option<String>),
     Read(ObjectStat),
 }
 
@@ -113,7 +117,7 @@ impl Merge<'_> {
         self.modified_after += u64::from(!self.as_of && self.window.may_be_later(stat.modified));
         let earlier = self.earlier.find(stat.key.as_bytes()).await?;
         Ok(Some(match earlier {
-            Some(entry) if !self.read_unchanged && self.unchanged(&entry, &stat) => Planned::Unchanged(entry),
+            Some(entry) if !self.read_unchanged && self.unchanged(&entry, &stat) => Planned::Unchanged(entry, stat.version),
             _ => Planned::Read(stat),
         }))
     }
@@ -136,6 +140,7 @@ fn look_at_all<'a>(
     merge: &'a mut Merge<'_>,
     store: &'a SharedStore,
     versions: Option<&'a ByVersion>,
+    asking: Option<&'a Asking>,
     sink: &'a dyn Sink,
     observer: &'a SharedObserver,
     (rehydrate, parallelism): (Option<Retrieval>, usize),
@@ -143,7 +148,7 @@ fn look_at_all<'a>(
     // Of whatever is being read no more is held than the sink has room for: large objects are fewer at once.
     let room = Room { bytes: sink.room(), left: Arc::new(Semaphore::new(sink.room() as usize)) };
     stream::try_unfold(merge, |merge| async move { Ok::<_, SourceError>(merge.next().await?.map(|next| (next, merge))) })
-        .map_ok(move |planned| look_at(planned, store, versions, sink, observer, (rehydrate, room.clone())))
+        .map_ok(move |planned| look_at(planned, store, versions, asking, sink, observer, (rehydrate, room.clone())))
         .try_buffered(parallelism)
         .boxed()
 }
@@ -156,17 +161,27 @@ fn look_at<'a>(
     planned: Planned,
     store: &'a SharedStore,
     versions: Option<&'a ByVersion>,
+    asking: Option<&'a Asking>,
     sink: &'a dyn Sink,
     observer: &'a SharedObserver,
     (rehydrate, room): (Option<Retrieval>, Room),
 ) -> Look<'a> {
     match planned {
-        Planned::Unchanged(entry) => Either::Left(ready(Ok(Outcome::Unchanged { entry }))),
+        Planned::Unchanged(entry, version) => match asking {
+            None => Either::Left(ready(Ok(Outcome::Unchanged { entry }))),
+            Some(asking) => Either::Right(
+                async move { Ok(Outcome::Unchanged { entry: asking.unchanged(entry, version.as_deref()).await? }) }.boxed(),
+            ),
+        },
         Planned::Read(stat) => Either::Right(
             async move {
                 let _held = room.take(stat.size).await;
-                let outcome = read_object(store, stat, versions, sink, observer).await?;
-                Ok(archived::ask(store, outcome, rehydrate).await)
+                match (read_object(store, stat, versions, sink, observer).await?, asking) {
+                    (Outcome::Read { entry, reread, versioned }, Some(asking)) => {
+                        Ok(Outcome::Read { entry: asking.read(entry).await?, reread, versioned })
+                    }
+                    (outcome, _) => Ok(archived::ask(store, outcome, rehydrate).await),
+                }
             }
             .boxed(),
         ),
@@ -231,11 +246,15 @@ impl Capture for BucketSource {
             Ok(reading) => self.examine_version(&reading, first).await.unwrap_or_else(|| reading.finding()),
             Err(error) => Finding::failed("versions", error),
         };
-        vec![
+        let mut findings = vec![
             Finding::sound("listing", "allowed"),
             Finding::of("reading", read, |_| "allowed, with headers and tags (tried with one object)".to_owned()),
             versions,
-        ]
+        ];
+        if self.options.locks {
+            findings.extend(locks::examine(&self.store, &first.key).await);
+        }
+        findings
     }
 
     async fn plan_shards(&self, planning: ShardPlanning<'_>) -> Result<Option<ShardPlan>, SourceError> {
@@ -256,6 +275,7 @@ impl Capture for BucketSource {
             observer.problem(problem);
         }
         let by_version = manner.is_as_of().then(ByVersion::default);
+        let asking = self.options.locks.then(|| Asking::of(&self.store));
         let mut merge = Merge {
             listing: Listing::of(
                 self.store.clone(),
@@ -273,14 +293,8 @@ impl Capture for BucketSource {
         };
         let rehydrate = self.options.rehydrate;
         let (sender, mut outcomes) = mpsc::channel(ENTRIES_WAITING);
-        let looked_at = look_at_all(
-            &mut merge,
-            &self.store,
-            by_version.as_ref(),
-            sink,
-            &observer,
-            (rehydrate, parallelism.max(self.store.requests())),
-        );
+        let at_once = (rehydrate, parallelism.max(self.store.requests()));
+        let looked_at = look_at_all(&mut merge, &self.store, by_version.as_ref(), asking.as_ref(), sink, &observer, at_once);
         let reading = async move {
             let mut looked_at = looked_at;
             while let Some(outcome) = looked_at.next().await {
@@ -358,6 +372,10 @@ impl Capture for BucketSource {
         if read_as_present > 0 {
             observer.problem(Reading::problem_of_reading(self.describe(), read_as_present));
         }
+        if let Some(problem) = asking.as_ref().and_then(|asking| asking.problem(self.describe())) {
+            observer.problem(problem);
+        }
+        let [locks_asked, locked, held] = asking.as_ref().map_or([None; 3], |asking| asking.counts().map(Some));
         let gone = merge.earlier.gone().await?;
         let facts = json!({
             "place": self.describe(),
@@ -379,6 +397,9 @@ impl Capture for BucketSource {
             "as_of": manner.is_as_of().then(|| json!({ "from": window.from, "until": window.until })),
             "covered": later.covered,
             "read_as_present": read_as_present,
+            "locks_asked": locks_asked,
+            "locked_objects": locked,
+            "held_objects": held,
             "reading": manner.note(common.at, common.is_asked_for, modified_after),
             "versioned": versioned,
             "listed_at": listed_at,

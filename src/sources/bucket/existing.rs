@@ -4,14 +4,15 @@
 //! (with some kinds of server-side encryption) as many random digits. Two plain MD5s that differ mean different bytes, or at
 //! worst a needless write. Everything else (parts of another size; Azure; a directory, whose tags count only for itself) cannot
 //! be told from ETags, and the object's bytes are read from the target and hashed: cheaper than fetching and decrypting the
-//! stored ones, and never a guess. Headers, metadata and tags are compared in each case, because no ETag covers them.
+//! stored ones, and never a guess. Headers, metadata and tags are compared in each case, because no ETag covers them. So is what holds
+//! the object, where that is restored: less than is wanted makes it another one, more does not.
 
 use futures_util::StreamExt;
 
-use super::{BucketAttributes, read::Hasher};
+use super::{BucketAttributes, read::Hasher, restored_locks::is_held};
 use crate::{
     sources::SourceError,
-    stores::{GetOptions, ObjectAttributes, ObjectStat, Store, StoreError},
+    stores::{GetOptions, Holds, ObjectAttributes, ObjectStat, Store, StoreError},
 };
 
 /// Whether the target's object has the same bytes and attributes. An object that cannot be looked at does not match.
@@ -42,7 +43,9 @@ pub(super) async fn matches(
         }
         Err(error) => return Err(error.into()),
     };
-    if !same_attributes(&download.attributes, &wanted.object) {
+    if !same_attributes(&download.attributes, &wanted.object)
+        || !is_held(store, there, download.attributes.holds(), wanted.object.holds()).await?
+    {
         return Ok(false);
     }
     if same_tag {
@@ -79,14 +82,15 @@ fn same_attributes(there: &ObjectAttributes, wanted: &ObjectAttributes) -> bool 
         // So is what it encrypts with.
         attributes.encryption = None;
         attributes.encryption_key = None;
-        attributes
+        // What holds it is compared by itself.
+        attributes.held_by(Holds::default())
     };
     comparable(there) == comparable(wanted)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ObjectAttributes, is_digest, is_md5, same_attributes};
+    use super::{Holds, ObjectAttributes, is_digest, is_md5, same_attributes};
 
     #[test]
     fn only_plain_md5s_are_compared_as_such() {
@@ -104,6 +108,7 @@ mod tests {
         let mut tagged = classed.clone();
         tagged.tags.insert("a".into(), "b".into());
         assert!(same_attributes(&plain, &classed));
+        assert!(same_attributes(&plain, &plain.clone().held_by(Holds { lock: None, legal_hold: true })));
         assert!(!same_attributes(&plain, &tagged));
     }
 }

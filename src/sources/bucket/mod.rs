@@ -5,6 +5,8 @@
 //!   costs one comparison. Objects are read under the ETag that was listed, so an entry never mixes two versions.
 //! * An object that changed after it was listed is read once more as it is now (`reread` in the facts); one that vanished or
 //!   could not be read is a problem, named.
+//! * What held an object (a lock, a legal hold) is recorded as far as a read shows it, and with [`BucketOptions::locks`] asked for; it is put
+//!   on objects of a target only where somebody says so ([`RestoredLocks`]).
 //! * Rebuilding restores headers, user metadata, storage class and tags; keys stay below the target store's prefix, because the
 //!   store is handed relative keys and nothing else.
 //!
@@ -25,11 +27,13 @@ mod capture;
 mod cuts;
 mod existing;
 mod listing;
+mod locks;
 mod pages;
 mod ranges;
 mod read;
 mod reading;
 mod rebuild;
+mod restored_locks;
 mod shape;
 mod shards;
 mod transfer;
@@ -39,6 +43,7 @@ use serde_bytes::ByteArray;
 
 pub use capture::{BucketOptions, BucketSource};
 pub use rebuild::BucketTarget;
+pub use restored_locks::RestoredLocks;
 pub use shards::merged_facts;
 
 use crate::stores::{ObjectAttributes, StoreError};
@@ -56,7 +61,7 @@ pub struct BucketAttributes {
     pub version: Option<String>,
     /// BLAKE3 (unkeyed) of its bytes: tells whether an object of a target is the same where ETags cannot be compared.
     pub blake3: ByteArray<32>,
-    /// Headers, user metadata and tags.
+    /// Headers, user metadata and tags, and what held it.
     pub object: ObjectAttributes,
 }
 

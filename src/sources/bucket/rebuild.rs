@@ -14,6 +14,7 @@ use super::{
     existing::matches,
     listing::Listing,
     read::lost,
+    restored_locks::RestoredLocks,
     transfer::{Transfer, Transferred, Wanted},
 };
 use crate::{
@@ -30,6 +31,7 @@ const BATCH_BYTES: u64 = 512 << 20;
 #[derive(Debug)]
 pub struct BucketTarget {
     store: SharedStore,
+    locks: RestoredLocks,
 }
 
 /// What is to be done about one entry.
@@ -64,9 +66,15 @@ impl Plan<'_> {
 }
 
 impl BucketTarget {
-    /// A target below the store's prefix.
+    /// A target below the store's prefix, where nothing is locked.
     pub fn new(store: SharedStore) -> Self {
-        Self { store }
+        Self { store, locks: RestoredLocks::default() }
+    }
+
+    /// The same, with this done about locks and legal holds.
+    #[must_use]
+    pub fn with_locks(self, locks: RestoredLocks) -> Self {
+        Self { locks, ..self }
     }
 
     async fn first_object(&self) -> Result<Option<ObjectStat>, StoreError> {
@@ -83,7 +91,13 @@ impl BucketTarget {
         }
     }
 
-    async fn decide(&self, context: &RebuildContext<'_>, entry: Entry, there: Option<ObjectStat>) -> Result<Decided, SourceError> {
+    async fn decide(
+        &self,
+        context: &RebuildContext<'_>,
+        entry: Entry,
+        there: Option<ObjectStat>,
+        done: &Transferred,
+    ) -> Result<Decided, SourceError> {
         let refuse = |why: &str| {
             context.observer.problem(Problem::new(entry.display_path(), format!("not restored: {why}")));
             Ok(Decided::Refused)
@@ -95,7 +109,9 @@ impl BucketTarget {
         if key.is_empty() || key.len() > MAX_KEY_BYTES {
             return refuse("its key is empty or longer than 1,024 bytes, which no bucket takes");
         }
-        let attributes: BucketAttributes = entry.attributes()?;
+        let mut attributes: BucketAttributes = entry.attributes()?;
+        let holds = self.locks.wanted(attributes.object.holds(), context.clock.now(), &done.met);
+        attributes.object = attributes.object.held_by(holds);
         let attributes = match there {
             None => attributes,
             Some(there) => {
@@ -112,6 +128,7 @@ impl BucketTarget {
                 }
             }
         };
+        done.met.to_be_written(key, holds);
         let content = entry.content.unwrap_or_default();
         Ok(Decided::Write(Box::new(Wanted { key: key.to_owned(), content, attributes })))
     }
@@ -121,9 +138,10 @@ impl BucketTarget {
         &'a self,
         context: &'a RebuildContext<'a>,
         plan: &'a mut Plan<'_>,
+        done: &'a Transferred,
     ) -> BoxStream<'a, Result<Decided, SourceError>> {
         stream::try_unfold(plan, |plan| async move { Ok::<_, SourceError>(plan.next().await?.map(|next| (next, plan))) })
-            .map_ok(move |(entry, there)| self.decide(context, entry, there).boxed())
+            .map_ok(move |(entry, there)| self.decide(context, entry, there, done).boxed())
             .try_buffered(context.parallelism.max(self.store.requests()))
             .boxed()
     }
@@ -132,7 +150,7 @@ impl BucketTarget {
     async fn transfer(&self, context: &RebuildContext<'_>, done: &Transferred) -> Result<(Seen, u64), SourceError> {
         let listing = if context.into_existing { Some(Listing::start(self.store.clone())) } else { None };
         let mut plan = Plan { entries: context.origin.entries(), beside: Beside::new(listing), seen: Seen::default() };
-        let mut decided = self.decisions(context, &mut plan);
+        let mut decided = self.decisions(context, &mut plan, done);
         let transfer = Transfer { store: &self.store, context, done };
         let (mut batch, mut batch_bytes, mut kept) = (Vec::new(), 0, 0);
         while let Some(next) = decided.next().await.transpose()? {
@@ -263,21 +281,23 @@ impl Rebuild for BucketTarget {
         self.store.describe()
     }
 
-    async fn inspect(&self, _facts: &serde_json::Value, into_existing: bool) -> Result<String, SourceError> {
-        match self.first_object().await {
-            Ok(None) => Ok(format!("{}: empty", self.describe())),
-            Ok(Some(_)) if into_existing => Ok(format!("{}: holds objects; those that match are kept", self.describe())),
-            Ok(Some(first)) => Err(self.not_empty(&first)),
-            Err(StoreError::NoSuchPlace { .. }) => Ok(format!("{}: does not exist yet and will be made", self.describe())),
-            Err(error) => Err(error.into()),
-        }
+    async fn inspect(&self, facts: &serde_json::Value, into_existing: bool) -> Result<String, SourceError> {
+        let found = match self.first_object().await {
+            Ok(None) => "empty",
+            Ok(Some(_)) if into_existing => "holds objects; those that match are kept",
+            Ok(Some(first)) => return Err(self.not_empty(&first)),
+            Err(StoreError::NoSuchPlace { .. }) => "does not exist yet and will be made",
+            Err(error) => return Err(error.into()),
+        };
+        self.locks.check(&self.store).await?;
+        Ok(format!("{}: {found}{}", self.describe(), self.locks.plan(facts)))
     }
 
     async fn rebuild(&self, context: RebuildContext<'_>) -> Result<Rebuilt, SourceError> {
         match self.first_object().await {
             Ok(Some(first)) if !context.into_existing => return Err(self.not_empty(&first)),
-            Ok(_) => {}
-            Err(StoreError::NoSuchPlace { .. }) => self.store.create().await?,
+            Ok(_) => self.locks.check(&self.store).await?,
+            Err(StoreError::NoSuchPlace { .. }) => self.locks.create(&self.store).await?,
             Err(error) => return Err(error.into()),
         }
         let total = context.facts.get("bytes").and_then(serde_json::Value::as_u64).filter(|_| !context.partial);
@@ -288,7 +308,8 @@ impl Rebuild for BucketTarget {
         let transferred = context.clock.monotonic();
         self.compare_encryption(&context, &done).await?;
         context.observer.phase("verification", None);
-        let checks = self.check(&context, &seen).await?;
+        let mut checks = self.check(&context, &seen).await?;
+        checks.extend(self.locks.checks(&self.store, &done.met).await?);
         let phase = |name: &str, time: Duration| PhaseTime { name: name.to_owned(), seconds: time.as_secs_f64() };
         Ok(Rebuilt {
             checks,

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::OnceCell;
 
-use super::{BucketAttributes, concerns_one_object};
+use super::{BucketAttributes, concerns_one_object, restored_locks::Met};
 use crate::{
     progress::Problem,
     sources::{Content, OBJECT_PART_BYTES, Piece, RebuildContext, SourceError},
@@ -31,7 +31,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// What is asked of the target: what encrypts there is the target's own.
+    /// What is asked of the target: what encrypts there is the target's own. (What is to hold it was decided before.)
     fn sent(&self) -> ObjectAttributes {
         ObjectAttributes { encryption: None, encryption_key: None, ..self.attributes.object.clone() }
     }
@@ -54,6 +54,8 @@ pub(super) struct Transferred {
     /// Objects whose source had encrypted them with a key of its own, and the first of them.
     pub(super) encrypted: AtomicU64,
     pub(super) first_encrypted: OnceLock<(String, String)>,
+    /// Locks and legal holds.
+    pub(super) met: Met,
 }
 
 /// One batch on its way into the store.

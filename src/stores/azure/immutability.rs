@@ -1,30 +1,46 @@
-//! Locks: time-based policies on single versions, and what a container needs so that it can have them.
+//! Locks: time-based policies on single versions, and what a container needs so that it can have them; and legal holds.
 //!
-//! Only locked policies are written (compliance). An unlocked one is no lock to Farshore: whoever may set a policy may also shorten and
-//! remove an unlocked one (Microsoft's "Set" and "Delete Blob Immutability Policy" ask for the same right), and the agent must be able to
-//! set policies. Where one is there already, it is read as a lock in governance mode, and tightened when it is extended.
+//! At a site only locked policies are written (compliance). An unlocked one is no lock to Farshore: whoever may set a policy may also shorten
+//! and remove an unlocked one (Microsoft's "Set" and "Delete Blob Immutability Policy" ask for the same right), and the agent must be able to
+//! set policies. Where one is there already, it is read as a lock in governance mode, and tightened when it is extended. What a restored object
+//! has among its attributes is another matter: it had that at its source, and gets it back.
 
 use azure_core::http::Method;
 
 use super::{
     AzureStore, StoreError,
-    request::{Call, http_time},
+    request::{Answer, Call, http_time},
     versions::Version,
 };
-use crate::stores::{Lock, LockMode, LockSupport, no_locks};
+use crate::stores::{Holds, Lock, LockMode, LockSupport, no_locks};
 
 /// Names the end of a policy, in requests and in answers.
 const UNTIL: &str = "x-ms-immutability-policy-until-date";
 /// Names its mode.
 const MODE: &str = "x-ms-immutability-policy-mode";
+/// Says whether a legal hold is on a version.
+const LEGAL_HOLD: &str = "x-ms-legal-hold";
 
 /// What is done to a lock, in errors.
 const EXTEND: &str = "extend the lock of";
 
 /// A request that sets a policy: together with a blob, or on one that is there.
 pub(super) fn locked(call: Call, lock: Lock) -> Call {
+    let mode = match lock.mode {
+        LockMode::Compliance => "Locked",
+        LockMode::Governance => "Unlocked",
+    };
     // Whole seconds, as Azure keeps them.
-    call.header(UNTIL, lock.until.format("%a, %d %b %Y %H:%M:%S GMT").to_string()).header(MODE, "Locked")
+    call.header(UNTIL, lock.until.format("%a, %d %b %Y %H:%M:%S GMT").to_string()).header(MODE, mode)
+}
+
+/// A request that stores a blob which is held so from the beginning.
+pub(super) fn held(call: Call, holds: Holds) -> Call {
+    let call = match holds.lock {
+        Some(lock) => locked(call, lock),
+        None => call,
+    };
+    call.optional(LEGAL_HOLD, holds.legal_hold.then_some("true"))
 }
 
 /// What a policy's two properties say. Fails with what is wrong with them.
@@ -53,13 +69,24 @@ impl AzureStore {
         }
     }
 
-    /// What holds a version now, or the current one.
+    /// The lock on a version now, or on the current one.
     pub(super) async fn lock_of_version(&self, key: &str, version: Option<&str>) -> Result<Option<Lock>, StoreError> {
+        Ok(self.holds_of_version(key, version).await?.lock)
+    }
+
+    /// What holds a version now, or the current one. Whoever may read a blob is told.
+    pub(super) async fn holds_of_version(&self, key: &str, version: Option<&str>) -> Result<Holds, StoreError> {
         let call = Call::blob(Method::Head, &self.whole(key)).version(version);
         let answer = self.ask(call, key, "read the lock of").await?;
+        self.shown_holds(key, &answer)
+    }
+
+    /// What an answer says of what holds the version.
+    pub(super) fn shown_holds(&self, key: &str, answer: &Answer) -> Result<Holds, StoreError> {
         let now = answer.time("date").unwrap_or_else(|| self.clock.now());
         let policy = policy(answer.header(MODE), answer.header(UNTIL));
-        Ok(policy.map_err(|detail| self.corrupt(key, detail))?.filter(|lock| lock.until > now))
+        let lock = policy.map_err(|detail| self.corrupt(key, detail))?.filter(|lock| lock.until > now);
+        Ok(Holds { lock, legal_hold: answer.header(LEGAL_HOLD).is_some_and(|text| text.eq_ignore_ascii_case("true")) })
     }
 
     pub(super) async fn lengthen_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {

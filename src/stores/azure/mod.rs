@@ -22,8 +22,8 @@
 //! tried against a server of the tests' own (`tests/support/fake_azure`), which does what Microsoft's documents say, and not against Azure.
 //! `farshore init` tries them out at each new site, and each backup reads a lock back, before anything relies on them.
 //!
-//! Leaves out on purpose: retries (the `retry` wrapper decides); unlocked policies (see `immutability.rs`); legal holds, of which only is
-//! told that they refuse; containers' own policies; soft delete, which keeps deleted versions for as long as the account says.
+//! Leaves out on purpose: retries (the `retry` wrapper decides); unlocked policies and legal holds at a site (see `immutability.rs`);
+//! containers' own policies; soft delete, which keeps deleted versions for as long as the account says.
 
 mod archive;
 mod config;
@@ -53,7 +53,7 @@ use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 
 use super::{
-    Availability, Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval, Store,
+    Availability, Download, GetOptions, Holds, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval, Store,
     StoreError, UploadedPart,
     bounds::{check_key, object_place},
 };
@@ -214,6 +214,14 @@ impl Store for AzureStore {
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         self.check(key, "read the lock of")?;
         Ok(self.first_version(key).await?.lock)
+    }
+
+    async fn holds(&self, key: &str, version: Option<&str>, shown: Option<Holds>) -> Result<Holds, StoreError> {
+        self.check(key, "read the lock of")?;
+        match shown {
+            Some(shown) => Ok(shown),
+            None => self.holds_of_version(key, version).await,
+        }
     }
 
     async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {

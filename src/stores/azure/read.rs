@@ -35,7 +35,8 @@ impl AzureStore {
         let answer = self.ask(call, key, "get").await?;
         let (size, length) = self.sizes(key, options.range.as_ref(), &answer)?;
         let stat = self.stat_of(key, size, &answer)?;
-        let mut attributes = attributes(&answer, &stat);
+        // That a policy makes no sense does not keep the bytes from being read.
+        let mut attributes = attributes(&answer, &stat).held_by(self.shown_holds(key, &answer).unwrap_or_default());
         // The count is sent where there are tags and the identity may see them.
         if options.attributes && answer.number("x-ms-tag-count").is_some_and(|count| count > 0) {
             attributes.tags = self.tags(key, version.as_deref()).await?;
@@ -127,7 +128,6 @@ fn attributes(answer: &Answer, stat: &ObjectStat) -> ObjectAttributes {
         storage_class: stat.storage_class.clone(),
         metadata: metadata.map(|(name, value)| (decode(&name.to_lowercase()), decode_value(value))).collect(),
         tags: BTreeMap::new(),
-        encryption: None,
-        encryption_key: None,
+        ..ObjectAttributes::default()
     }
 }

@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     AzureStore, ObjectAttributes, ObjectStat, PutOptions, StoreError, UploadedPart,
-    immutability::locked,
+    immutability::{held, locked},
     request::{COMPLETE_ANSWER, Call},
     values::{encode_name, encode_tag, unfit},
 };
@@ -193,7 +193,7 @@ fn described(call: Call, attributes: &ObjectAttributes) -> Call {
     for (name, value) in &attributes.metadata {
         call = call.header(format!("x-ms-meta-{}", encode_name(name)), encode_value(value));
     }
-    call
+    held(call, attributes.holds())
 }
 
 #[cfg(test)]

@@ -247,7 +247,7 @@ impl Store for FilesystemStore {
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
         check_key(&self.0.place, key, "put")?;
         let PutOptions { if_absent, sha256, attributes, lock } = options;
-        if lock.is_some() {
+        if lock.is_some() || attributes.holds().any() {
             // Whoever owns a file may delete it: there is nothing that a lock could be made of.
             return Err(no_locks(self.0.place.clone()));
         }
@@ -315,6 +315,9 @@ impl Store for FilesystemStore {
 
     async fn begin_upload(&self, key: &str, attributes: ObjectAttributes) -> Result<String, StoreError> {
         check_key(&self.0.place, key, "begin an upload")?;
+        if attributes.holds().any() {
+            return Err(no_locks(self.0.place.clone()));
+        }
         let owned = key.to_owned();
         self.blocking(key, "begin an upload", move |inner| upload::begin(inner, &owned, attributes)).await
     }

@@ -14,8 +14,8 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 
 use super::{
-    Availability, Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval, SharedStore,
-    Store, StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
+    Availability, Download, GetOptions, Holds, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval,
+    SharedStore, Store, StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
     bandwidth::{Bandwidth, Direction},
 };
 use gate::{Gate, Pass};
@@ -188,6 +188,13 @@ impl Store for Limit {
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         let pass = self.gate.enter().await;
         let answer = self.inner.lock_of(key).await;
+        pass.note(answer.as_ref().err());
+        answer
+    }
+
+    async fn holds(&self, key: &str, version: Option<&str>, shown: Option<Holds>) -> Result<Holds, StoreError> {
+        let pass = self.gate.enter().await;
+        let answer = self.inner.holds(key, version, shown).await;
         pass.note(answer.as_ref().err());
         answer
     }

@@ -32,8 +32,8 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
 use super::{
-    Availability, Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval, SharedStore,
-    Store, StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
+    Availability, Download, GetOptions, Holds, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval,
+    SharedStore, Store, StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
     bounds::{object_place, resolve_range, sha256},
 };
 use crate::clock::SharedClock;
@@ -346,6 +346,16 @@ impl Store for Retry {
         let mut attempts = self.attempts();
         loop {
             match self.noting(self.inner.lock_of(key)).await {
+                Err(error) => attempts.again(error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn holds(&self, key: &str, version: Option<&str>, shown: Option<Holds>) -> Result<Holds, StoreError> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.noting(self.inner.holds(key, version, shown)).await {
                 Err(error) => attempts.again(error).await?,
                 done => return done,
             }

@@ -1,7 +1,7 @@
 //! A store over an S3 bucket, or any server that speaks its protocol: `config.rs` and `transport.rs` say how it is reached, `read.rs`,
 //! `write.rs` and `versions.rs` what is asked, `values.rs` how values travel, `error.rs` what the answers mean,
 //! `permissions.rs` what an identity must be allowed, `encryption.rs` how the server encrypts, `tags.rs` when tags are asked for,
-//! `archive.rs` how objects are brought back from an archive.
+//! `archive.rs` how objects are brought back from an archive, `holds.rs` what holds an object.
 //!
 //! Promises beside those of the room:
 //! * Every upload carries the SHA-256 of its bytes in a signed header, so that the server verifies it; the body is not signed as
@@ -21,6 +21,7 @@ mod archive;
 mod config;
 mod encryption;
 mod error;
+mod holds;
 mod permissions;
 mod read;
 mod tags;
@@ -47,7 +48,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Availability, Download, GetOptions, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval, Store,
+    Availability, Download, GetOptions, Holds, Lock, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval, Store,
     StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
     bounds::{check_key, object_place},
 };
@@ -55,7 +56,7 @@ use crate::clock::{SharedClock, SystemClock};
 
 pub use config::S3Config;
 pub use encryption::S3Encryption;
-pub use permissions::{S3Place, s3_permissions, s3_source_permissions};
+pub use permissions::{S3Place, S3Source, s3_permissions, s3_source_permissions};
 
 /// A store over an S3 bucket.
 pub struct S3Store {
@@ -72,6 +73,7 @@ pub struct S3Store {
     /// Sent with every request that takes it; see [`S3Config::requester_pays`].
     payer: Option<RequestPayer>,
     tag_counts: tags::TagCounts,
+    told_holds: holds::ToldHolds,
     clock: SharedClock,
 }
 
@@ -92,6 +94,7 @@ impl S3Store {
             encryption: config.encryption,
             payer: config.requester_pays.then_some(RequestPayer::Requester),
             tag_counts: tags::TagCounts::default(),
+            told_holds: holds::ToldHolds::default(),
             bucket: config.bucket,
             clock: SystemClock::shared(),
         })
@@ -251,6 +254,11 @@ impl Store for S3Store {
     async fn lock_of(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         check_key(&self.place, key, "read the lock of")?;
         self.read_lock(key).await
+    }
+
+    async fn holds(&self, key: &str, version: Option<&str>, shown: Option<Holds>) -> Result<Holds, StoreError> {
+        check_key(&self.place, key, "read the lock of")?;
+        self.read_holds(key, version, shown).await
     }
 
     async fn set_lock(&self, key: &str, lock: Lock) -> Result<(), StoreError> {

@@ -24,8 +24,17 @@ fn key_statement(key: &str, actions: &[&str]) -> Value {
     json!({ "Sid": "Key", "Effect": "Allow", "Action": actions, "Resource": key })
 }
 
+/// What an identity does in a bucket that is protected, beside reading it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct S3Source {
+    /// Asks what holds each object.
+    pub locks: bool,
+    /// Asks for objects that lie in an archive.
+    pub rehydrates: bool,
+}
+
 /// The IAM policy document of an identity that reads a bucket which is protected, as it is and as it was.
-pub fn s3_source_permissions(place: S3Place<'_>) -> Value {
+pub fn s3_source_permissions(place: S3Place<'_>, source: S3Source) -> Value {
     let bucket = format!("arn:aws:s3:::{}", place.bucket);
     let prefix = place.prefix.trim_matches('/');
     let mut list = json!({
@@ -48,6 +57,17 @@ pub fn s3_source_permissions(place: S3Place<'_>) -> Value {
             "Resource": objects,
         }),
     ];
+    if source.rehydrates {
+        statements.push(json!({ "Sid": "BringBack", "Effect": "Allow", "Action": ["s3:RestoreObject"], "Resource": objects }));
+    }
+    if source.locks {
+        statements.push(json!({
+            "Sid": "SeeLocks",
+            "Effect": "Allow",
+            "Action": ["s3:GetObjectRetention", "s3:GetObjectLegalHold"],
+            "Resource": objects,
+        }));
+    }
     statements.extend(place.key.map(|key| key_statement(key, &["kms:Decrypt"])));
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
@@ -99,7 +119,7 @@ pub fn s3_permissions(role: Role, place: S3Place<'_>, locked: bool) -> Value {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{Role, S3Place, Value, s3_permissions, s3_source_permissions};
+    use super::{Role, S3Place, S3Source, Value, s3_permissions, s3_source_permissions};
 
     fn place<'a>(prefix: &'a str, key: Option<&'a str>) -> S3Place<'a> {
         S3Place { bucket: "b", prefix, key }
@@ -218,9 +238,16 @@ mod tests {
             "GetObjectVersionTagging",
         ];
         let mut expected = set(&reading);
-        assert_eq!(actions_of(&s3_source_permissions(place("", None))), expected);
+        assert_eq!(actions_of(&s3_source_permissions(place("", None), S3Source::default())), expected);
+        let of_locks = set(&["GetObjectRetention", "GetObjectLegalHold"]);
+        let document = s3_source_permissions(place("p/", None), S3Source { locks: true, rehydrates: false });
+        assert_eq!(actions_of(&document), expected.union(&of_locks).cloned().collect());
+        assert_eq!(document["Statement"][3]["Resource"], "arn:aws:s3:::b/p/*");
+        let bringing = S3Source { locks: false, rehydrates: true };
+        let of_archive = set(&["RestoreObject"]);
+        assert_eq!(actions_of(&s3_source_permissions(place("p", None), bringing)), expected.union(&of_archive).cloned().collect());
         expected.insert("kms:Decrypt".to_owned());
-        let document = s3_source_permissions(place("p/", Some(arn)));
+        let document = s3_source_permissions(place("p/", Some(arn)), S3Source::default());
         assert_eq!(actions_of(&document), expected);
         let statements = document["Statement"].as_array().unwrap();
         assert_eq!(statements[0]["Condition"]["StringLike"]["s3:prefix"], "p/*");

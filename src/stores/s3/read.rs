@@ -14,6 +14,7 @@ use futures_util::{StreamExt, stream, stream::BoxStream};
 use super::{
     Download, GetOptions, ObjectAttributes, ObjectStat, Page, S3Store, StoreError,
     encryption::worth_recording,
+    holds::Shown,
     values::{decode_key, decode_sha256},
 };
 use crate::stores::{
@@ -57,7 +58,7 @@ impl S3Store {
             sha256: options.range.is_none().then(|| decode_sha256(output.checksum_sha256())).flatten(),
             storage_class: output.storage_class().map(|class| class.as_str().to_owned()),
         };
-        let mut attributes = attributes(&output);
+        let mut attributes = attributes(&output).held_by(self.shown_holds(&Shown::of(&output)));
         // Tags are asked for by the version that was answered, where there is one.
         let read = stat.version.as_deref().or(version.as_deref());
         if options.attributes && self.tag_counts.may_have(output.tag_count(), read.is_some()) {
@@ -139,7 +140,7 @@ impl S3Store {
     ) -> Result<HeadObjectOutput, StoreError> {
         let head = self.client.head_object().bucket(&self.bucket).key(self.whole(key)).checksum_mode(ChecksumMode::Enabled);
         let head = head.set_version_id(self.version_to_read(key, version).await?).set_request_payer(self.payer.clone());
-        match head.send().await {
+        match head.customize().interceptor(self.tag_counts.watch()).send().await {
             Ok(output) => Ok(output),
             Err(error) => {
                 let meaning = self.error(key, action, &error);
@@ -151,7 +152,7 @@ impl S3Store {
     }
 
     /// Asks for one byte to learn why a HEAD failed.
-    async fn explained(&self, key: &str) -> Option<StoreError> {
+    pub(super) async fn explained(&self, key: &str) -> Option<StoreError> {
         let get = self.client.get_object().bucket(&self.bucket).key(self.whole(key)).range("bytes=0-0");
         let get = get.set_request_payer(self.payer.clone());
         get.send().await.err().map(|error| self.error(key, "stat", &error))
@@ -239,5 +240,6 @@ fn attributes(output: &GetObjectOutput) -> ObjectAttributes {
         tags: BTreeMap::new(),
         encryption: worth_recording(output.server_side_encryption()),
         encryption_key: text(output.ssekms_key_id()),
+        ..ObjectAttributes::default()
     }
 }

@@ -29,14 +29,18 @@ use super::{S3Store, StoreError};
 pub(super) struct TagCounts {
     /// It tells of objects, and of versions by their id, how many tags they have.
     told: [AtomicBool; 2],
-    /// It is one that tells whoever may know.
-    teller: Arc<AtomicBool>,
+    who: WhoAnswers,
 }
 
 impl TagCounts {
     /// Sees where a request goes, and who answers.
     pub(super) fn watch(&self) -> WhoAnswers {
-        WhoAnswers(self.teller.clone())
+        self.who.clone()
+    }
+
+    /// Whether the last request went to AWS.
+    pub(super) fn is_at_aws(&self) -> bool {
+        self.who.is_aws.load(Ordering::Relaxed)
     }
 
     /// Whether there may be tags behind an answer with this number.
@@ -52,15 +56,19 @@ impl TagCounts {
 
     /// Tags were asked for without a number, and answered.
     fn answered(&self, by_version: bool, any: bool) {
-        if !any && self.teller.load(Ordering::Relaxed) {
+        if !any && (self.is_at_aws() || self.who.names_itself.load(Ordering::Relaxed)) {
             self.told[usize::from(by_version)].store(true, Ordering::Relaxed);
         }
     }
 }
 
 /// Sees whether a request goes to AWS, or is answered by another server that tells.
-#[derive(Debug)]
-pub(super) struct WhoAnswers(Arc<AtomicBool>);
+#[derive(Debug, Clone, Default)]
+pub(super) struct WhoAnswers {
+    is_aws: Arc<AtomicBool>,
+    /// As one that tells.
+    names_itself: Arc<AtomicBool>,
+}
 
 impl Intercept for WhoAnswers {
     fn name(&self) -> &'static str {
@@ -73,7 +81,7 @@ impl Intercept for WhoAnswers {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        self.0.store(is_aws(context.request().uri()), Ordering::Relaxed);
+        self.is_aws.store(is_aws(context.request().uri()), Ordering::Relaxed);
         Ok(())
     }
 
@@ -84,7 +92,7 @@ impl Intercept for WhoAnswers {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         if context.response().headers().get("server").is_some_and(names_a_teller) {
-            self.0.store(true, Ordering::Relaxed);
+            self.names_itself.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -169,7 +177,7 @@ mod tests {
         assert!(counts.may_have(None, true), "another right, not learned yet");
 
         let aws = TagCounts::default();
-        aws.teller.store(true, Ordering::Relaxed);
+        aws.who.is_aws.store(true, Ordering::Relaxed);
         assert!(aws.may_have(None, false), "the right to read tags is not known yet");
         aws.answered(false, true);
         assert!(aws.may_have(None, false), "tags without a number: it does not tell");

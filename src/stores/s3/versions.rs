@@ -223,11 +223,12 @@ impl S3Store {
 
     /// What holds a version, as far as this identity may know: servers use one word for a lock and for a missing right.
     async fn lock_of_version(&self, key: &str, version: &str) -> Option<Lock> {
-        self.retention(key, version).await.ok().flatten()
+        self.retention(key, Some(version)).await.ok().flatten()
     }
 
-    async fn retention(&self, key: &str, version: &str) -> Result<Option<Lock>, StoreError> {
-        let ask = self.client.get_object_retention().bucket(&self.bucket).key(self.whole(key)).version_id(version);
+    pub(super) async fn retention(&self, key: &str, version: Option<&str>) -> Result<Option<Lock>, StoreError> {
+        let ask = self.client.get_object_retention().bucket(&self.bucket).key(self.whole(key));
+        let ask = ask.set_version_id(version.map(str::to_owned));
         let output = match ask.set_request_payer(self.payer.clone()).send().await {
             Ok(output) => output,
             Err(error) => {
@@ -259,12 +260,12 @@ impl S3Store {
 
     pub(super) async fn read_lock(&self, key: &str) -> Result<Option<Lock>, StoreError> {
         let version = self.first_version(key).await?;
-        self.retention(key, &version).await
+        self.retention(key, Some(&version)).await
     }
 
     pub(super) async fn lengthen_lock(&self, key: &str, lock: Lock) -> Result<Lock, StoreError> {
         let version = self.first_version(key).await?;
-        let present = self.retention(key, &version).await?;
+        let present = self.retention(key, Some(&version)).await?;
         if let Some(present) = present.filter(|present| present.covers(&lock)) {
             return Ok(present);
         }

@@ -7,7 +7,7 @@ use aws_sdk_s3::{
     primitives::ByteStream,
     types::{
         BucketLocationConstraint, ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, CreateBucketConfiguration,
-        StorageClass,
+        ObjectLockLegalHoldStatus, StorageClass,
     },
 };
 use bytes::Bytes;
@@ -42,6 +42,7 @@ impl S3Store {
         };
         let PutOptions { if_absent, attributes, lock, .. } = options;
         let storage_class = attributes.storage_class.clone();
+        let lock = lock.or(attributes.lock);
         let date = self.response_date();
         let encryption = self.encryption.as_ref();
         let mut request = self
@@ -55,6 +56,7 @@ impl S3Store {
             .checksum_sha256(encode_sha256(&sha256))
             .set_object_lock_mode(lock.map(|lock| header_mode(lock.mode)))
             .set_object_lock_retain_until_date(lock.map(|lock| seconds(lock.until)))
+            .set_object_lock_legal_hold_status(attributes.legal_hold.then_some(ObjectLockLegalHoldStatus::On))
             .set_tagging(encode_tags(&attributes.tags))
             .set_content_type(attributes.content_type)
             .set_cache_control(attributes.cache_control)
@@ -144,6 +146,9 @@ impl S3Store {
             .bucket(&self.bucket)
             .key(self.whole(key))
             .checksum_algorithm(ChecksumAlgorithm::Sha256)
+            .set_object_lock_mode(attributes.lock.map(|lock| header_mode(lock.mode)))
+            .set_object_lock_retain_until_date(attributes.lock.map(|lock| seconds(lock.until)))
+            .set_object_lock_legal_hold_status(attributes.legal_hold.then_some(ObjectLockLegalHoldStatus::On))
             .set_tagging(encode_tags(&attributes.tags))
             .set_content_type(attributes.content_type)
             .set_cache_control(attributes.cache_control)

@@ -3,6 +3,7 @@
 mod archived;
 mod as_of;
 mod capture;
+mod locks;
 mod round_trip;
 mod shards;
 mod unfinished;

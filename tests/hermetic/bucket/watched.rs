@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use farshore::stores::{
-    Archive, Availability, Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval, SharedStore, Store,
-    StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
+    Archive, Availability, Download, GetOptions, Holds, LockSupport, ObjectAttributes, ObjectStat, Page, PutOptions, Retrieval,
+    SharedStore, Store, StoreError, UploadedPart, VersionCursor, VersionPage, Versioning,
 };
 
 /// Something that happens right before a call on a key.
@@ -34,6 +34,7 @@ struct Seen {
     version: Option<String>,
     digests: bool,
     versions_denied: bool,
+    missing: bool,
     failing: Vec<Failing>,
 }
 
@@ -89,6 +90,15 @@ impl Watched {
         self.seen.lock().unwrap().versions_denied = true;
     }
 
+    /// There is no such place until it is made.
+    pub fn remove_place(&self) {
+        self.seen.lock().unwrap().missing = true;
+    }
+
+    fn made(&self) {
+        self.seen.lock().unwrap().missing = false;
+    }
+
     async fn shown(&self, mut stat: ObjectStat) -> Result<ObjectStat, StoreError> {
         if self.seen.lock().unwrap().digests {
             let digest = self.inner.stat(&stat.key).await?.sha256.expect("the memory store keeps it");
@@ -100,6 +110,9 @@ impl Watched {
     fn called(&self, method: &'static str, key: &str) -> Result<(), StoreError> {
         let mut seen = self.seen.lock().unwrap();
         *seen.calls.entry(method).or_default() += 1;
+        if seen.missing && !method.starts_with("create") {
+            return Err(StoreError::NoSuchPlace { place: "watched".to_owned() });
+        }
         match seen.failing.iter().find(|(failing, on, _)| *failing == method && (on.is_empty() || on == key)) {
             Some((_, _, error)) => Err(error(format!("watched/{key}"))),
             None => Ok(()),
@@ -193,7 +206,27 @@ impl Store for Watched {
     }
 
     async fn create(&self) -> Result<(), StoreError> {
+        self.called("create", "")?;
+        self.made();
         self.inner.create().await
+    }
+
+    async fn create_locking(&self) -> Result<(), StoreError> {
+        self.called("create_locking", "")?;
+        self.made();
+        self.inner.create_locking().await
+    }
+
+    async fn lock_support(&self) -> Result<LockSupport, StoreError> {
+        self.called("lock_support", "")?;
+        self.inner.lock_support().await
+    }
+
+    async fn holds(&self, key: &str, version: Option<&str>, shown: Option<Holds>) -> Result<Holds, StoreError> {
+        self.called("holds", key)?;
+        self.called(if shown.is_some() { "holds after a read" } else { "holds of what was not read" }, key)?;
+        self.called(if version.is_some() { "holds by version" } else { "holds of the present" }, key)?;
+        self.inner.holds(key, version, shown).await
     }
 
     async fn time(&self) -> Result<DateTime<Utc>, StoreError> {

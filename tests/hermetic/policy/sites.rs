@@ -182,3 +182,25 @@ fn archived_objects_are_asked_for_only_where_the_source_says_so() {
         assert!(error.contains(said) && !error.contains("defect"), "{wrong}: {error}");
     }
 }
+
+#[test]
+fn a_bucket_may_have_its_locks_asked_for_and_a_directory_has_none() {
+    let of = |line: &str, store: &str| {
+        let text = with("store = { kind = \"s3\", bucket = \"primary\" }", &format!("{line}\nstore = {store}"));
+        let policy = Policy::parse(&text, "p.toml").map_err(|errors| errors.to_string())?;
+        let SourceKind::Bucket(bucket) = &policy.source("objects").unwrap().kind else { panic!() };
+        Ok::<_, String>(bucket.locks)
+    };
+    let s3 = "{ kind = \"s3\", bucket = \"primary\" }";
+    let azure = "{ kind = \"azure\", account = \"acc\", container = \"con\" }";
+    let directory = "{ kind = \"filesystem\", path = \"/srv/objects\" }";
+    assert_eq!((of("", s3), of("locks = false", s3), of("locks = true", s3)), (Ok(false), Ok(false), Ok(true)));
+    assert_eq!((of("locks = true", azure), of("locks = false", directory)), (Ok(true), Ok(false)));
+    for (line, store, said) in [
+        ("locks = true", directory, "source[objects].locks: goes with a store of kind \"s3\" or \"azure\" only"),
+        ("locks = \"yes\"", s3, "source[objects].locks: is a text; should be true or false"),
+    ] {
+        let error = of(line, store).unwrap_err();
+        assert!(error.contains(said), "{error}");
+    }
+}

@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use chrono::DateTime;
 use farshore::stores::{
-    Archive, Availability, GetOptions, ObjectAttributes, PutOptions, Retrieval, RetrievalPriority, S3Config, S3Encryption, S3Store,
-    Store, StoreError,
+    Archive, Availability, GetOptions, Holds, Lock, LockMode, ObjectAttributes, PutOptions, Retrieval, RetrievalPriority, S3Config,
+    S3Encryption, S3Store, Store, StoreError,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -117,7 +118,11 @@ fn compliant(head: &str) -> String {
 }
 
 async fn upload(store: &S3Store) {
-    let upload = store.begin_upload("k", ObjectAttributes::default()).await.unwrap();
+    upload_with(store, ObjectAttributes::default()).await;
+}
+
+async fn upload_with(store: &S3Store, attributes: ObjectAttributes) {
+    let upload = store.begin_upload("k", attributes).await.unwrap();
     let part = store.upload_part("k", &upload, 1, Bytes::from_static(b"x")).await.unwrap();
     store.complete_upload("k", &upload, &[part], true).await.unwrap();
     store.abort_upload("k", &upload).await.unwrap();
@@ -327,4 +332,149 @@ async fn why_an_archived_object_cannot_be_asked_for_is_said() {
     let error = store.bring_back("denied", None, high).await.unwrap_err();
     assert!(matches!(error, StoreError::Denied { action: "bring back", .. }), "{error}");
     assert_eq!(store.availability("cold", None).await.unwrap(), Availability::Archived(Archive::Flexible));
+}
+
+/// The beginning of 2100, as [`LOCKED`] has it.
+const THEN: i64 = 4_102_444_800;
+const LOCKED: &str = "x-amz-object-lock-mode: GOVERNANCE\r\nx-amz-object-lock-retain-until-date: 2100-01-01T00:00:00.000Z\r\n";
+const HELD: &str = "x-amz-object-lock-legal-hold: ON\r\n";
+
+fn lock(mode: LockMode) -> Lock {
+    Lock { mode, until: DateTime::from_timestamp(THEN, 0).unwrap() }
+}
+
+fn held(mode: Option<LockMode>, legal_hold: bool) -> Holds {
+    Holds { lock: mode.map(lock), legal_hold }
+}
+
+#[tokio::test]
+async fn what_is_to_hold_an_object_is_sent_with_it_or_with_the_beginning_of_its_upload_and_never_otherwise() {
+    let (mode, until, hold) = (
+        "x-amz-object-lock-mode: ",
+        "x-amz-object-lock-retain-until-date: 2100-01-01t00:00:00z",
+        "x-amz-object-lock-legal-hold: on",
+    );
+    let modes = [LockMode::Governance, LockMode::Compliance].map(Some).into_iter().chain([None]);
+    for (wanted, legal_hold) in modes.flat_map(|mode| [(mode, false), (mode, true)]) {
+        let (store, heads) = store(compliant, |_| {}).await;
+        let attributes = ObjectAttributes::default().held_by(held(wanted, legal_hold));
+        let options = PutOptions { attributes: attributes.clone(), ..PutOptions::default() };
+        store.put("k", Bytes::from_static(b"x"), options).await.unwrap();
+        upload_with(&store, attributes).await;
+        let asked = heads.take();
+        let (begins, others): (Vec<_>, Vec<_>) =
+            asked.iter().partition(|head| head.contains("?uploads") || (head.starts_with("put ") && !head.contains("partnumber")));
+        assert_eq!(begins.len(), 2, "{asked:#?}");
+        for head in begins {
+            assert_eq!(head.contains(&format!("{mode}{}", wanted.unwrap_or(LockMode::Governance))), wanted.is_some(), "{head}");
+            assert_eq!((head.contains(until), head.contains(hold)), (wanted.is_some(), legal_hold), "{head}");
+            assert_eq!(head.contains("x-amz-object-lock-"), wanted.is_some() || legal_hold, "{head}");
+        }
+        assert!(others.iter().all(|head| !head.contains("x-amz-object-lock-")), "{others:#?}");
+    }
+    // What a site wants of its own objects is not weakened by their attributes.
+    let (store, heads) = store(compliant, |_| {}).await;
+    let attributes = ObjectAttributes::default().held_by(held(Some(LockMode::Governance), false));
+    let options = PutOptions { attributes, lock: Some(lock(LockMode::Compliance)), ..PutOptions::default() };
+    store.put("k", Bytes::from_static(b"x"), options).await.unwrap();
+    assert!(heads.take()[0].contains("x-amz-object-lock-mode: compliance"));
+}
+
+#[tokio::test]
+async fn what_holds_an_object_is_read_with_it_unless_it_has_ended() {
+    fn both(_: &str) -> String {
+        format!("{FOUND}{LOCKED}{HELD}Content-Length: 1\r\n\r\nx")
+    }
+    fn ended(_: &str) -> String {
+        both("").replace("2100", "2020").replace("ON\r", "OFF\r")
+    }
+    for (answer, expected) in [(both as Answer, held(Some(LockMode::Governance), true)), (ended as Answer, Holds::default())] {
+        let (store, _) = store(answer, |_| {}).await;
+        assert_eq!(store.get("k", GetOptions::default()).await.unwrap().attributes.holds(), expected);
+    }
+}
+
+fn refused(status: &str, code: &str) -> String {
+    let body = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
+    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn asks(head: &str, what: &str) -> bool {
+    let line = head.lines().next().unwrap_or_default();
+    line.contains(&format!("?{what}")) || line.contains(&format!("&{what}"))
+}
+
+/// Knows of nothing that holds `free`, and of a lock and a hold on every other object; does not say so with the object itself.
+fn silent(head: &str) -> String {
+    let is_free = head.contains("/free");
+    match (asks(head, "retention"), asks(head, "legal-hold")) {
+        (false, false) => format!("{FOUND}Content-Length: 1\r\n\r\n{}", if head.starts_with("head") { "" } else { "x" }),
+        _ if is_free => refused("404 Not Found", "NoSuchObjectLockConfiguration"),
+        (true, _) => xml("<Retention><Mode>GOVERNANCE</Mode><RetainUntilDate>2100-01-01T00:00:00Z</RetainUntilDate></Retention>"),
+        (_, true) => xml("<LegalHold><Status>ON</Status></LegalHold>"),
+    }
+}
+
+/// The same, and says so.
+fn telling(head: &str) -> String {
+    match asks(head, "retention") || asks(head, "legal-hold") || head.contains("/free") {
+        true => silent(head),
+        false => silent(head).replacen("Content-Length", &format!("{LOCKED}{HELD}Content-Length"), 1),
+    }
+}
+
+#[tokio::test]
+async fn that_a_server_shows_nothing_means_nothing_only_once_it_has_shown_something() {
+    let both = held(Some(LockMode::Governance), true);
+    let seen = async |store: &S3Store, heads: &Heads, key: &str| {
+        let holds = store.holds(key, None, None).await.unwrap();
+        (heads.take().len(), holds)
+    };
+    let free = Holds::default();
+    let (talks, heads) = store(telling, |_| {}).await;
+    for (key, expected) in [("free", (3, free)), ("free", (3, free)), ("locked", (1, both)), ("free", (1, free))] {
+        assert_eq!(seen(&talks, &heads, key).await, expected, "{key}");
+    }
+    // One that shows them with a read is known by that as well.
+    let (talks, heads) = store(telling, |_| {}).await;
+    let shown = talks.get("locked", GetOptions::default()).await.unwrap().attributes.holds();
+    assert_eq!((shown, heads.take().len()), (both, 1));
+    assert_eq!(talks.holds("locked", None, Some(shown)).await.unwrap(), both);
+    assert_eq!(talks.holds("free", None, Some(free)).await.unwrap(), free);
+    assert_eq!(heads.take(), [] as [String; 0], "what was read need not be asked for");
+
+    let (quiet, heads) = store(silent, |_| {}).await;
+    for (key, expected) in [("free", (3, free)), ("locked", (3, both)), ("free", (3, free)), ("locked", (3, both))] {
+        assert_eq!(seen(&quiet, &heads, key).await, expected, "{key}");
+    }
+    assert_eq!(quiet.holds("locked", Some("v1"), Some(free)).await.unwrap(), both);
+    let asked = heads.take();
+    assert!(asked.len() == 2 && asked.iter().all(|head| head.contains("versionid=v1")), "{asked:#?}");
+}
+
+#[tokio::test]
+async fn whoever_may_not_see_what_holds_an_object_gets_an_error_and_not_nothing() {
+    fn no_locks_to_see(head: &str) -> String {
+        if asks(head, "retention") { refused("403 Forbidden", "AccessDenied") } else { silent(head) }
+    }
+    fn no_holds_to_see(head: &str) -> String {
+        if asks(head, "legal-hold") { refused("403 Forbidden", "AccessDenied") } else { silent(head) }
+    }
+    fn nothing_to_see(head: &str) -> String {
+        if asks(head, "retention") { refused("400 Bad Request", "InvalidRequest") } else { silent(head) }
+    }
+    fn gone(_: &str) -> String {
+        "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned()
+    }
+    for (answer, action) in [(no_locks_to_see as Answer, "read the lock of"), (no_holds_to_see as Answer, "read the legal hold of")]
+    {
+        let (store, _) = store(answer, |_| {}).await;
+        let error = store.holds("free", None, None).await.unwrap_err();
+        assert!(matches!(error, StoreError::Denied { action: tried, .. } if tried == action), "{error:?}");
+    }
+    let (store_without, _) = store(nothing_to_see, |_| {}).await;
+    let error = store_without.holds("free", None, None).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unsupported { .. }), "a bucket without Object Lock: {error:?}");
+    let (empty, _) = store(gone, |_| {}).await;
+    assert!(matches!(empty.holds("free", None, None).await.unwrap_err(), StoreError::NotFound { .. }));
 }

@@ -4,8 +4,8 @@
 use std::fs;
 
 use bytes::Bytes;
-use chrono::TimeDelta;
-use farshore::stores::{PutOptions, Store, StoreError};
+use chrono::{DateTime, TimeDelta, Utc};
+use farshore::stores::{Holds, Lock, LockMode, ObjectAttributes, PutOptions, Store, StoreError};
 use serde_json::json;
 
 use crate::support::{
@@ -146,4 +146,62 @@ fn governance_is_refused_by_the_policy_with_the_reason() {
     let agent = agent(&fake, "{ mode = \"governance\", days = 7 }");
     agent.run(["init", "policy.toml"]).fails(3, &["site[far].lock.mode", "may remove it, too", "make it \"compliance\""]);
     assert_eq!(fake.asked(), [] as [&str; 0]);
+}
+
+#[test]
+fn what_held_the_objects_of_a_source_is_put_back_by_a_restore_that_is_told_to() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let fake = FakeAzure::today(Rules::default());
+    let mut agent = Agent::with_everything();
+    for (variable, value) in [("SITE_KEY", KEY), ("AZURE_STORAGE_KEY", KEY), ("AZURE_STORAGE_SERVICE_ENDPOINT", fake.endpoint())] {
+        agent.set(variable, value);
+    }
+    let source = format!(
+        "[[source]]\nname = \"attachments\"\nkind = \"bucket\"\nlocks = true\nstore = {{ kind = \"azure\", account = \"{ACCOUNT}\", \
+         container = \"{CONTAINER}\", prefix = \"src\", endpoint = \"{}\", account_key = {{ env = \"SITE_KEY\" }} }}\n",
+        fake.endpoint()
+    );
+    agent.write_policy(&format!("{}{source}", agent.files_source()));
+    let until = DateTime::from_timestamp(Utc::now().timestamp() + 24 * 3600, 0).unwrap();
+    let locked = Holds { lock: Some(Lock { mode: LockMode::Compliance, until }), legal_hold: true };
+    runtime.block_on(async {
+        let store = fake.store("src").await;
+        for (key, holds) in [("free", Holds::default()), ("locked", locked)] {
+            let options = PutOptions { attributes: ObjectAttributes::default().held_by(holds), ..PutOptions::default() };
+            store.put(key, Bytes::from_static(b"bytes"), options).await.unwrap();
+        }
+    });
+    agent.init();
+    let examined = agent.run(["doctor", "policy.toml"]).succeeds().stdout;
+    assert!(examined.contains("locks: may be seen"), "{examined}");
+    agent.backup();
+    let restore = |to: &str, more: &[&str]| {
+        let words = ["restore", "policy.toml", "latest", "--source", "attachments", "--to", to];
+        agent.operator(words.into_iter().chain(more.iter().copied()))
+    };
+    let address = |prefix: &str| format!("azure://{ACCOUNT}/{CONTAINER}/{prefix}");
+    let of = |prefix: &str| {
+        runtime.block_on(async {
+            let store = fake.store(prefix).await;
+            [store.holds("free", None, None).await.unwrap(), store.holds("locked", None, None).await.unwrap()]
+        })
+    };
+    let governance = Holds { lock: Some(Lock { mode: LockMode::Governance, until }), ..locked };
+    for (prefix, more, expected) in [
+        ("plain", &[][..], Holds::default()),
+        ("as-it-was", &["--locks"][..], locked),
+        ("liftable", &["--locks=governance"][..], governance),
+    ] {
+        let planned = restore(&address(prefix), &[more, &["--dry-run"]].concat()).succeeds().stdout;
+        assert!(planned.contains("(at the backup 1 objects with a lock, 1 with a legal hold)"), "{planned}");
+        let said = restore(&address(prefix), more).succeeds().stdout;
+        assert_eq!(said.contains("locked or held at their source"), more.is_empty(), "{said}");
+        assert_eq!(said.contains("a lock in the target"), !more.is_empty(), "{said}");
+        assert_eq!(of(prefix), [Holds::default(), expected], "{prefix}");
+    }
+    restore(&agent.text("target"), &["--locks"]).fails(9, &["objects cannot be locked there", "restore without --locks"]);
+    assert!(!agent.path("target").exists());
+    restore(&agent.text("target"), &[]).succeeds();
+    let of_files = ["restore", "policy.toml", "latest", "--source", "config", "--to", "elsewhere", "--locks"];
+    agent.operator(of_files).fails(2, &["--locks is for a source of kind bucket"]);
 }

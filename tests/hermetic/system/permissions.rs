@@ -73,3 +73,19 @@ fn a_directory_has_no_documents_and_says_who_decides() {
     agent.run(["permissions", "policy.toml"]).fails(2, &["file system's owner and mode"]);
     agent.run(["points", "policy.toml", "--first-versions"]).fails(6, &["reading earlier versions is not supported"]);
 }
+
+#[test]
+fn a_source_whose_locks_are_asked_for_needs_to_see_them_and_no_other_does() {
+    let agent = Agent::with_everything();
+    let policy = std::fs::read_to_string(sample()).unwrap();
+    let (kind, with_locks) = ("kind  = \"bucket\"\n", "kind  = \"bucket\"\nlocks = true\n");
+    for (text, sees) in [(policy.clone(), false), (policy.replacen(kind, with_locks, 1), true)] {
+        std::fs::write(agent.path("locks.toml"), text).unwrap();
+        let printed = agent.run(["permissions", "locks.toml", "--json"]).succeeds().json();
+        let source = printed.as_array().unwrap().last().unwrap().to_string();
+        for action in ["s3:GetObjectRetention", "s3:GetObjectLegalHold"] {
+            assert_eq!(source.contains(action), sees, "{action}: {source}");
+        }
+        assert!(!source.contains("PutObject"), "{source}");
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
-use farshore::stores::{GetOptions, Lock, LockMode, PutOptions, S3Config, S3Store, Store, StoreError, read_all};
+use farshore::stores::{GetOptions, Holds, Lock, LockMode, PutOptions, S3Config, S3Store, Store, StoreError, read_all};
 
 use crate::{
     s3,
@@ -61,6 +61,20 @@ async fn first_versions_show_what_markers_and_overwriting_hide() {
     put("k6", "after the marker").await;
     shows_seven_true(&first).await;
     assert!(matches!(first.stat("k").await.unwrap_err(), StoreError::NotFound { .. }));
+}
+
+#[tokio::test]
+async fn an_identity_that_may_not_see_legal_holds_is_not_told_that_there_is_none() {
+    let config = config();
+    let admin = S3Store::connect(config.clone()).await.unwrap();
+    admin.create_locking().await.unwrap();
+    admin.put("free", Bytes::from_static(b"x"), PutOptions::default()).await.unwrap();
+    assert_eq!(admin.holds("free", None, None).await.unwrap(), Holds::default());
+    // It has the right to see locks alone.
+    let blind = S3Config { access_key: Some(server("FARSHORE_TEST_S3_WRITER_KEY")), ..config };
+    let blind = S3Store::connect(blind).await.unwrap();
+    let refused = blind.holds("free", None, None).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Denied { action: "read the legal hold of", .. }), "{refused:?}");
 }
 
 /// What a thief of these credentials can do to what is locked.

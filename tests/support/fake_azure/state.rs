@@ -10,6 +10,7 @@ use super::{ACCOUNT, Answer, CONTAINER, Request, Rules, listing};
 
 const UNTIL: &str = "x-ms-immutability-policy-until-date";
 const MODE: &str = "x-ms-immutability-policy-mode";
+const LEGAL_HOLD: &str = "x-ms-legal-hold";
 
 /// A time-based policy.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +47,8 @@ pub struct State {
     pub container_exists: bool,
     /// Oldest first.
     pub blobs: BTreeMap<String, Vec<Version>>,
+    /// Blocks that no list has joined yet: by the blob's name and their own ids.
+    blocks: BTreeMap<(String, String), Bytes>,
     pub asked: Vec<String>,
     /// The priorities with which versions were asked for.
     pub priorities: Vec<String>,
@@ -65,6 +68,7 @@ impl State {
             rules,
             container_exists: true,
             blobs: BTreeMap::new(),
+            blocks: BTreeMap::new(),
             asked: Vec::new(),
             priorities: Vec::new(),
             clock,
@@ -122,7 +126,13 @@ impl State {
 
     fn about_blob(&mut self, name: &str, request: &Request) -> Answer {
         match (request.method.as_str(), request.query("comp")) {
-            ("PUT", None) => self.put(name, request),
+            ("PUT", None) => self.put(name, request, request.body.clone()),
+            ("PUT", Some("block")) => {
+                let id = request.query("blockid").unwrap().to_owned();
+                self.blocks.insert((name.to_owned(), id), request.body.clone());
+                Answer::new(201)
+            }
+            ("PUT", Some("blocklist")) => self.join_blocks(name, request),
             ("GET" | "HEAD", None) => self.get(name, request),
             ("PUT", Some("tier")) => self.move_to_tier(name, request),
             ("DELETE", None) => self.delete(name, request.query("versionid")),
@@ -146,7 +156,20 @@ impl State {
         }
     }
 
-    fn put(&mut self, name: &str, request: &Request) -> Answer {
+    fn join_blocks(&mut self, name: &str, request: &Request) -> Answer {
+        let list = std::str::from_utf8(&request.body).unwrap();
+        let ids = list.split("<Latest>").skip(1).filter_map(|rest| rest.split_once("</Latest>"));
+        let mut whole = Vec::new();
+        for (id, _) in ids {
+            let Some(block) = self.blocks.remove(&(name.to_owned(), id.to_owned())) else {
+                return Answer::refusal(400, "InvalidBlockList");
+            };
+            whole.extend_from_slice(&block);
+        }
+        self.put(name, request, whole.into())
+    }
+
+    fn put(&mut self, name: &str, request: &Request, body: Bytes) -> Answer {
         let policy = match self.asked_policy(request) {
             Ok(policy) => policy.filter(|_| self.rules.supports_policies),
             Err(refusal) => return refusal,
@@ -159,15 +182,8 @@ impl State {
             return Answer::refusal(409, "BlobAlreadyExists");
         }
         versions.iter_mut().for_each(|version| version.is_current = false);
-        let version = Version {
-            id: id.clone(),
-            is_current: true,
-            body: request.body.clone(),
-            modified,
-            policy,
-            is_held: false,
-            archived: None,
-        };
+        let is_held = self.rules.supports_policies && request.header(LEGAL_HOLD) == Some("true");
+        let version = Version { id: id.clone(), is_current: true, body, modified, policy, is_held, archived: None };
         let answer = described(Answer::new(201), &version);
         versions.push(version);
         answer
@@ -208,6 +224,9 @@ impl State {
         if let Some(policy) = version.policy {
             let mode = if policy.is_locked { "locked" } else { "unlocked" };
             answer = answer.with(UNTIL, http_time(policy.until)).with(MODE, mode);
+        }
+        if version.is_held {
+            answer = answer.with(LEGAL_HOLD, "true");
         }
         let Some(range) = request.header("x-ms-range") else { return Answer { body: whole, ..answer } };
         let (start, end) = range.trim_start_matches("bytes=").split_once('-').unwrap();
