@@ -7,7 +7,7 @@ use crate::stores::{Retrieval, RetrievalPriority};
 pub(super) struct RehydrateArgs {
     /// Bring packs back that the restore needs and that lie in an archive tier, and wait for them: hours, and money. Without it such a restore is
     /// refused before anything is written; --dry-run says how many there are and how long it takes.
-    #[arg(long, value_name = "PRIORITY", value_enum, num_args = 0..=1, default_missing_value = "standard")]
+    #[arg(long, value_name = "PRIORITY", value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "standard")]
     rehydrate: Option<Priority>,
     /// How many days what was brought back can be read (on S3; elsewhere it stays).
     #[arg(long, value_name = "DAYS", default_value_t = Retrieval::DEFAULT_DAYS, value_parser = clap::value_parser!(u16).range(1..=365), requires = "rehydrate")]

@@ -69,7 +69,7 @@ impl InArchive {
     pub fn describe(&self) -> String {
         let time = |priority| in_words(self.takes(priority));
         format!(
-            "{}{} packs of {} bytes lie in an archive, {} of them on their way. Bringing them back typically takes up to {}, with `--rehydrate high` {}, with `--rehydrate bulk` {}",
+            "{}{} packs of {} bytes lie in an archive, {} of them on their way. Bringing them back typically takes up to {}, with `--rehydrate=high` {}, with `--rehydrate=bulk` {}",
             if self.is_most { "at most " } else { "" },
             self.packs,
             self.bytes,
@@ -181,6 +181,11 @@ async fn still_coming(
             match state {
                 Ok(Availability::Readable) | Err(StoreError::NotFound { .. }) => observer.bytes(u64::from(pack.size)),
                 Ok(Availability::Coming(_) | Availability::Archived(_)) => waiting.push(pack),
+                // Hours are waited for: a network that is away for minutes of them is no reason to give up.
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%error, key = pack.key, "looked for again later");
+                    waiting.push(pack);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -275,7 +280,7 @@ mod tests {
         found.is_most = true;
         assert_eq!(found.takes(RetrievalPriority::Bulk), Duration::from_secs(96 * 3600));
         assert!(
-            found.describe().contains("up to 24 h, with `--rehydrate high` 24 h, with `--rehydrate bulk` 96 h"),
+            found.describe().contains("up to 24 h, with `--rehydrate=high` 24 h, with `--rehydrate=bulk` 96 h"),
             "{}",
             found.describe()
         );

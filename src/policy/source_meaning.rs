@@ -34,11 +34,15 @@ pub fn source(typed: TypedSource, path: &Path, findings: &mut Findings<'_>) -> O
         TypedSource::Bucket { name, store: typed, locks, rehydrate, rehydrate_days } => {
             let store = store(typed, &path.key("store"), findings);
             let locks = locks.unwrap_or(false);
-            if locks && matches!(store, Some(StorePolicy::Filesystem(_))) {
-                findings.add(
-                    &path.key("locks"),
-                    "goes with a store of kind \"s3\" or \"azure\" only: in a directory nothing is locked",
-                );
+            if matches!(store, Some(StorePolicy::Filesystem(_))) {
+                for (key, is_said, why) in
+                    [("locks", locks, "nothing is locked"), ("rehydrate", rehydrate.is_some(), "nothing is archived")]
+                {
+                    if is_said {
+                        let message = format!("goes with a store of kind \"s3\" or \"azure\" only: in a directory {why}");
+                        findings.add(&path.key(key), message);
+                    }
+                }
             }
             let rehydrate = rehydration(rehydrate, rehydrate_days, &path.key("rehydrate_days"), findings);
             (name, store.map(|store| SourceKind::Bucket(BucketPolicy { store, locks, rehydrate })))

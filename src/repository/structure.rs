@@ -24,7 +24,7 @@ use super::{
     point::{list_all, list_store},
     workers::off_thread,
 };
-use crate::stores::{GetOptions, ObjectStat, SharedStore, StoreError, may_be_archived, read_all};
+use crate::stores::{GetOptions, ObjectStat, SharedStore, StoreError, is_archive, may_be_archived, read_all};
 
 /// Indexes fetched at once.
 const FETCHES: usize = 32;
@@ -43,8 +43,10 @@ pub struct StoredPack {
     pub size: u64,
     /// When the site stored it.
     pub stored_at: DateTime<Utc>,
-    /// Whether its storage class is one of an archive: it may have to be brought back before it can be read.
+    /// Whether its storage class is one of which it may have to be brought back before it can be read.
     pub may_be_archived: bool,
+    /// Whether its storage class is an archive.
+    pub is_archived: bool,
 }
 
 /// What one look at the site showed: packs that indexes name, and the packs and data keys that are there, each listed once.
@@ -219,8 +221,14 @@ pub(super) async fn list_indexes(store: &SharedStore) -> Result<HashMap<[u8; 32]
 /// The packs at the site.
 pub(super) async fn list_packs(repository: &Repository) -> Result<StoredPacks> {
     let stored = |object: ObjectStat| {
-        let may_be_archived = object.storage_class.as_deref().is_some_and(may_be_archived);
-        Some((name_sha256(&object.key)?, StoredPack { size: object.size, stored_at: object.modified, may_be_archived }))
+        let class = object.storage_class.as_deref();
+        let pack = StoredPack {
+            size: object.size,
+            stored_at: object.modified,
+            may_be_archived: class.is_some_and(may_be_archived),
+            is_archived: class.is_some_and(is_archive),
+        };
+        Some((name_sha256(&object.key)?, pack))
     };
     Ok(list_all(repository, PACKS).await?.into_iter().filter_map(stored).collect())
 }

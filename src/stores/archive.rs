@@ -93,6 +93,11 @@ pub fn may_be_archived(class: &str) -> bool {
     matches!(class, "GLACIER" | "DEEP_ARCHIVE" | "INTELLIGENT_TIERING" | "Archive")
 }
 
+/// Whether a class is one whose objects lie in an archive unless somebody brought them back.
+pub fn is_archive(class: &str) -> bool {
+    may_be_archived(class) && class != "INTELLIGENT_TIERING"
+}
+
 /// The archive that a class of S3 is, given what HEAD says of Intelligent-Tiering (`x-amz-archive-status`).
 pub(super) fn s3_archive(class: Option<&str>, status: Option<&str>) -> Option<Archive> {
     match (class, status) {
@@ -104,7 +109,7 @@ pub(super) fn s3_archive(class: Option<&str>, status: Option<&str>) -> Option<Ar
 
 #[cfg(test)]
 mod tests {
-    use super::{Archive, Duration, RetrievalPriority, may_be_archived, s3_archive};
+    use super::{Archive, Duration, RetrievalPriority, is_archive, may_be_archived, s3_archive};
 
     #[test]
     fn more_money_never_takes_longer() {
@@ -120,6 +125,8 @@ mod tests {
         for class in ["STANDARD", "STANDARD_IA", "ONEZONE_IA", "GLACIER_IR", "Hot", "Cool", "Cold", ""] {
             assert!(!may_be_archived(class) && s3_archive(Some(class), None).is_none(), "{class}");
         }
+        assert!(may_be_archived("INTELLIGENT_TIERING") && !is_archive("INTELLIGENT_TIERING"));
+        assert!(["GLACIER", "DEEP_ARCHIVE", "Archive"].into_iter().all(is_archive));
         assert_eq!(s3_archive(Some("GLACIER"), None), Some(Archive::Flexible));
         assert_eq!(s3_archive(Some("DEEP_ARCHIVE"), None), Some(Archive::Deep));
         assert_eq!(s3_archive(Some("INTELLIGENT_TIERING"), None), None);

@@ -41,7 +41,7 @@ use chrono::{DateTime, Utc};
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-pub use archive::{Archive, Availability, Retrieval, RetrievalPriority, may_be_archived};
+pub use archive::{Archive, Availability, Retrieval, RetrievalPriority, is_archive, may_be_archived};
 pub use azure::{AzureConfig, AzureCredential, AzureStore, azure_permissions};
 pub use bandwidth::{Bandwidth, Direction, Hours, TimeOfDay, Zone};
 pub use error::StoreError;

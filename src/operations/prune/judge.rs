@@ -102,7 +102,7 @@ impl Judgement {
             }
         }
         // To move what is needed of a pack it would have to be brought back: it stays as it is.
-        this.wasteful.retain(|(_, number, _)| !seen.archived.contains(number));
+        this.wasteful.retain(|(.., record)| !there.get(&record.sha256).is_some_and(|pack| pack.is_archived));
         this.choose_emptiest(request.retention.max_unused);
         if let Some(reach) = reach {
             let lost = numbers.iter().filter(|(sha256, (number, _))| !there.contains_key(*sha256) && !reach.needs(*number));

@@ -127,8 +127,7 @@ async fn read_once(
     let (read, attributes, digest) = if stat.size <= u64::from(OBJECT_PART_BYTES) {
         // On a task of its own, so that several objects are received and decrypted on all cores.
         let (store, key) = (store.clone(), stat.key.clone());
-        let received = AbortOnDropHandle::new(tokio::spawn(async move { receive(&store, &key, options).await }));
-        let (read, attributes, body, digest) = received.await.map_err(lost)??;
+        let (read, attributes, body, digest) = on_its_own(async move { receive(&store, &key, options).await }).await?;
         if !body.is_empty() {
             observer.bytes(body.len() as u64);
             writer.write(body).await?;
@@ -244,7 +243,15 @@ impl Hasher {
     }
 }
 
+/// Work on a task of its own, which ends with whoever waits for it. What holds leave for a request of a store belongs on one wherever its waiter may
+/// turn to something else that waits for such leave.
+pub(super) async fn on_its_own<T: Send + 'static>(
+    work: impl Future<Output = Result<T, SourceError>> + Send + 'static,
+) -> Result<T, SourceError> {
+    AbortOnDropHandle::new(tokio::spawn(work)).await.unwrap_or_else(|error| Err(lost(error)))
+}
+
 /// A task that ended without its result: the runtime is going down.
-pub(super) fn lost(error: tokio::task::JoinError) -> SourceError {
+fn lost(error: tokio::task::JoinError) -> SourceError {
     SourceError::io("a task of this program")(std::io::Error::other(error))
 }

@@ -7,13 +7,12 @@ use futures_util::{
     FutureExt, StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     BucketAttributes, OBJECT, concerns_one_object,
     existing::matches,
     listing::Listing,
-    read::lost,
+    read::on_its_own,
     restored_locks::RestoredLocks,
     transfer::{Transfer, Transferred, Wanted},
 };
@@ -118,11 +117,11 @@ impl BucketTarget {
                 // On a task of its own: it holds leave for one of the target's requests, and nobody asks for decisions while a batch is written
                 // that waits for such leave.
                 let (store, size) = (self.store.clone(), entry.size());
-                let task = tokio::spawn(async move {
+                let looking = on_its_own(async move {
                     let is_the_same = matches(&*store, &there, size, &attributes).await;
                     is_the_same.map(|is_the_same| (is_the_same, attributes))
                 });
-                match AbortOnDropHandle::new(task).await.map_err(lost)?? {
+                match looking.await? {
                     (true, _) => return Ok(Decided::Keep),
                     (false, attributes) => attributes,
                 }

@@ -162,7 +162,10 @@ fn a_bucket_is_encrypted_and_paid_for_as_its_store_says() {
 #[test]
 fn archived_objects_are_asked_for_only_where_the_source_says_so() {
     let of = |lines: &str| {
-        let text = with("kind = \"bucket\"\n", &format!("kind = \"bucket\"\n{lines}\n"));
+        let mut text = with("kind = \"bucket\"\n", &format!("kind = \"bucket\"\n{lines}\n"));
+        if lines.ends_with("in a directory") {
+            text = text.replace("{ kind = \"s3\", bucket = \"primary\" }", "{ kind = \"filesystem\", path = \"/srv/objects\" }");
+        }
         let policy = Policy::parse(&text, "p.toml").map_err(|errors| errors.to_string())?;
         let SourceKind::Bucket(bucket) = &policy.source("objects").unwrap().kind else { panic!() };
         Ok::<_, String>(bucket.rehydrate)
@@ -175,6 +178,7 @@ fn archived_objects_are_asked_for_only_where_the_source_says_so() {
     for (wrong, said) in [
         ("rehydrate = \"expedited\"", "rehydrate"),
         ("rehydrate_days = 5", "rehydrate_days: goes with rehydrate only"),
+        ("rehydrate = \"bulk\" # in a directory", "rehydrate: goes with a store of kind \"s3\" or \"azure\" only"),
         ("rehydrate = \"high\"\nrehydrate_days = 0", "rehydrate_days: is out of range; should be a whole number from 1 to 365"),
         ("rehydrate = \"high\"\nrehydrate_days = 70000", "rehydrate_days: is out of range; should be a whole number from 1 to 365"),
     ] {

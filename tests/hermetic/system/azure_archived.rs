@@ -62,12 +62,12 @@ fn packs_in_the_archive_are_brought_back_when_somebody_says_so_and_never_otherwi
         );
         assert_eq!(archive["standard_seconds"], 15 * 3600);
         let said = restore(&agent, "planned", &["--dry-run"]).succeeds().stdout;
-        assert!(said.contains("lie in an archive") && said.contains("30 h, with `--rehydrate high` 2 h"), "{said}");
+        assert!(said.contains("lie in an archive") && said.contains("30 h, with `--rehydrate=high` 2 h"), "{said}");
         restore(&agent, "refused", &[]).fails(1, &["lie in an archive", "Nothing was written", "--rehydrate"]);
         assert!(!agent.path("refused").exists());
         assert_eq!(moves(&fake), 0, "nobody said yes");
 
-        let report = restore(&agent, "brought", &["--rehydrate", "high", "--json"]).succeeds().json();
+        let report = restore(&agent, "brought", &["--rehydrate=high", "--json"]).succeeds().json();
         assert_eq!(tree(&agent.path("brought").join(agent.text("data").trim_start_matches('/'))), tree(&agent.path("data")));
         let phases = report["phases"].as_array().unwrap();
         let retrieval = phases.iter().find(|phase| phase["name"] == "retrieval").expect("the time is told");
