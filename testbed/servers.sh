@@ -52,7 +52,7 @@ PYTHON
 
 # Starts SeaweedFS in the new directory $1. Sets seaweedfs_pid, s3_endpoint, s3_access_key, s3_secret_key.
 # The identities writer and pruner have the same secret, and neither may administer or lift locks. It takes no more than FARSHORE_TEST_S3_VOLUMES
-# volumes of 256 MiB, of which each bucket has seven or more: a bench of many large buckets needs more than the usual 60.
+# volumes of 256 MiB, of which each bucket has seven or more: with no more volumes it answers 500 to a write. They take room only as they fill.
 start_seaweedfs() {
     local directory="$1" free_kib s3_grpc master master_grpc volume volume_grpc filer_grpc
     free_kib=$(df --output=avail "$(dirname "$directory")" | tail -n 1)
@@ -76,7 +76,7 @@ start_seaweedfs() {
 JSON
     setpriv --pdeathsig KILL "$seaweedfs_home/weed" server -dir="$directory/data" -ip=127.0.0.1 -ip.bind=127.0.0.1 \
         -master.port="$master" -master.port.grpc="$master_grpc" -master.volumeSizeLimitMB=256 -master.telemetry=false \
-        -volume.port="$volume" -volume.port.grpc="$volume_grpc" -volume.max="${FARSHORE_TEST_S3_VOLUMES:-60}" \
+        -volume.port="$volume" -volume.port.grpc="$volume_grpc" -volume.max="${FARSHORE_TEST_S3_VOLUMES:-200}" \
         -filer.port="$seaweedfs_filer" -filer.port.grpc="$filer_grpc" -filer.localSocket="$directory/filer.sock" \
         -s3 -s3.port="$seaweedfs_s3" -s3.port.grpc="$s3_grpc" -s3.port.iceberg=0 -s3.port.lance=0 -s3.config="$directory/s3.json" \
         -s3.localSocket="$directory/s3.sock" \

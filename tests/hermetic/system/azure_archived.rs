@@ -110,6 +110,7 @@ fn only_the_data_that_is_needed_and_archived_is_told_once_the_lists_can_be_read(
     // A verification reads what can be read, and says what it could not.
     let verified = agent.operator(["verify", "policy.toml", "--read-data"]).ends_with(4).stdout;
     assert!(verified.contains("1 packs of 4") && verified.contains("lie in an archive and were not read"), "{verified}");
+    agent.run(["prune", "policy.toml"]).succeeds();
 }
 
 #[test]
@@ -127,5 +128,11 @@ fn backup_drill_prune_and_verification_meet_an_archive_without_harm() {
     assert!(drilled.stdout.contains("lie in an archive") && drilled.stdout.contains("--rehydrate"), "{}", drilled.stdout);
     let verified = agent.operator(["verify", "policy.toml", "--read-data"]);
     assert!(verified.code != 0 && verified.stderr.contains("archived, so that it cannot be read now"), "{verified:?}");
+    // Nobody can tell what the points need, so that nothing goes.
+    let stored = || fake.versions().into_iter().filter(|(name, ..)| !name.starts_with("p/evidence/")).collect::<Vec<_>>();
+    let before = stored();
+    let pruned = agent.run(["prune", "policy.toml"]);
+    assert!(pruned.code != 0 && pruned.stderr.contains("archived, so that it cannot be read now"), "{pruned:?}");
+    assert_eq!(stored(), before);
     assert_eq!(moves(&fake), 0);
 }
