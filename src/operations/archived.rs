@@ -109,7 +109,7 @@ fn in_words(time: Duration) -> String {
 }
 
 /// What is in an archive of some packs, whose listed class is one of an archive.
-async fn look(store: &SharedStore, packs: &[ArchivedPack]) -> Result<InArchive, StoreError> {
+async fn look(store: &SharedStore, packs: &BTreeSet<ArchivedPack>) -> Result<InArchive, StoreError> {
     let mut found = InArchive::default();
     let mut states = stream::iter(packs)
         .map(|pack| async move { (pack, store.availability(&pack.key, None).await) })
@@ -130,7 +130,7 @@ async fn look(store: &SharedStore, packs: &[ArchivedPack]) -> Result<InArchive, 
 /// Asks for packs, and waits until all of them can be read.
 async fn bring_back(
     store: &SharedStore,
-    packs: Vec<ArchivedPack>,
+    packs: BTreeSet<ArchivedPack>,
     how: Retrieval,
     observer: &dyn Observer,
 ) -> Result<(), StoreError> {
@@ -232,8 +232,7 @@ impl RestoreRequest<'_> {
 
     /// The data that a source needs and that cannot be read now, because it lies in an archive; nothing if there is none.
     pub(super) async fn in_archive(&self, source: &str) -> Result<Option<InArchive>, OperationError> {
-        let packs: Vec<_> = self.archived_packs(source).await?.into_iter().collect();
-        let found = look(self.repository.store(), &packs).await?;
+        let found = look(self.repository.store(), &self.archived_packs(source).await?).await?;
         Ok((found.packs > 0).then_some(found))
     }
 
@@ -251,7 +250,6 @@ impl RestoreRequest<'_> {
         if packs.is_empty() {
             return Ok(false);
         }
-        let packs: Vec<_> = packs.into_iter().collect();
         match self.retrieval {
             Some(how) => bring_back(store, packs, how, self.observer.as_ref()).await?,
             None => {

@@ -33,9 +33,9 @@ use super::{
     structure::{Site, update_indexes},
     workers::Desk,
 };
-pub use archived::ArchivedPack;
-
 use crate::stores::{GetOptions, Pieces, SharedStore, read_into, read_pieces};
+
+pub use archived::ArchivedPack;
 
 /// Bytes between two wanted chunks that are cheaper to read than to ask anew for.
 const MERGE_GAP_BYTES: u64 = 128 << 10;

@@ -3,16 +3,13 @@
 //! How long that takes is what the providers' documents say: S3's "Archive retrieval options" and Microsoft's "Blob rehydration from the
 //! archive tier". They call it typical, and promise nothing.
 
-use std::{fmt, time::Duration};
-
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 const MINUTES: u64 = 60;
 const HOURS: u64 = 60 * MINUTES;
 
 /// What an object lies in, as far as it decides how long it takes to bring it back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Archive {
     /// S3 Glacier Flexible Retrieval, or the Archive Access tier of Intelligent-Tiering.
     Flexible,
@@ -23,7 +20,7 @@ pub enum Archive {
 }
 
 /// How an object is brought back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retrieval {
     /// How soon.
     pub priority: RetrievalPriority,
@@ -37,13 +34,11 @@ impl Retrieval {
 }
 
 /// How soon, and for how much money.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetrievalPriority {
     /// As cheap as can be: "Bulk" on S3, as standard elsewhere.
     Bulk,
     /// What the provider does where nothing is said.
-    #[default]
     Standard,
     /// As soon as can be: "Expedited" on S3 (as standard from the deep archive, which has no such thing), "High" on Azure.
     High,
@@ -63,16 +58,6 @@ impl Archive {
             (Self::Azure, RetrievalPriority::High) => HOURS,
         };
         Duration::from_secs(seconds)
-    }
-}
-
-impl fmt::Display for RetrievalPriority {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Bulk => "bulk",
-            Self::Standard => "standard",
-            Self::High => "high",
-        })
     }
 }
 

@@ -63,26 +63,25 @@ pub(super) fn entries(site: &Site<'_>, source: &str, kind: &str, after: Option<&
     }
 }
 
-/// A list that ends where it cannot be read.
+/// A list of a run that did not finish: it ends where it cannot be read.
 fn hint(entries: Entries) -> Entries {
-    let whole = entries.take_while(|record| {
-        if let Err(error) = record {
-            tracing::warn!(%error, "the rest of what an earlier run had read is not used");
-        }
-        std::future::ready(record.as_ref().err().is_none_or(|error| !error.is_damage()))
-    });
-    whole.boxed()
+    until(entries, RepositoryError::is_damage, "the rest of what an earlier run had read is not used")
 }
 
-/// A list that ends where the rest of it lies in an archive: what comes after is read from its source again.
+/// The newest point's list: it ends where the rest of it lies in an archive. What comes after is read from its source again.
 fn unless_archived(entries: Entries) -> Entries {
-    let whole = entries.take_while(|record| {
-        let archived =
-            record.as_ref().err().filter(|error| matches!(error.root(), RepositoryError::Store(StoreError::Archived { .. })));
-        if let Some(error) = archived {
-            tracing::warn!(%error, "the rest of the newest point's list is not used, and what it names is read again");
+    let is_archived = |error: &RepositoryError| matches!(error.root(), RepositoryError::Store(StoreError::Archived { .. }));
+    until(entries, is_archived, "the rest of the newest point's list is not used, and what it names is read again")
+}
+
+/// A list that ends at the first such error, of which this is logged; any other one is its reader's.
+fn until(entries: Entries, is_end: impl Fn(&RepositoryError) -> bool + Send + 'static, said: &'static str) -> Entries {
+    let whole = entries.take_while(move |record| {
+        let end = record.as_ref().err().filter(|error| is_end(error));
+        if let Some(error) = end {
+            tracing::warn!(%error, "{said}");
         }
-        std::future::ready(archived.is_none())
+        std::future::ready(end.is_none())
     });
     whole.boxed()
 }

@@ -7,11 +7,8 @@ use std::collections::BTreeSet;
 
 use futures_util::TryStreamExt;
 
-use super::{ChunkList, Class, PackRecord, Reader, Result};
+use super::{Class, PackRecord, Reader, Result};
 use crate::repository::{Snapshot, format::pack_key};
-
-/// Contents whose packs are looked up together.
-const CONTENTS_AT_ONCE: usize = 1024;
 
 /// A pack at the site, in an archive class when it was listed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +28,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`crate::repository::RepositoryError::Cache`].
-    pub fn archived_lists(&self) -> Result<Vec<ArchivedPack>> {
+    pub fn archived_lists(&self) -> Result<BTreeSet<ArchivedPack>> {
         self.archived_of(Class::Catalogue)
     }
 
@@ -39,11 +36,11 @@ impl Reader {
     ///
     /// # Errors
     /// [`crate::repository::RepositoryError::Cache`].
-    pub fn archived_data(&self) -> Result<Vec<ArchivedPack>> {
+    pub fn archived_data(&self) -> Result<BTreeSet<ArchivedPack>> {
         self.archived_of(Class::Data)
     }
 
-    fn archived_of(&self, class: Class) -> Result<Vec<ArchivedPack>> {
+    fn archived_of(&self, class: Class) -> Result<BTreeSet<ArchivedPack>> {
         let cache = &self.shared.cache;
         let mut packs = BTreeSet::new();
         for number in &cache.seen().archived {
@@ -52,38 +49,26 @@ impl Reader {
                 packs.insert(archived_pack(&record));
             }
         }
-        Ok(packs.into_iter().collect())
+        Ok(packs)
     }
 
-    /// Packs of data in an archive class that the contents need of those entries of a snapshot that are `wanted`. The lists must be readable.
+    /// Packs of data in an archive class that the contents need of those entries of a snapshot that are `wanted`. The lists must be readable;
+    /// what no index knows is for the reading to say.
     ///
     /// # Errors
     /// As [`Reader::flatten`].
     pub async fn archived_packs_of(&self, snapshot: &Snapshot, wanted: impl Fn(&[u8]) -> bool) -> Result<BTreeSet<ArchivedPack>> {
-        let seen = self.shared.cache.seen();
-        let (mut packs, mut found) = (BTreeSet::new(), BTreeSet::new());
-        let mut lists = Vec::new();
+        let cache = &self.shared.cache;
+        let mut numbers = BTreeSet::new();
         let mut entries = self.entries(snapshot);
         while let Some(entry) = entries.try_next().await? {
-            lists.extend(entry.content.filter(|_| wanted(&entry.path)));
-            if lists.len() >= CONTENTS_AT_ONCE {
-                self.numbers(std::mem::take(&mut lists), &mut found).await?;
+            let Some(content) = entry.content.filter(|_| wanted(&entry.path)) else { continue };
+            for chunk in self.flatten(&content).await? {
+                numbers.extend(cache.find(&chunk)?.map(|location| location.pack));
             }
         }
-        self.numbers(lists, &mut found).await?;
-        for number in found.iter().filter(|number| seen.archived.contains(number)) {
-            packs.insert(archived_pack(&self.shared.cache.pack(*number)?));
-        }
-        Ok(packs)
-    }
-
-    /// The numbers of the packs that contents would be read from. What no index knows is for the reading to say.
-    async fn numbers(&self, lists: Vec<ChunkList>, found: &mut BTreeSet<u32>) -> Result<()> {
-        for list in lists {
-            for chunk in self.flatten(&list).await? {
-                found.extend(self.shared.cache.find(&chunk)?.map(|location| location.pack));
-            }
-        }
-        Ok(())
+        let seen = cache.seen();
+        let archived = numbers.into_iter().filter(|number| seen.archived.contains(number));
+        archived.map(|number| Ok(archived_pack(&cache.pack(number)?))).collect()
     }
 }

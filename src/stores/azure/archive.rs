@@ -28,11 +28,11 @@ impl AzureStore {
     }
 
     pub(super) async fn ask_for(&self, key: &str, version: Option<&str>, how: Retrieval) -> Result<Availability, StoreError> {
-        let found = self.ask_availability(key, version).await?;
+        let version = self.version_to_read(key, version).await?;
+        let found = self.ask_availability(key, version.as_deref()).await?;
         if !matches!(found, Availability::Archived(_)) {
             return Ok(found);
         }
-        let version = self.version_to_read(key, version).await?;
         let priority = match how.priority {
             RetrievalPriority::High => "High",
             RetrievalPriority::Bulk | RetrievalPriority::Standard => "Standard",

@@ -46,7 +46,8 @@ impl S3Store {
     }
 
     pub(super) async fn ask_for(&self, key: &str, version: Option<&str>, how: Retrieval) -> Result<Availability, StoreError> {
-        let (found, moves) = self.look_at_archive(key, version).await?;
+        let version = self.version_to_read(key, version).await?;
+        let (found, moves) = self.look_at_archive(key, version.as_deref()).await?;
         let Availability::Archived(archive) = found else { return Ok(found) };
         let parameters = GlacierJobParameters::builder().tier(tier(how.priority, archive)).build();
         let parameters = parameters.map_err(|error| self.other(key, ASK, error.to_string()))?;
@@ -57,7 +58,7 @@ impl S3Store {
             .restore_object()
             .bucket(&self.bucket)
             .key(self.whole(key))
-            .set_version_id(self.version_to_read(key, version).await?)
+            .set_version_id(version.clone())
             .checksum_algorithm(ChecksumAlgorithm::Sha256)
             .restore_request(wanted)
             .set_request_payer(self.payer.clone())
@@ -71,7 +72,7 @@ impl S3Store {
                     Ok(Availability::Coming(archive))
                 }
                 // An answer that was lost, to a request that was carried out.
-                StoreError::Archived { .. } => self.ask_availability(key, version).await,
+                StoreError::Archived { .. } => self.ask_availability(key, version.as_deref()).await,
                 StoreError::Throttled { place, detail, .. } if detail.starts_with("GlacierExpeditedRetrievalNotAvailable") => {
                     let detail = format!("{detail}; ask for it with the standard priority");
                     Err(StoreError::Other { place, action: ASK, detail })

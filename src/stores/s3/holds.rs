@@ -9,7 +9,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_sdk_s3::{
-    error::ProvideErrorMetadata,
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
     operation::{get_object::GetObjectOutput, head_object::HeadObjectOutput},
     primitives::DateTime as SdkDateTime,
     types::{ObjectLockLegalHoldStatus, ObjectLockMode},
@@ -115,18 +116,30 @@ impl S3Store {
     async fn ask_legal_hold(&self, key: &str, version: Option<&str>) -> Result<bool, StoreError> {
         let ask = self.client.get_object_legal_hold().bucket(&self.bucket).key(self.whole(key));
         let ask = ask.set_version_id(version.map(str::to_owned)).set_request_payer(self.payer.clone());
-        let error = match ask.send().await {
+        match ask.send().await {
             Ok(output) => {
                 let status = output.legal_hold().and_then(|hold| hold.status());
-                return Ok(status == Some(&ObjectLockLegalHoldStatus::On));
+                Ok(status == Some(&ObjectLockLegalHoldStatus::On))
             }
-            Err(error) => error,
-        };
+            Err(error) => self.unless_none(key, "read the legal hold of", &error).map(|()| false),
+        }
+    }
+
+    /// What it means that a question about a lock or a legal hold was refused: fails unless it means that there is none.
+    pub(super) fn unless_none<E>(
+        &self,
+        key: &str,
+        action: &'static str,
+        error: &SdkError<E, HttpResponse>,
+    ) -> Result<(), StoreError>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
         let code = error.as_service_error().and_then(ProvideErrorMetadata::code).unwrap_or_default();
-        match self.error(key, "read the legal hold of", &error) {
-            // The object was just read, or looked at: what is not found is a hold. Servers have several words for that.
-            StoreError::NotFound { .. } => Ok(false),
-            _ if code == "NoSuchObjectLockConfiguration" => Ok(false),
+        match self.error(key, action, error) {
+            _ if code == "NoSuchObjectLockConfiguration" => Ok(()),
+            // The object was just listed, read or looked at: what some servers cannot find is what holds it.
+            StoreError::NotFound { .. } => Ok(()),
             // "Bucket is missing Object Lock Configuration".
             StoreError::Other { .. } if code == "InvalidRequest" => {
                 Err(StoreError::Unsupported { place: self.place.clone(), what: "locking objects" })

@@ -4,7 +4,6 @@
 //! Farshore writes a name once, so that whatever lies over it, a delete marker or other bytes, came from somebody else.
 
 use aws_sdk_s3::{
-    error::ProvideErrorMetadata,
     primitives::DateTime as SdkDateTime,
     types::{
         BucketVersioningStatus, ChecksumAlgorithm, DeleteMarkerEntry, EncodingType, ObjectLockEnabled, ObjectLockMode,
@@ -231,21 +230,7 @@ impl S3Store {
         let ask = ask.set_version_id(version.map(str::to_owned));
         let output = match ask.set_request_payer(self.payer.clone()).send().await {
             Ok(output) => output,
-            Err(error) => {
-                let code = error.as_service_error().and_then(ProvideErrorMetadata::code).unwrap_or_default();
-                if code == "NoSuchObjectLockConfiguration" {
-                    return Ok(None);
-                }
-                return Err(match self.error(key, "read the lock of", &error) {
-                    // The version was just listed; what some servers cannot find is a lock.
-                    StoreError::NotFound { .. } => return Ok(None),
-                    // "Bucket is missing Object Lock Configuration".
-                    StoreError::Other { .. } if code == "InvalidRequest" => {
-                        StoreError::Unsupported { place: self.place.clone(), what: "locking objects" }
-                    }
-                    meaning => meaning,
-                });
-            }
+            Err(error) => return self.unless_none(key, "read the lock of", &error).map(|()| None),
         };
         let Some(retention) = output.retention() else { return Ok(None) };
         let mode = match retention.mode() {
