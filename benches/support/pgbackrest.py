@@ -2,11 +2,14 @@
 
 A cluster of its own, with checksums, a log archive and summaries of the log. Both compress with zstd 3, with two processes or threads; pgBackRest bundles files and
 stores blocks incrementally, and does not encrypt; Farshore always encrypts. Who begins a pair changes from pair to pair.
+
+Both write to a directory, or with FARSHORE_BENCH_SITE=s3 to one S3 server over TLS (pgBackRest speaks to no other).
 """
 
 import json, os, pwd, random, shutil, signal, statistics, subprocess, sys, time
 
-from whole import BIN, FARSHORE, RUNS, SCALE, fill_database, fresh_site, measure, policy, psql, run, say
+import sites
+from whole import BIN, FARSHORE, RUNS, SCALE, fill_database, measure, policy, psql, run, say
 
 PGBACKREST = os.environ.get("FARSHORE_BENCH_PGBACKREST") or shutil.which("pgbackrest") or ""
 SEGMENT = 16 << 20
@@ -26,20 +29,18 @@ def give(*paths):
             shutil.chown(path, "postgres", "postgres")
 
 
-def size_of(directory):
-    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-
-
 class Bench:
     def __init__(self, work):
         work.chmod(0o755)
         self.work = work
         self.port = 5599
-        self.data, self.socket, self.repo, self.spool = (work / name for name in ("primary", "socket", "repo", "spool"))
-        for directory in (self.data, self.socket, self.repo, self.spool):
+        self.data, self.socket, self.spool = (work / name for name in ("primary", "socket", "spool"))
+        for directory in (self.data, self.socket, self.spool):
             directory.mkdir(mode=0o700)
         self.socket.chmod(0o755)
-        give(self.data, self.socket, self.repo, self.spool)
+        give(self.data, self.socket, self.spool)
+        # Before the server: what it starts inherits how the site is reached.
+        self.site = sites.S3(work) if os.environ.get("FARSHORE_BENCH_SITE") == "s3" else sites.Directory(work, give)
         run(BIN / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--data-checksums", "-E", "UTF8", "--locale", "C", **as_postgres())
         with open(self.data / "postgresql.conf", "a") as settings:
             settings.write(
@@ -53,8 +54,8 @@ class Bench:
                 break
             time.sleep(0.1)
         self.config = work / "pgbackrest.conf"
-        self.config.write_text(
-            f"[global]\nrepo1-path={self.repo}\nrepo1-bundle=y\nrepo1-block=y\nrepo1-retention-full=1\ncompress-type=zst\ncompress-level=3\nprocess-max=2\nstart-fast=y\n"
+        self.settings = (
+            f"repo1-bundle=y\nrepo1-block=y\nrepo1-retention-full=1\ncompress-type=zst\ncompress-level=3\nprocess-max=2\nstart-fast=y\n"
             f"log-level-console=warn\nlog-level-file=off\nlock-path={self.spool}/lock\nspool-path={self.spool}\nlog-path={self.spool}/log\ncmd={PGBACKREST}\n"
             f"archive-get-queue-max=256MiB\n[main]\npg1-path={self.data}\npg1-socket-path={self.socket}\npg1-port={self.port}\npg1-user=postgres\n"
         )
@@ -63,10 +64,12 @@ class Bench:
             f'wal = {{ spool = "{work}/farshore-spool", limit = "4GiB" }}\n'
         )
         self.policy, self.key = policy(work, source, "[limits]\ncompression_level = 3\n")
+        self.policy_text = self.policy.read_text().replace(f'{{ kind = "filesystem", path = "{work}/site" }}', "STORE")
 
     def stop(self):
         self.server.send_signal(signal.SIGINT)
         self.server.wait()
+        self.site.stop()
 
     def sql(self, statements, database="postgres"):
         return psql(database, statements, self.url)
@@ -74,7 +77,7 @@ class Bench:
     def hand_over(self):
         """The agent is the server's own user, as an `archive_command` is."""
         if os.getuid() == 0:
-            run("chown", "-R", "postgres:postgres", self.work / "site", self.work / "farshore-spool", *self.work.glob("*.key"), self.policy)
+            run("chown", "-R", "postgres:postgres", *self.site.directories(), self.work / "farshore-spool", *self.work.glob("*.key"), self.policy)
 
     def pgbackrest(self, command, *options, **more):
         return measure(PGBACKREST, f"--config={self.config}", "--stanza=main", command, *options, **{**as_postgres(), **more})
@@ -83,10 +86,14 @@ class Bench:
         self.sql(f"ALTER SYSTEM SET archive_command = '{command}'")
         self.sql("SELECT pg_reload_conf()")
 
-    def fresh_repo(self):
-        for directory in self.repo.iterdir():
-            shutil.rmtree(directory)
+    def fresh(self):
+        """Both begin anew, at a place without anything."""
+        self.site.clear()
+        self.config.write_text(f"[global]\n{self.site.of_pgbackrest()}{self.settings}")
+        self.policy.write_text(self.policy_text.replace("STORE", self.site.of_farshore()))
+        shutil.rmtree(self.work / "cache", ignore_errors=True)
         self.pgbackrest("stanza-create")
+        run(FARSHORE, "init", self.policy, "--create")
 
     def their_backup(self, kind):
         self.archive_with(f"{PGBACKREST} --config={self.config} --stanza=main archive-push %p")
@@ -161,10 +168,9 @@ def backups(bench):
     restored, delta = Ratios("full restore", 1.3), Ratios("restore over 1 % of damage", 2)
     for pair in range(RUNS + 1):
         bench.sql("CHECKPOINT")
-        bench.fresh_repo()
-        fresh_site(bench.work, bench.policy)
+        bench.fresh()
         full.add(pair, *in_turns(pair, lambda: bench.their_backup("full"), bench.our_backup))
-        stored = size_of(bench.repo / "backup"), size_of(bench.work / "site")
+        stored = bench.site.bytes("repo/backup"), bench.site.bytes("site")
         restored.add(pair, *in_turns(pair, bench.their_restore, bench.our_restore))
         for name in ("theirs", "ours"):
             total = damage(bench.work / name, pair)
@@ -195,7 +201,7 @@ def archived(bench, count, command, at_site):
             sys.exit(f"the log is not archived after ten minutes: {at_site()} of {len(names)}; see {bench.work}/server.log")
         if accepted is None and not (bench.data / "pg_wal/archive_status" / f"{names[-1]}.ready").exists():
             accepted = time.monotonic() - start
-        time.sleep(0.02)
+        time.sleep(bench.site.look_every)
     seconds = time.monotonic() - start
     bench.archive_with("/bin/true")
     say(f"  {len(names)} segments: accepted after {accepted or seconds:.2f} s, at the site after {seconds:.2f} s: {len(names) / seconds:.1f} a second")
@@ -204,7 +210,7 @@ def archived(bench, count, command, at_site):
 
 def fetched(bench, names, get):
     """One call a file, in order, as a server in recovery does; each must be whole."""
-    target = bench.target("fetched")
+    target = bench.work / f"fetched-{time.monotonic_ns()}"  # whoever fetched ahead into an earlier one may still be there
     target.mkdir(mode=0o700)
     give(target)
     start = time.monotonic()
@@ -215,7 +221,9 @@ def fetched(bench, names, get):
         if (target / "RECOVERYXLOG").stat().st_size != SEGMENT:
             sys.exit(f"{name} did not come whole")
         (target / "RECOVERYXLOG").rename(target / "last")
-    return time.monotonic() - start, peak, cpu
+    seconds = time.monotonic() - start
+    shutil.rmtree(target, ignore_errors=True)
+    return seconds, peak, cpu
 
 
 def log(bench):
@@ -225,19 +233,18 @@ def log(bench):
     system = bench.sql("SELECT system_identifier FROM pg_control_system()")
     spool = bench.work / "farshore-spool"
     for pair in range(RUNS + 1):
-        bench.fresh_repo()
-        fresh_site(bench.work, bench.policy)
+        bench.fresh()
         shutil.rmtree(spool, ignore_errors=True)
         spool.mkdir(mode=0o700)
         bench.hand_over()
 
         def theirs():
-            at_site = lambda: sum(1 for file in (bench.repo / "archive").rglob("*.zst"))
+            at_site = lambda: bench.site.count("repo/archive", ".zst")
             took, names = archived(bench, count, f"{PGBACKREST} --config={bench.config} --stanza=main --archive-async archive-push %p", at_site)
             return took, fetched(bench, names, lambda name, path: bench.pgbackrest("archive-get", "--archive-async", name, path))
 
         def ours():
-            at_site = lambda: sum(1 for file in (bench.work / "site/wal").rglob("*") if file.is_file())
+            at_site = lambda: bench.site.count("site/wal")
             took, names = archived(bench, count, f"env FARSHORE_CACHE_DIR={bench.work}/server-cache {FARSHORE} wal push --quiet {bench.policy} %p", at_site)
             return took, fetched(bench, names, lambda name, path: measure(
                 FARSHORE, "wal", "get", "--quiet", "--system", system, "--identity", bench.key, bench.policy, name, path, **as_postgres()))
@@ -256,6 +263,7 @@ def compare(work):
     if not PGBACKREST:
         sys.exit("pgBackRest is not here: install it, or say where it is in FARSHORE_BENCH_PGBACKREST")
     say(subprocess.run([PGBACKREST, "version"], check=True, capture_output=True, text=True).stdout.strip())
+    say(f"site: {os.environ.get('FARSHORE_BENCH_SITE', 'directory')}")
     bench = Bench(work)
     try:
         for name in os.environ.get("FARSHORE_BENCH_PARTS", "backups log").split():

@@ -45,6 +45,8 @@ const AT_ONCE: usize = 4;
 /// Names taken from one listing.
 const LISTED: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How often a delivery looks for what is being fetched.
+const LOOK_FOR_COMING_EVERY: Duration = Duration::from_millis(2);
 /// A delivery waits so long for what is being fetched, before it fetches by itself.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The process ends when nothing was delivered for so long.
@@ -102,7 +104,7 @@ impl Ahead {
                 // It may have come between the two looks.
                 return Ok(fs::rename(self.path(name), to).is_ok());
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(LOOK_FOR_COMING_EVERY).await;
         }
     }
 

@@ -8,6 +8,8 @@
 //! The JSON is sealed under the run's catalogue key: whoever writes must be able to tell what is there already. The blocks are sealed
 //! under a key of the log, each bound to the header, its number, whether it is the last, and the object's key.
 
+use std::io::Cursor;
+
 use serde::{Deserialize, Serialize};
 
 use super::LogName;
@@ -199,7 +201,10 @@ pub fn open_log_file(
 ) -> Result<Vec<u8>> {
     let damaged = |detail: String| RepositoryError::Damaged { place: place.to_owned(), detail };
     let object = name.to_string();
-    let (mut plain, mut encoded) = (Vec::new(), Vec::new());
+    // The head is authentic, and says no more than `MAX_LOG_FILE_BYTES`.
+    let mut plain = Vec::with_capacity(usize::try_from(head.size).map_err(|error| damaged(error.to_string()))?);
+    let mut encoded = Vec::new();
+    let mut decompressor = zstd::bulk::Decompressor::new().map_err(|error| damaged(format!("zstd has no memory: {error}")))?;
     let (mut at, mut number) = (head.blocks_at, 0_u32);
     loop {
         let broken = |detail: &str| damaged(format!("block {number} {detail}"));
@@ -224,9 +229,12 @@ pub fn open_log_file(
         let before = plain.len();
         match encoding {
             Encoding::Plain => plain.extend_from_slice(&encoded),
+            // Onto the end of what is there, of which the room that was just checked is left.
             Encoding::Zstd => {
-                let opened = zstd::bulk::decompress(&encoded, plain_bytes);
-                plain.extend_from_slice(&opened.map_err(|error| broken(&format!("does not decompress: {error}")))?);
+                let mut end = Cursor::new(&mut plain);
+                end.set_position(before as u64);
+                let opened = decompressor.decompress_to_buffer(&encoded, &mut end);
+                opened.map_err(|error| broken(&format!("does not decompress: {error}")))?;
             }
         }
         if plain.len() - before != plain_bytes {

@@ -157,6 +157,7 @@ impl FilesTarget {
                             let placing = Arc::clone(&placing);
                             move || writing.piece(&placing, piece.offset, &piece.bytes)
                         };
+                        let _turn = file.turn.lock().await;
                         match blocking(work).await {
                             Ok(progress) => Ok((progress, length)),
                             Err(error) => {

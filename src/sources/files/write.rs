@@ -22,6 +22,8 @@ pub(super) struct Writing {
     attributes: FileAttributes,
     temporary: Vec<u8>,
     state: Mutex<State>,
+    /// Held by who writes a piece: the kernel lets one write to a file at a time, and others would spin for it instead of doing something else.
+    pub(super) turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +61,7 @@ impl Writing {
         if !sound || i64::try_from(attributes.size).is_err() {
             return Err(io::Error::other(format!("its {stored} stored bytes do not make a file of {}", attributes.size)));
         }
-        Ok(Self { path, stored, attributes, temporary, state: Mutex::default() })
+        Ok(Self { path, stored, attributes, temporary, state: Mutex::default(), turn: tokio::sync::Mutex::default() })
     }
 
     /// Writes a piece; the last one completes the file and gives it its name.
