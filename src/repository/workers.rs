@@ -22,6 +22,10 @@ use super::{
 /// What a job may use of its thread.
 pub struct Desk {
     compressor: zstd::bulk::Compressor<'static>,
+    /// For samples: a context that goes back and forth between small and large input clears its tables each time.
+    sampler: zstd::bulk::Compressor<'static>,
+    /// What came last did not compress.
+    doubts: bool,
     decompressor: zstd::bulk::Decompressor<'static>,
     /// Scratch space that keeps its capacity.
     pub scratch: Vec<u8>,
@@ -37,6 +41,8 @@ impl Desk {
     pub fn new(level: i32) -> std::io::Result<Self> {
         Ok(Self {
             compressor: zstd::bulk::Compressor::new(level)?,
+            sampler: zstd::bulk::Compressor::new(level)?,
+            doubts: true,
             decompressor: zstd::bulk::Decompressor::new()?,
             scratch: Vec::new(),
             joined: Vec::new(),
@@ -140,6 +146,8 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> error::
 
 /// Chunks shorter than this are compressed without a test. Bytes.
 const TEST_FROM_BYTES: usize = 64 << 10;
+/// And those shorter than this, too, while what comes compresses: of a piece of a relation the test is a tenth. Bytes.
+const TRUST_BELOW_BYTES: usize = 512 << 10;
 /// How much of a chunk the test compresses, three times. Bytes.
 const SAMPLE_BYTES: usize = 4 << 10;
 
@@ -149,16 +157,17 @@ impl Desk {
     /// Incompressible data (media, archives, encrypted files) is recognised by compressing three small samples, which costs a
     /// hundredth of compressing it all in vain; what saves less than a fiftieth is stored as it is, too.
     pub fn encode(&mut self, plain: &[u8]) -> Encoding {
-        if plain.len() >= TEST_FROM_BYTES && !self.samples_compress(plain) {
+        let is_tested = plain.len() >= if self.doubts { TEST_FROM_BYTES } else { TRUST_BELOW_BYTES };
+        if is_tested && !self.samples_compress(plain) {
+            self.doubts = true;
             return Encoding::Plain;
         }
         self.scratch.clear();
         self.scratch.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        match self.compressor.compress_to_buffer(plain, &mut self.scratch) {
-            Ok(length) if length + plain.len() / 50 < plain.len() => Encoding::Zstd,
-            // zstd fails only for want of memory; the bytes as they are, are right as well.
-            _ => Encoding::Plain,
-        }
+        let compressed = self.compressor.compress_to_buffer(plain, &mut self.scratch);
+        // zstd fails only for want of memory; the bytes as they are, are right as well.
+        self.doubts = !compressed.is_ok_and(|length| length + plain.len() / 50 < plain.len());
+        if self.doubts { Encoding::Plain } else { Encoding::Zstd }
     }
 
     fn samples_compress(&mut self, plain: &[u8]) -> bool {
@@ -167,7 +176,7 @@ impl Desk {
         for start in [last / 8, last / 2, last - last / 8] {
             self.scratch.clear();
             self.scratch.reserve(zstd::zstd_safe::compress_bound(SAMPLE_BYTES));
-            match self.compressor.compress_to_buffer(&plain[start..start + SAMPLE_BYTES], &mut self.scratch) {
+            match self.sampler.compress_to_buffer(&plain[start..start + SAMPLE_BYTES], &mut self.scratch) {
                 Ok(length) => compressed += length,
                 Err(_) => return true,
             }
@@ -198,5 +207,31 @@ impl Desk {
             return Err(format!("has {} plain bytes instead of {length}", plain.len()));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Desk, Encoding, TEST_FROM_BYTES, TRUST_BELOW_BYTES};
+
+    #[test]
+    fn what_does_not_compress_is_stored_as_it_is_whatever_came_before() {
+        let text = |bytes: usize| b"a row of text that repeats itself, more or less; ".repeat(bytes / 49 + 1)[..bytes].to_vec();
+        let noise = |bytes: usize| {
+            let mut out = vec![0; bytes];
+            blake3::Hasher::new().finalize_xof().fill(&mut out);
+            out
+        };
+        let mut desk = Desk::new(1).unwrap();
+        for bytes in [TEST_FROM_BYTES - 1, TEST_FROM_BYTES, TRUST_BELOW_BYTES - 1, TRUST_BELOW_BYTES, 1 << 20] {
+            for _ in 0..2 {
+                assert_eq!(desk.encode(&text(bytes)), Encoding::Zstd, "{bytes}");
+                assert!(desk.scratch.len() < bytes / 4, "{bytes}: {}", desk.scratch.len());
+                // The first is compressed in vain, below the size that is always tested; the others are not.
+                for _ in 0..3 {
+                    assert_eq!(desk.encode(&noise(bytes)), Encoding::Plain, "{bytes}");
+                }
+            }
+        }
     }
 }
