@@ -55,7 +55,8 @@ fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
     cluster.stop(true);
     cluster.start();
     assert_eq!(cluster.psql("app", APART), "auto_explain||13|0", "what the drill is kept from");
-    let probe = |query: &str, expect: &str| format!("[[drill.probe]]\nsource = \"db\"\nquery = \"{query}\"\nexpect = \"{expect}\"\n");
+    let probe =
+        |query: &str, expect: &str| format!("[[drill.probe]]\nsource = \"db\"\nquery = \"{query}\"\nexpect = \"{expect}\"\n");
     let agent = agent(&cluster, &(probe("SELECT count(*) FROM moved", "1000") + &probe(APART, "||0|0")));
     agent.init();
     agent.backup();

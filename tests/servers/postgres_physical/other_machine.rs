@@ -25,7 +25,19 @@ fn drill(agent: &Agent) -> Outcome {
 
 fn restored(agent: &Agent, cluster: &Cluster, to: &str) -> Outcome {
     let (to, bin) = (agent.text(to), cluster.server.bin().display().to_string());
-    agent.operator(["restore", "policy.toml", "latest", "--source", "db", "--to", &to, "--bin-directory", &bin, "--start", "--json"])
+    agent.operator([
+        "restore",
+        "policy.toml",
+        "latest",
+        "--source",
+        "db",
+        "--to",
+        &to,
+        "--bin-directory",
+        &bin,
+        "--start",
+        "--json",
+    ])
 }
 
 /// The checks of the cluster.
@@ -57,10 +69,17 @@ fn lacks(server: Server) {
          UPDATE pg_extension SET extname = 'left_behind' WHERE extname = 'citext'; \
          UPDATE pg_extension SET extversion = '0.9' WHERE extname = 'hstore'; \
          ALTER SYSTEM SET shared_preload_libraries = 'waits_for_a_start'; \
-         ALTER DATABASE app SET session_preload_libraries = 'auto_explain'; \
-         ALTER ROLE postgres IN DATABASE app SET local_preload_libraries = 'nowhere'",
+         ALTER DATABASE app SET session_preload_libraries = 'auto_explain'; CREATE TABLE fired (what text)",
     );
-    let probe = "[[drill.probe]]\nsource = \"db\"\nquery = \"SELECT count(*) FROM rows\"\nexpect = \"1000\"\n";
+    let mut trigger = cluster.program("psql");
+    trigger.args(["-XAtq", "-d", "app", "-c"]).arg(
+        "CREATE FUNCTION fire() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.fired VALUES (tg_tag); END'; \
+         CREATE EVENT TRIGGER fires ON ddl_command_end EXECUTE FUNCTION fire()",
+    );
+    run(trigger);
+    cluster.psql("app", "ALTER ROLE postgres IN DATABASE app SET local_preload_libraries = 'nowhere'");
+    let query = "SELECT count(*) || ', fired: ' || (SELECT count(*) FROM fired) FROM rows";
+    let probe = &format!("[[drill.probe]]\nsource = \"db\"\nquery = \"{query}\"\nexpect = \"1000, fired: 0\"\n");
     let agent = agent(&cluster, probe);
     agent.init();
     agent.backup();
@@ -69,7 +88,7 @@ fn lacks(server: Server) {
     let report = drill(&agent).ends_with(ExitCode::Failed.code().into()).json();
     assert_eq!(failed(&report), [LIBRARIES, EXTENSIONS], "{report:#}");
     assert_eq!(report["failure"], Value::Null, "{report:#}");
-    assert!(report["checks"].to_string().contains("\"actual\":\"1000\""), "{report:#}");
+    assert!(report["checks"].to_string().contains("\"actual\":\"1000, fired: 0\""), "{report:#}");
     let file = cluster.data().join("postgresql.auto.conf").display().to_string();
     let library = |report: &Value| {
         let (_, said) = check(report, LIBRARIES);

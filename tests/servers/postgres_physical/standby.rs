@@ -66,7 +66,8 @@ impl Pair {
         self.primary.psql("postgres", &format!("ALTER SYSTEM SET full_page_writes = {value}; SELECT pg_reload_conf()"));
         let is_so = |cluster: &Cluster| {
             cluster.psql("postgres", "CHECKPOINT");
-            cluster.psql("postgres", "SELECT CASE WHEN full_page_writes THEN 'on' ELSE 'off' END FROM pg_control_checkpoint()") == value
+            cluster.psql("postgres", "SELECT CASE WHEN full_page_writes THEN 'on' ELSE 'off' END FROM pg_control_checkpoint()")
+                == value
         };
         eventually("checkpoint", || is_so(&self.primary));
         eventually("restartpoint", || is_so(&self.standby));

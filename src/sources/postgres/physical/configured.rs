@@ -184,7 +184,10 @@ mod tests {
         };
         let mut facts = facts();
         facts.data_directory = "/old/data".to_owned();
-        write("captured-config/etc/pg/postgresql.conf", "a = 1\nb = 1\ninclude 'more.conf'\ninclude_dir = '/old/data/conf.d'\ninclude = gone.conf\n");
+        write(
+            "captured-config/etc/pg/postgresql.conf",
+            "a = 1\nb = 1\ninclude 'more.conf'\ninclude_dir = '/old/data/conf.d'\ninclude = gone.conf\n",
+        );
         write("captured-config/etc/pg/more.conf", "b = 2\nc = 2\ninclude_if_exists = 'also gone.conf'\n");
         write("conf.d/2.conf", "c = 4\n");
         write("conf.d/1.conf", "c = 3\nd = 3\n");

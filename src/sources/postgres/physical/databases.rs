@@ -12,7 +12,7 @@ use super::{
     configured::Configured,
     facts::PhysicalFacts,
     libraries::{Attached, Libraries},
-    restored::Maps,
+    restored::{Maps, QUIET},
     target::UNLOGGED,
 };
 use crate::{
@@ -110,6 +110,7 @@ impl Databases<'_> {
     async fn session(&self, config: &PostgresConfig) -> Result<Session, SourceError> {
         let session = config.connect(Side::Target).await?;
         session.settle(LOCK_TIMEOUT).await?;
+        session.execute("keeping event triggers quiet", &format!("SET {QUIET}")).await?;
         Ok(session)
     }
 

@@ -43,7 +43,9 @@ impl Attached {
         match (&self.role, &self.database) {
             (None, Some(database)) => format!("ALTER DATABASE {} SET {name}", identifier(database)),
             (Some(role), None) => format!("ALTER ROLE {} SET {name}", identifier(role)),
-            (Some(role), Some(database)) => format!("ALTER ROLE {} IN DATABASE {} SET {name}", identifier(role), identifier(database)),
+            (Some(role), Some(database)) => {
+                format!("ALTER ROLE {} IN DATABASE {} SET {name}", identifier(role), identifier(database))
+            }
             (None, None) => format!("ALTER ROLE ALL SET {name}"),
         }
     }
@@ -64,12 +66,8 @@ impl Libraries {
     pub fn of_settings(own: &str, configured: &Configured, attached: &[Attached], facts: &PhysicalFacts) -> Self {
         let ran_with = |name: &str| facts.settings.get(name).map(String::as_str);
         let searched = configured.value(PATH).map(|(value, _)| value).or_else(|| ran_with(PATH)).unwrap_or(OWN);
-        let mut libraries = Self {
-            needed: BTreeMap::new(),
-            own: own.into(),
-            searched: searched.to_owned(),
-            unread: configured.unread().to_vec(),
-        };
+        let mut libraries =
+            Self { needed: BTreeMap::new(), own: own.into(), searched: searched.to_owned(), unread: configured.unread().to_vec() };
         for name in LOADED {
             if let Some((value, file)) = configured.value(name) {
                 libraries.add(name, value, &format!("{name} in {}", file.display()));
@@ -135,7 +133,8 @@ impl Libraries {
                 let more = some.len().saturating_sub(MOST_MISSING);
                 let more = if more > 0 { format!(", and {more} more") } else { String::new() };
                 let first = some[..some.len().min(MOST_MISSING)].join(", ");
-                let next = format!("install the packages that have them in {}, or take them out where they stand", self.own.display());
+                let next =
+                    format!("install the packages that have them in {}, or take them out where they stand", self.own.display());
                 Check::equal(name, expected, format!("missing: {first}{more}{not_read}: {next}"))
             }
         }

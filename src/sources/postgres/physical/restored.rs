@@ -30,6 +30,10 @@ const NAMED: usize = 5;
 /// Where the extension is put, and taken away again.
 const SCHEMA: &str = "farshore_visibility";
 
+/// For sessions that make extensions: the cluster's event triggers, whatever they do, are not for us. Those that are enabled `ALWAYS` only
+/// 17 and newer can be told to leave alone.
+pub const QUIET: &str = "session_replication_role=replica";
+
 /// Looks at every page of the data directory of a running server that nobody writes to, as pg_checksums does.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use super::{
     in_place::{KNOWN_FROM, SETTING},
     label::Lsn,
     recovery::Recovery,
-    restored::checksums,
+    restored::{QUIET, checksums},
     start::Reached,
     target::{PhysicalTarget, PhysicalTargetOptions},
 };
@@ -212,7 +212,7 @@ async fn amcheck(config: &PostgresConfig, directory: Option<&std::path::Path>, m
         return Check::note(name, expected, "not run: pg_amcheck is not installed beside the server");
     };
     let checked = async {
-        let mut prepared = programs::prepare(&program, config, "")?;
+        let mut prepared = programs::prepare(&program, config, &format!("-c {QUIET}"))?;
         prepared.command.args(["--all", "--heapallindexed", "--install-missing", "--no-password", "--jobs=2"]);
         prepared.run(&program).await
     };
