@@ -10,6 +10,8 @@
 //! * Nothing that is restored or recovered writes to the directory of a tablespace that its log makes ([`in_place`]).
 //! * Where the server keeps summaries of its log (17 and newer), only what changed since an earlier snapshot is read ([`incremental`]).
 //!   A snapshot has all of its contents all the same, and depends on no other.
+//! * Of a restored cluster that runs for us, each database is looked at once: whether this machine has its libraries and extensions and
+//!   sorts as the captured one did, and which tables came back empty ([`databases`]).
 //! * A restore writes `global/pg_control` last: a data directory that is half there cannot be started.
 //!
 //! Assumes: PostgreSQL 14 or newer, on a little-endian machine.
