@@ -107,6 +107,22 @@ async fn a_rebuild_that_fails_midway_leaves_no_database() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_scratch_cluster_loads_no_library_that_a_database_of_it_asks_for() {
+    let original = Server::Fifteen.database();
+    original.psql(&format!("ALTER DATABASE {} SET session_preload_libraries = 'auto_explain'", original.name));
+    let (exchange, facts) = captured(&original).await;
+    let directory = scratch_directory();
+    let cluster = scratch(&directory.path().join("c")).await;
+    exchange.rebuild(&target_on(&cluster, "app"), &facts, false).await.unwrap();
+    let app = PostgresConfig::parse(&cluster.url("app"), None).unwrap();
+    let asks = "SELECT setconfig::text FROM pg_db_role_setting WHERE setdatabase <> 0";
+    assert_eq!(probe(&app, asks).await.unwrap(), "{session_preload_libraries=auto_explain}");
+    let loaded =
+        "SELECT current_setting('session_preload_libraries') || count(*) FROM pg_settings WHERE name LIKE 'auto_explain.%'";
+    assert_eq!(probe(&app, loaded).await.unwrap(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_rebuild_leaves_no_database() {
     let original = Server::Fifteen.database();
     original.psql("CREATE TABLE t AS SELECT repeat('x', 1000) FROM generate_series(1, 30000); CREATE INDEX ON t (repeat)");

@@ -81,6 +81,27 @@ impl PostgresConfig {
 
     /// Connects.
     pub(super) async fn connect(&self, side: Side) -> Result<Session, SourceError> {
+        self.attempts(side).await.map_err(|attempt| match attempt {
+            Attempt::Refused(error) => failure::connecting(&self.address, &error),
+            Attempt::Other(error) => error,
+        })
+    }
+
+    /// Whether a server that was started a while ago lets us in.
+    pub(super) async fn knock(&self) -> Knock {
+        match self.attempts(Side::Target).await {
+            Ok(session) => {
+                session.close().await;
+                Knock::In
+            }
+            Err(Attempt::Refused(error)) if failure::will_not_pass(&error) => {
+                Knock::Never(failure::connecting(&self.address, &error))
+            }
+            Err(_) => Knock::NotYet,
+        }
+    }
+
+    async fn attempts(&self, side: Side) -> Result<Session, Attempt> {
         use tokio_postgres::config::SslMode as Plain;
         let address = &self.address;
         let local = address.hosts.iter().all(|(host, _)| host.starts_with('/'));
@@ -96,8 +117,7 @@ impl PostgresConfig {
             match self.attempt(*mode, password.as_ref(), side).await {
                 Ok(session) => return Ok(session),
                 Err(Attempt::Refused(error)) if number + 1 < attempts.len() && failure::refused_this_way(&error) => {}
-                Err(Attempt::Refused(error)) => return Err(failure::connecting(address, &error)),
-                Err(Attempt::Other(error)) => return Err(error),
+                Err(attempt) => return Err(attempt),
             }
         }
         unreachable!("the last attempt returns")
@@ -191,6 +211,16 @@ async fn socket(host: &str, port: u16) -> std::io::Result<Socket> {
 enum Attempt {
     Refused(tokio_postgres::Error),
     Other(SourceError),
+}
+
+/// What a server says to whoever wants in.
+pub(super) enum Knock {
+    /// It takes connections.
+    In,
+    /// It is not there, or is starting.
+    NotYet,
+    /// It is there, and refuses for a reason that waiting does not change.
+    Never(SourceError),
 }
 
 fn too_slow(limit: Duration) -> String {

@@ -53,6 +53,11 @@ fn is_tls(error: &Error) -> bool {
     error.to_string().starts_with("error performing TLS handshake")
 }
 
+/// Whether the server itself refused, and not since it is starting or stopping (class 57, operator intervention).
+pub(super) fn will_not_pass(error: &Error) -> bool {
+    error.as_db_error().is_some_and(|said| !said.code().code().starts_with("57"))
+}
+
 /// An error while connecting.
 pub(super) fn connecting(address: &Address, error: &Error) -> SourceError {
     let subject = address.describe();

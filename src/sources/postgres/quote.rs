@@ -65,7 +65,8 @@ pub(super) fn setting(assignment: &str) -> Option<String> {
     Some(format!("{name} TO {written}"))
 }
 
-fn list_elements(value: &str) -> Vec<String> {
+/// The elements of a setting that is a list of names.
+pub(super) fn list_elements(value: &str) -> Vec<String> {
     let mut elements = Vec::new();
     let mut rest = value.trim_start();
     while !rest.is_empty() {

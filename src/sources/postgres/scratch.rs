@@ -19,7 +19,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{PostgresConfig, account, failure::Side, programs};
+use super::{PostgresConfig, account, connect::Knock, programs};
 use crate::{clock::Stopwatch, sources::SourceError};
 
 /// A running scratch server. Dropping it stops the server and removes its directory.
@@ -139,9 +139,19 @@ impl ScratchCluster {
     async fn wait_until_ready(&mut self, config: &PostgresConfig, patience: Duration) -> Result<(), SourceError> {
         let since = Stopwatch::start();
         loop {
-            if let Ok(session) = config.connect(Side::Target).await {
-                session.close().await;
-                return Ok(());
+            match config.knock().await {
+                Knock::In => return Ok(()),
+                Knock::NotYet => {}
+                Knock::Never(error) => {
+                    return Err(SourceError::Program {
+                        program: "postgres".to_owned(),
+                        detail: format!(
+                            "the server on {} came up and lets nobody in: {error}; it is reached as the superuser that the point names, who must exist and be allowed to log in; {}",
+                            self.place.data.display(),
+                            self.place.remedy
+                        ),
+                    });
+                }
             }
             let ended = self.server.try_wait().map_err(SourceError::io("the scratch cluster"))?;
             if ended.is_some() || since.elapsed() > patience {
@@ -261,14 +271,16 @@ impl ScratchPlace {
         self.account.unwrap_or((rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()))
     }
 
-    /// How to reach a database of its server. Holds no secret.
+    /// How to reach a database of its server, without any library that the database's or the role's own settings would load:
+    /// [`UNLOADED`]. Holds no secret.
     pub fn url(&self, user: &str, database: &str) -> String {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         format!(
-            "postgres://{}@/{}?host={}&port=5432&sslmode=disable",
+            "postgres://{}@/{}?host={}&port=5432&sslmode=disable&options={}",
             encode(user),
             encode(database),
-            encode(&self.socket.to_string_lossy())
+            encode(&self.socket.to_string_lossy()),
+            encode(UNLOADED)
         )
     }
 
@@ -340,6 +352,9 @@ fn initialise(place: &ScratchPlace, initdb: &Path) -> Result<(), SourceError> {
     Err(failed(initdb, place, &format!("failed: {}", String::from_utf8_lossy(&made.stderr).trim())))
 }
 
+/// Options of every connection to a scratch server, those of PostgreSQL's programs among them. On the server's command line they would
+/// not do: `ALTER DATABASE … SET` and `ALTER ROLE … SET` outrank that, and are outranked by what a connection begins with.
+const UNLOADED: &str = "-c session_preload_libraries= -c local_preload_libraries=";
 /// Settings of a server that must reach nothing else, whatever its data directory says.
 const APART: [&str; 9] = [
     "listen_addresses=",

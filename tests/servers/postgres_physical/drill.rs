@@ -1,7 +1,10 @@
 //! A cluster under a policy, by the program itself: backup, restore, drill.
 
 use super::cluster::Cluster;
-use crate::{postgres::Server, support::agent::Agent};
+use crate::{
+    postgres::{Server, run},
+    support::agent::Agent,
+};
 
 /// An agent whose policy captures the cluster.
 pub fn agent(cluster: &Cluster, more: &str) -> Agent {
@@ -21,10 +24,16 @@ pub fn agent(cluster: &Cluster, more: &str) -> Agent {
     agent
 }
 
+/// Libraries that are loaded by settings of the database and the role, settings that one of them has, and processes of logical replication.
+const APART: &str = "SELECT concat_ws('|', current_setting('session_preload_libraries'), current_setting('local_preload_libraries'), \
+                     (SELECT count(*) FROM pg_settings WHERE name LIKE 'auto_explain.%'), \
+                     (SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%'))";
+
 #[test]
 fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
-    // Production archives, and loads a library that the drill must do without.
-    let mut cluster = Cluster::new(Server::Eighteen, &["autovacuum=off", "archive_mode=on", "summarize_wal=on"]);
+    // Production archives, loads libraries that the drill must do without, and is to follow another server.
+    let settings = ["autovacuum=off", "archive_mode=on", "summarize_wal=on", "max_logical_replication_workers=0"];
+    let mut cluster = Cluster::new(Server::Eighteen, &settings);
     let archive = cluster.make("archive");
     let command = format!("cp %p {}/%f", archive.display());
     let fast = cluster.make("fast");
@@ -39,12 +48,16 @@ fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
     cluster.make_role("app");
     cluster.psql(
         "app",
-        "CREATE TABLE moved TABLESPACE fast AS SELECT generate_series(1, 1000) AS id; CREATE INDEX by_id ON moved (id)",
+        "CREATE TABLE moved TABLESPACE fast AS SELECT generate_series(1, 1000) AS id; CREATE INDEX by_id ON moved (id); \
+         CREATE SUBSCRIPTION far CONNECTION 'host=/nowhere dbname=app' PUBLICATION all_tables WITH (connect = false); \
+         ALTER SUBSCRIPTION far ENABLE; ALTER DATABASE app SET session_preload_libraries = 'auto_explain'",
     );
     cluster.stop(true);
     cluster.start();
-    let probe = "[[drill.probe]]\nsource = \"db\"\nquery = \"SELECT count(*) FROM moved\"\nexpect = \"1000\"\n";
-    let agent = agent(&cluster, probe);
+    assert_eq!(cluster.psql("app", APART), "auto_explain||13|0", "what the drill is kept from");
+    let probe =
+        |query: &str, expect: &str| format!("[[drill.probe]]\nsource = \"db\"\nquery = \"{query}\"\nexpect = \"{expect}\"\n");
+    let agent = agent(&cluster, &(probe("SELECT count(*) FROM moved", "1000") + &probe(APART, "||0|0")));
     agent.init();
     agent.backup();
     // What is drilled is a point that has most of its files from the one before.
@@ -119,4 +132,28 @@ fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
             && drilled.stdout.contains("pages with wrong checksums"),
         "{drilled:?}"
     );
+}
+
+#[test]
+fn a_drill_is_let_in_by_a_superuser_who_may_log_in_and_ends_with_the_reason_where_there_is_none() {
+    let cluster = Cluster::new(Server::Fifteen, &["autovacuum=off"]);
+    cluster.psql("postgres", "CREATE DATABASE app");
+    cluster.make_role("app");
+    let agent = agent(&cluster, "[[drill.probe]]\nsource = \"db\"\nquery = \"SELECT current_user\"\nexpect = \"another\"\n");
+    agent.init();
+    cluster.psql("app", "CREATE ROLE another LOGIN SUPERUSER; ALTER ROLE postgres NOLOGIN");
+    agent.backup();
+    agent.run(["drill", "policy.toml", "--identity", "operator.txt"]).succeeds();
+
+    let url = cluster.url("app").replace("postgres://postgres@", "postgres://another@");
+    let mut nobody = std::process::Command::new(cluster.server.bin().join("psql"));
+    nobody.args(["-XAtq", "-d", &url, "-c", "ALTER ROLE another NOLOGIN"]);
+    run(nobody);
+    agent.backup();
+    let drilled = agent.run(["drill", "policy.toml", "--identity", "operator.txt", "--json"]).ends_with(10).json();
+    let said = drilled["failure"].as_str().unwrap();
+    for words in ["role \"postgres\" is not permitted to log in", "lets nobody in", "must exist and be allowed to log in"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(std::fs::read_dir(agent.path("drill")).unwrap().count(), 0, "the drill cleans up");
 }

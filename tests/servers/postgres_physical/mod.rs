@@ -12,6 +12,7 @@ mod failures;
 mod full_disk;
 mod incremental;
 mod load;
+mod other_machine;
 mod outside;
 mod point_in_time;
 mod receive;

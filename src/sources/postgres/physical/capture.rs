@@ -72,13 +72,18 @@ pub struct PostgresPhysical {
 
 /// How often a `pg_control` is read until it is whole: the server writes it in one go, a reader may still see half of it.
 const CONTROL_ATTEMPTS: u32 = 10;
-/// Settings that a server which replays the log must have, at least as large.
-const SETTINGS: [&str; 7] = [
+/// Settings that a server which replays the log must have, at least as large; and those that say what it loads. Not every version has all.
+const SETTINGS: [&str; 12] = [
+    "config_file",
+    "dynamic_library_path",
+    "extension_control_path",
+    "local_preload_libraries",
     "max_connections",
     "max_locks_per_transaction",
     "max_prepared_transactions",
     "max_wal_senders",
     "max_worker_processes",
+    "session_preload_libraries",
     "shared_preload_libraries",
     "wal_level",
 ];
@@ -293,15 +298,18 @@ async fn made(session: &Session, server: &Server, made: &[Made]) -> Result<Vec<T
     Ok(stay.into_iter().map(facts).collect())
 }
 
-/// Names of databases, of the bootstrap superuser, and settings.
+/// Names of databases, of the superuser by whom a restored server is reached, and settings.
 async fn describe(session: &Session) -> Result<(Vec<String>, String, BTreeMap<String, String>), SourceError> {
     let doing = "describing the cluster";
     let sql = "SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn ORDER BY datname";
     let rows = session.client.query(sql, &[]).await.map_err(|error| session.failed(doing, &error))?;
-    let superuser = session.one(doing, "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = 10", &[]).await?;
+    // The one that every cluster has, unless only another may log in.
+    let sql = "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = 10 OR rolsuper AND rolcanlogin ORDER BY rolcanlogin DESC, oid LIMIT 1";
+    let superuser = session.one(doing, sql, &[]).await?;
     let mut settings = BTreeMap::new();
     for name in SETTINGS {
-        settings.insert(name.to_owned(), session.one(doing, "SELECT current_setting($1)", &[&name]).await?);
+        let value: Option<String> = session.one(doing, "SELECT current_setting($1, true)", &[&name]).await?;
+        settings.extend(value.map(|value| (name.to_owned(), value)));
     }
     Ok((rows.iter().map(|row| row.get(0)).collect(), superuser, settings))
 }

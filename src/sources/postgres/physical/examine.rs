@@ -68,24 +68,47 @@ async fn settings(session: &Session) -> Result<Vec<Finding>, SourceError> {
             "set max_slot_wal_keep_size to more than is written during the longest backup, or to -1",
         ),
     });
-    findings.push(match setting("full_page_writes").await?.as_str() {
-        "on" => Finding::sound("full_page_writes", "on"),
-        _ => Finding::note(
-            "full_page_writes",
-            "off: the server itself may not survive a crash (during a backup it writes them all the same)",
-            "set full_page_writes = on",
-        ),
+    let is_standby: bool = session.one(doing, "SELECT pg_catalog.pg_is_in_recovery()", &[]).await?;
+    if is_standby {
+        findings.push(Finding::sound(
+            "standby",
+            "the server is a standby: a backup is of what it has replayed by then, and fails if it is promoted meanwhile",
+        ));
+    }
+    findings.push(match is_standby {
+        // What counts is what the primary wrote, as the last checkpoint in its log has it; the standby's own setting does nothing.
+        true => match session.one::<bool>(doing, "SELECT full_page_writes FROM pg_catalog.pg_control_checkpoint()", &[]).await? {
+            true => Finding::sound("full_page_writes", "on at the primary"),
+            false => Finding::wrong(
+                "full_page_writes",
+                "off at the primary: a standby refuses backups then, for pages that are read while they are written could not be mended",
+                "at the primary: ALTER SYSTEM SET full_page_writes = on; SELECT pg_reload_conf(); CHECKPOINT. Or let the policy name the primary",
+            ),
+        },
+        false => match setting("full_page_writes").await?.as_str() {
+            "on" => Finding::sound("full_page_writes", "on"),
+            _ => Finding::note(
+                "full_page_writes",
+                "off: the server itself may not survive a crash (during a backup it writes them all the same)",
+                "set full_page_writes = on",
+            ),
+        },
     });
     let summaries = "SELECT (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'summarize_wal')";
     match session.one::<Option<String>>(doing, summaries, &[]).await?.as_deref() {
+        // Before PostgreSQL 17 there are no summaries.
+        None => {}
+        Some(_) if is_standby => findings.push(Finding::note(
+            "summarize_wal",
+            "of no use on a standby: every backup reads everything, and stores what changed",
+            "let the policy name the primary, if that is too much to read",
+        )),
         Some("on") => findings.push(Finding::sound("summarize_wal", "on: only what changed since the point before is read")),
         Some(_) => findings.push(Finding::note(
             "summarize_wal",
             "off: every backup reads everything",
             "ALTER SYSTEM SET summarize_wal = on; SELECT pg_reload_conf()",
         )),
-        // Before PostgreSQL 17 there are no summaries.
-        None => {}
     }
     findings.push(match setting("data_checksums").await?.as_str() {
         "on" => Finding::sound("page checksums", "on: each page that is read is looked at"),

@@ -60,11 +60,12 @@ pub struct PhysicalFacts {
     pub databases: Vec<String>,
     /// The database that the policy names.
     pub database: String,
-    /// Name of the role that always may do everything.
+    /// Name of a role that may do everything: the cluster's own superuser, unless only another may log in.
     pub superuser: String,
-    /// Settings that a server which replays the log must have as large, or as they were.
+    /// Settings that a server which replays the log must have as large, or as they were; and those that say what it loads, as the captured
+    /// one ran with them.
     pub settings: BTreeMap<String, String>,
-    /// Unlogged relations: they come back empty.
+    /// Unlogged relations, indexes among them: they come back empty. Their names are in a restored cluster's catalogue.
     pub unlogged_relations: u64,
     /// How the files were read: `sql`, or `files` from the data directory itself.
     pub read_by: String,

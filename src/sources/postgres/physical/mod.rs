@@ -10,6 +10,8 @@
 //! * Nothing that is restored or recovered writes to the directory of a tablespace that its log makes ([`in_place`]).
 //! * Where the server keeps summaries of its log (17 and newer), only what changed since an earlier snapshot is read ([`incremental`]).
 //!   A snapshot has all of its contents all the same, and depends on no other.
+//! * Of a restored cluster that runs for us, each database is looked at once: whether this machine has its libraries and extensions and
+//!   sorts as the captured one did, and which tables came back empty ([`databases`]).
 //! * A restore writes `global/pg_control` last: a data directory that is half there cannot be started.
 //!
 //! Assumes: PostgreSQL 14 or newer, on a little-endian machine.
@@ -30,8 +32,11 @@ mod archiving;
 mod capture;
 mod changes;
 mod checking;
+mod collations;
+mod configured;
 mod control;
 mod data;
+mod databases;
 mod direct;
 mod examine;
 mod existing;
@@ -42,6 +47,7 @@ mod history;
 mod in_place;
 mod incremental;
 mod label;
+mod libraries;
 mod lineage;
 mod listing;
 mod log;

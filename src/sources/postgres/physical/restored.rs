@@ -30,6 +30,10 @@ const NAMED: usize = 5;
 /// Where the extension is put, and taken away again.
 const SCHEMA: &str = "farshore_visibility";
 
+/// For sessions that make extensions: the cluster's event triggers, whatever they do, are not for us. Those that are enabled `ALWAYS` only
+/// 17 and newer can be told to leave alone.
+pub const QUIET: &str = "session_replication_role=replica";
+
 /// Looks at every page of the data directory of a running server that nobody writes to, as pg_checksums does.
 ///
 /// # Errors
@@ -113,38 +117,38 @@ fn look_at(file: PathBuf, path: &str, relation: Relation, page_bytes: u32, looke
     Ok(())
 }
 
-/// Holds visibility maps against the tables, in these databases. The extension that does it is made in a transaction that is rolled
-/// back with its session: probes that come later see the databases as they were.
-pub async fn visibility(config: &PostgresConfig, databases: &[String]) -> Check {
-    let (name, expected) = ("visibility maps of all tables", "promise nothing that is not so");
-    let mut wrong = Vec::new();
-    for database in databases {
-        match visibility_of(&config.with_database(database)).await {
-            Ok(Some(some)) => wrong.extend(some.into_iter().map(|table| format!("{table} in {database}"))),
-            Ok(None) => {
-                return Check::note(
-                    name,
-                    expected,
-                    "not looked at: the extension pg_visibility is not installed beside the server",
-                );
-            }
-            Err(error) => wrong.push(error.to_string()),
+/// What visibility maps promise, held against the tables of all databases.
+#[derive(Debug, Default)]
+pub struct Maps {
+    wrong: Vec<String>,
+    is_missing: bool,
+}
+
+impl Maps {
+    /// Looks at the database that the session is connected to. The extension that does it is made in a transaction that is rolled back with
+    /// the session, so that probes that come later see the databases as they were.
+    pub async fn look(&mut self, session: &Session, database: &str) {
+        match tables_with_wrong_maps(session).await {
+            Ok(Some(some)) => self.wrong.extend(some.into_iter().map(|table| format!("{table} in {database}"))),
+            Ok(None) => self.is_missing = true,
+            Err(error) => self.wrong.push(error.to_string()),
         }
     }
-    match wrong.as_slice() {
-        [] => Check::equal(name, expected, expected),
-        some => Check::equal(name, expected, format!("wrong: {}", first(some))),
+
+    /// Whether all are right.
+    pub fn check(&self) -> Check {
+        let (name, expected) = ("visibility maps of all tables", "promise nothing that is not so");
+        match self.wrong.as_slice() {
+            [] if self.is_missing => {
+                Check::note(name, expected, "not looked at: the extension pg_visibility is not installed beside the server")
+            }
+            [] => Check::equal(name, expected, expected),
+            some => Check::equal(name, expected, format!("wrong: {}", first(some))),
+        }
     }
 }
 
 /// Tables whose maps are wrong; nothing without the extension.
-async fn visibility_of(config: &PostgresConfig) -> Result<Option<Vec<String>>, SourceError> {
-    let session = config.connect(Side::Target).await?;
-    let found = tables_with_wrong_maps(&session).await;
-    session.close().await;
-    found
-}
-
 async fn tables_with_wrong_maps(session: &Session) -> Result<Option<Vec<String>>, SourceError> {
     let doing = "looking at visibility maps";
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'pg_visibility')";

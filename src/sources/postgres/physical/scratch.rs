@@ -8,12 +8,14 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
+    collations::Order,
+    databases::Databases,
     facts::PhysicalFacts,
     handed::Handed,
     in_place::{KNOWN_FROM, SETTING},
     label::Lsn,
     recovery::Recovery,
-    restored::{checksums, visibility},
+    restored::{QUIET, checksums},
     start::Reached,
     target::{PhysicalTarget, PhysicalTargetOptions},
 };
@@ -114,8 +116,11 @@ impl Rebuild for PhysicalScratch {
         }
         // Before anything else reads the tables, and sets hint bits in them.
         rebuilt.checks.push(checksums(&config, &data, &facts).await?);
-        rebuilt.checks.push(amcheck(&config, server.path.parent(), major).await);
-        rebuilt.checks.push(visibility(&config, &facts.databases).await);
+        let checked = amcheck(&config, server.path.parent(), major).await;
+        let order = if checked.outcome == CheckOutcome::Passed { Order::Shown } else { Order::NotShown };
+        rebuilt.checks.push(checked);
+        let databases = Databases { config: &config, data: &data, facts: &facts, order, maps: true, observer: &observer };
+        databases.look(&mut rebuilt.checks).await;
         let phase = |name: &str, seconds: std::time::Duration| PhaseTime { name: name.to_owned(), seconds: seconds.as_secs_f64() };
         rebuilt.phases.push(phase("database recovery", recovered.saturating_sub(began)));
         rebuilt.phases.push(phase("verification", clock.monotonic().saturating_sub(recovered)));
@@ -207,7 +212,7 @@ async fn amcheck(config: &PostgresConfig, directory: Option<&std::path::Path>, m
         return Check::note(name, expected, "not run: pg_amcheck is not installed beside the server");
     };
     let checked = async {
-        let mut prepared = programs::prepare(&program, config, "")?;
+        let mut prepared = programs::prepare(&program, config, &format!("-c {QUIET}"))?;
         prepared.command.args(["--all", "--heapallindexed", "--install-missing", "--no-password", "--jobs=2"]);
         prepared.run(&program).await
     };

@@ -11,6 +11,8 @@ use std::{
 use chrono::{DateTime, Utc};
 
 use super::{
+    collations::Order,
+    databases::Databases,
     facts::PhysicalFacts,
     in_place::{KNOWN_FROM, SETTING},
     label::Lsn,
@@ -78,6 +80,9 @@ impl Start {
         let (cluster, config) = recover(place, &server, facts, recovery).await?;
         let reached = Reached::ask(&config).await?;
         done.checks.push(reached.check(facts, recovery));
+        let (order, observer) = (Order::NotLookedAt, &context.observer);
+        let databases = Databases { config: &config, data: directory, facts, order, maps: false, observer };
+        databases.look(&mut done.checks).await;
         let in_place = forget(&config, facts.server_version_num).await?;
         if !in_place.is_empty() {
             done.checks.push(Check::note(

@@ -62,9 +62,13 @@ enum Way {
 /// Files directly below the data directory that make a server a standby, or replay: the restore says itself what it is to be.
 const SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
 /// Where settings of `ALTER SYSTEM` are, the last that a server reads.
-const AUTO_CONF: &str = "postgresql.auto.conf";
+pub(super) const AUTO_CONF: &str = "postgresql.auto.conf";
+/// Where they are in a cluster that is isolated, and whose server must not read them.
+pub(super) const AUTO_CONF_APART: &str = "postgresql.auto.conf.captured";
 /// Copies of configuration that lay outside of the data directory.
-const CAPTURED_CONFIG: &str = "captured-config";
+pub(super) const CAPTURED_CONFIG: &str = "captured-config";
+/// What is said of unlogged relations where nobody can tell their names.
+pub(super) const UNLOGGED: &str = "unlogged relations";
 
 impl PhysicalTarget {
     /// A target at `directory`.
@@ -216,6 +220,7 @@ fn in_place<'a>(facts: &'a PhysicalFacts, mapping: &[(&TablespaceFacts, &Path)])
 struct Last {
     label: Option<Vec<u8>>,
     control: Option<Vec<u8>>,
+    auto_conf: Option<Vec<u8>>,
     config: u64,
     bytes: u64,
 }
@@ -236,7 +241,10 @@ impl Last {
                     if !path.starts_with(WAL.as_bytes()) && path != MAP.as_bytes() {
                         last.bytes += entry.size();
                     }
-                    continue;
+                    if path.strip_prefix(DATA.as_bytes()) != Some(AUTO_CONF.as_bytes()) {
+                        continue;
+                    }
+                    &mut last.auto_conf
                 }
             };
             let too_long =
@@ -333,6 +341,9 @@ impl Rebuild for PhysicalTarget {
         };
         let rebuilt = self.rebuild_part(&context, &self.directory, part(DATA, without), way(true), Some(last.bytes)).await?;
         add(&mut all, "data directory", rebuilt);
+        if let Some(settings) = last.auto_conf.as_ref().filter(|_| self.options.is_isolated) {
+            self.write_new(&self.directory.join(AUTO_CONF_APART), settings, made)?;
+        }
         for (one, directory) in &mapping {
             self.make(directory, made.mode, made.owner)?;
             let prefix = format!("{DATA}pg_tblspc/{}/", one.oid);
@@ -369,7 +380,7 @@ impl Rebuild for PhysicalTarget {
         }
         if facts.unlogged_relations > 0 {
             all.checks.push(Check::note(
-                "unlogged relations",
+                UNLOGGED,
                 "empty",
                 format!("{} come back empty: nothing of them is in a physical backup", facts.unlogged_relations),
             ));
