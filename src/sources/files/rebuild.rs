@@ -402,6 +402,7 @@ impl Rebuild for FilesTarget {
             items,
             items_kept,
             bytes: bytes + mended,
+            replayed: None,
         })
     }
 }
