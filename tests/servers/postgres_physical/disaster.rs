@@ -26,7 +26,7 @@ impl<'a> Operator<'a> {
         Self { archive, server }
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(super) fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_farshore"));
         command.args(arguments).args(["--identity", &self.archive.text("own.txt")]);
         command.args(["--cache-dir", &self.archive.text("own-cache")]).env("LC_ALL", "C.UTF-8").output().unwrap()
