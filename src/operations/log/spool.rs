@@ -338,6 +338,7 @@ fn sync(directory: &Path) -> Result<(), OperationError> {
 #[cfg(test)]
 mod tests {
     use super::{Added, Duration, LogName, Spool, SystemTime};
+    use crate::clock::SystemClock;
 
     fn name(file: &str) -> LogName {
         LogName::new(7, file).unwrap()
@@ -366,7 +367,7 @@ mod tests {
             (b"one".to_vec(), written()),
             "as of the time at which the server wrote it"
         );
-        let waits = chrono::Utc::now() - spool.waiting().unwrap()[0].since;
+        let waits = SystemClock::shared().now() - spool.waiting().unwrap()[0].since;
         assert!(waits < chrono::TimeDelta::minutes(10), "and it waits since it came: {waits}");
         assert!(!spool.has_room(1).unwrap());
         for name in &names {
