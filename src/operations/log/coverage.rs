@@ -231,6 +231,8 @@ mod tests {
 
     /// Segments by timeline.
     type There<'a> = &'a [(u32, &'a [u64])];
+    /// Them, the way, how far it leads, and whether anything comes later.
+    type Row<'a> = (There<'a>, Line<'a>, Option<(u32, u64)>, bool);
 
     #[test]
     fn a_point_is_taken_from_its_own_last_segment_or_the_next_on_and_cut_off_only_where_something_comes_later() {
@@ -240,7 +242,7 @@ mod tests {
         let third = Lineage::parse(3, Some(b"1\t0/5400000\tx\n2\t0/8000000\tx\n")).unwrap();
         let known = |lineage| Line::Known(LAYOUT, lineage);
         let both: There = &[(1, &[3, 4, 5, 6, 7, 8, 9]), (2, &[5, 6, 7])];
-        let table: [(There, Line, Option<(u32, u64)>, bool); 19] = [
+        let table: [Row; 19] = [
             (&[(1, &[3, 4, 5])], Line::Guessed(1), Some((1, 5)), false),
             // Archiving began after the backup: the point has segment 3 itself.
             (&[(1, &[4, 5])], Line::Guessed(1), Some((1, 5)), false),
