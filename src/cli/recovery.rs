@@ -138,8 +138,8 @@ impl RecoveryArgs {
         let fetch = match recovery.target {
             RecoveryTarget::Point => None,
             _ => {
-                let found = look_beyond(repository, &facts, &recovery.target).await?.ok_or_else(|| nothing(repository, &facts))?;
-                Some(fetch(&facts, place, policy, found)?)
+                let found = look_beyond(repository, &facts, &recovery.target, recovery.timeline).await?;
+                Some(fetch(&facts, place, policy, found.ok_or_else(|| nothing(repository, &facts))?)?)
             }
         };
         Ok(Recovery { fetch, ..recovery })

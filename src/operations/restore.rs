@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 
@@ -10,13 +11,14 @@ use super::{
     archived::InArchive,
     backup::at_once,
     exchange::{Inlet, lies_below},
+    log::log_ended_at,
 };
 use crate::{
     clock::SharedClock,
-    progress::{Observer, SharedObserver, Tally},
+    progress::{Observer, Problem, SharedObserver, Tally},
     report::{RestoreReport, RestoredSource},
     repository::{Point, Reader, Repository, RepositoryError, Snapshot},
-    sources::{Rebuild, RebuildContext},
+    sources::{Rebuild, RebuildContext, Replayed, postgres::physical::facts::PhysicalFacts},
     stores::Retrieval,
 };
 
@@ -190,6 +192,10 @@ pub(super) async fn rebuild_all(
         };
         let took = request.clock.monotonic().saturating_sub(began);
         phases.extend(&rebuilt.phases);
+        let recovered_to = match rebuilt.replayed {
+            Some(replayed) => recovered_to(request.repository, &snapshot, replayed, &tally).await,
+            None => None,
+        };
         let named: f64 = rebuilt.phases.iter().map(|phase| phase.seconds).sum();
         // What the source did not give a name: its catalogue on the way in, its comparisons at the end.
         phases.add("verification", took.saturating_sub(std::time::Duration::try_from_secs_f64(named).unwrap_or_default()));
@@ -201,9 +207,27 @@ pub(super) async fn rebuild_all(
             items_kept: rebuilt.items_kept,
             bytes: rebuilt.bytes,
             seconds: took.as_secs_f64(),
+            recovered_to,
             checks: rebuilt.checks,
             problems: tally.problems(),
         });
     }
     Ok(())
+}
+
+/// The moment up to which nothing is missing of a source whose log was replayed: that of its last commit, or, where the replay found no
+/// more, that of the end of the log, as its last file says.
+async fn recovered_to(repository: &Repository, snapshot: &Snapshot, replayed: Replayed, tally: &Tally) -> Option<DateTime<Utc>> {
+    let mut ended_at = None;
+    if let (Some(lsn), true, Ok(facts)) = (replayed.lsn, replayed.to_the_end, PhysicalFacts::read(&snapshot.facts)) {
+        match log_ended_at(repository, &facts, lsn).await {
+            Ok(at) => ended_at = at,
+            Err(error) => {
+                let detail =
+                    format!("its log was replayed, and until when that was complete beyond the last commit is not known: {error}");
+                tally.problem(Problem::new(&snapshot.source, detail));
+            }
+        }
+    }
+    replayed.last_commit.max(ended_at)
 }

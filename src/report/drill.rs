@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Check, ExitCode, PhaseTime, Problem, RestoredSource, RpoFigures, RtoFigures, restore::source_problems, seconds};
 
 /// The version of the evidence's JSON: raised when a field changes its meaning or goes away, not when one is added.
-pub const EVIDENCE_SCHEMA_VERSION: u32 = 1;
+pub const EVIDENCE_SCHEMA_VERSION: u32 = 2;
 
 /// What a drill did and found. Stored whether it passed or not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -243,6 +243,7 @@ pub(super) mod tests {
                 items_kept: 0,
                 bytes: 5 << 30,
                 seconds: 200.0,
+                recovered_to: None,
                 checks: vec![Check::equal("db: rows of public.posts", 100, 100)],
                 problems: vec![],
             }],
@@ -327,6 +328,7 @@ pub(super) mod tests {
         }
         let mut report = report();
         report.problems.push(Problem::new("a", "b"));
+        report.sources[0].recovered_to = Some(report.started_at);
         let mut all = Vec::new();
         names(&serde_json::to_value(&report).unwrap(), &mut all);
         let document = include_str!("../../docs/evidence.md");

@@ -36,6 +36,9 @@ impl DrillReport {
         if let Some(point) = &self.point {
             let _ = writeln!(text, "  point          {}", printable(&point.id));
             let _ = writeln!(text, "  consistent at  {}", timestamp(point.consistent_at));
+            if let Some(to) = self.rpo.as_ref().and_then(|rpo| rpo.restored_to).filter(|to| *to != point.consistent_at) {
+                let _ = writeln!(text, "  restored to    {}", timestamp(to));
+            }
             let _ = writeln!(text, "  encryption     {}", encryption_words(&point.encryption));
         }
         let _ = writeln!(text, "  site           {}", printable(&self.site));
@@ -52,7 +55,7 @@ impl DrillReport {
         let _ = writeln!(text, "{}", source_table(&self.sources));
         let _ = writeln!(text, "{}", phase_table(&self.phases));
         text.push_str(&rto_line(self.rto.as_ref(), look));
-        text.push_str(&rpo_lines(self.rpo.as_ref(), look));
+        text.push_str(&rpo_lines(self.rpo.as_ref(), self.sources.iter().any(|source| source.recovered_to.is_some()), look));
         text.push_str(&check_lines(&self.all_checks(), look));
         text.push_str(&problem_lines(&self.all_problems()));
         text.push_str(&self.trend_lines(look));
@@ -101,7 +104,7 @@ fn rto_line(rto: Option<&RtoFigures>, look: Look) -> String {
     }
 }
 
-fn rpo_lines(rpo: Option<&RpoFigures>, look: Look) -> String {
+fn rpo_lines(rpo: Option<&RpoFigures>, with_log: bool, look: Look) -> String {
     let Some(rpo) = rpo else { return format!("  {} RPO  there was no recovery point to restore\n", look.failed()) };
     let achieved = seconds(rpo.achieved_seconds);
     let mut lines = match rpo.configured_seconds {
@@ -117,7 +120,8 @@ fn rpo_lines(rpo: Option<&RpoFigures>, look: Look) -> String {
     };
     if let (Some(worst), Some(start)) = (rpo.worst_seconds, rpo.period_start) {
         let mark = if rpo.worst_missed() { look.note() } else { look.ok() };
-        lines.push_str(&format!("  {mark} RPO  {} at the worst moment since {}\n", seconds(worst), timestamp(start)));
+        let alone = if with_log { ", by the points alone" } else { "" };
+        lines.push_str(&format!("  {mark} RPO  {} at the worst moment since {}{alone}\n", seconds(worst), timestamp(start)));
     }
     lines
 }
@@ -177,6 +181,27 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("  FAILED probe: expected t, found f\n"), "{text}");
+    }
+
+    #[test]
+    fn a_drill_along_the_log_says_how_far_it_came() {
+        let mut report = report();
+        let to = report.started_at - chrono::TimeDelta::seconds(4);
+        report.sources[0].recovered_to = Some(to);
+        report.rpo = Some(crate::report::RpoFigures::measure(
+            Some(300.0),
+            report.started_at,
+            to,
+            &[report.point.as_ref().unwrap().consistent_at],
+        ));
+        let text = report.judged().text(Look::Unicode);
+        for line in [
+            "  consistent at  2026-11-23 02:00:03 UTC\n  restored to    2026-11-23 07:46:36 UTC\n",
+            "  ✓ RPO  4.0 s of data lost; objective 5 min\n",
+            "  · RPO  5 h 46 min at the worst moment since 2026-11-23 02:00:03 UTC, by the points alone\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
     }
 
     #[test]

@@ -126,8 +126,12 @@ pub struct LogSystem {
     pub parts: Amount,
     /// When the site stored the newest segment, or part of one.
     pub newest_at: Option<DateTime<Utc>>,
-    /// How much would be lost if the server were lost now, at most.
+    /// How much would be lost if the server were lost now, at most: nothing where the server has no more; else since the log ended where
+    /// the archive does (by the file there, or when it was stored), or since the newest point of the policy, if that is later.
     pub rpo_seconds: Option<f64>,
+    /// What may be lost, as the policy says; nothing where it does not, or the cluster is not the policy's any more.
+    #[serde(default)]
+    pub rpo_objective_seconds: Option<f64>,
     /// As far as the newest segment, or part of one, goes.
     #[serde(default)]
     pub end_lsn: Option<String>,
@@ -223,7 +227,13 @@ impl LogSiteReport {
         let mark = if self.problems.is_empty() { look.ok() } else { look.failed() };
         let mut text = format!("{mark} {}: the log of {}\n", printable(&self.site), counted(self.systems.len() as u64, "cluster"));
         for system in &self.systems {
-            let rpo = system.rpo_seconds.map_or_else(String::new, |rpo| format!(", the newest stored {} ago", seconds(rpo)));
+            let age = |at: DateTime<Utc>| seconds((self.site_time - at).as_seconds_f64().max(0.0));
+            let newest = system.newest_at.map_or_else(String::new, |at| format!(", the newest stored {} ago", age(at)));
+            let rpo = match (system.rpo_seconds, system.rpo_objective_seconds) {
+                (Some(rpo), Some(objective)) => format!(", RPO {} (objective {})", seconds(rpo), seconds(objective)),
+                (Some(rpo), None) => format!(", RPO {}", seconds(rpo)),
+                (None, _) => String::new(),
+            };
             let behind = match system.behind_bytes {
                 None => String::new(),
                 Some(0) => ", and the server has no more".to_owned(),
@@ -234,7 +244,7 @@ impl LogSiteReport {
                 many => format!(", {} of segments that were still being written", counted(many, "part")),
             };
             let (files, stored) = (counted(system.stored.objects, "file"), bytes(system.stored.bytes));
-            let _ = writeln!(text, "  cluster {}: {files} ({stored}{parts}){rpo}{behind}", system.system);
+            let _ = writeln!(text, "  cluster {}: {files} ({stored}{parts}){newest}{behind}{rpo}", system.system);
             let mut table = Table::new(&[
                 ("timeline", Align::Right),
                 ("first", Align::Left),

@@ -8,9 +8,13 @@ use serde::{Deserialize, Serialize};
 pub struct RpoFigures {
     /// The policy's objective.
     pub configured_seconds: Option<f64>,
-    /// From the consistency time of the point that was restored to the moment of the (supposed) loss: the start of the drill.
+    /// From [`Self::restored_to`] to the moment of the (supposed) loss: the start of the drill.
     pub achieved_seconds: f64,
-    /// The longest time in the period during which no newer point existed: what a loss at the worst moment would have cost.
+    /// The moment up to which everything came back: the consistency time of the point, or, with the log, the earliest that any of its sources
+    /// was taken to. Nothing in evidence of versions that went by the point alone.
+    #[serde(default)]
+    pub restored_to: Option<DateTime<Utc>>,
+    /// The longest time in the period during which no newer point existed: what a loss at the worst moment would have cost without the log.
     pub worst_seconds: Option<f64>,
     /// The beginning of the period that `worst_seconds` looks at: the oldest point there is.
     pub period_start: Option<DateTime<Utc>>,
@@ -20,8 +24,8 @@ pub struct RpoFigures {
 const FUTURE_SECONDS: f64 = 300.0;
 
 impl RpoFigures {
-    /// Measures: `lost_at` is the moment of the supposed loss, `restored` the consistency time of the point in use, `points`
-    /// the consistency times of all points, in any order; those after `lost_at` do not count.
+    /// Measures: `lost_at` is the moment of the supposed loss, `restored` the moment up to which everything came back, `points` the
+    /// consistency times of all points, in any order; those after `lost_at` do not count.
     pub fn measure(
         configured_seconds: Option<f64>,
         lost_at: DateTime<Utc>,
@@ -35,9 +39,24 @@ impl RpoFigures {
         Self {
             configured_seconds,
             achieved_seconds: between(restored, lost_at),
+            restored_to: Some(restored),
             worst_seconds: gaps.reduce(f64::max),
             period_start: times.first().copied(),
         }
+    }
+
+    /// The moment up to which a point came back whose sources were taken along their logs: for each of them how far, nothing for one that is
+    /// as of the point. `now` is when that was found. What reached the archive after the loss was there only because a drill loses nothing.
+    pub fn restored_to(
+        point: DateTime<Utc>,
+        sources: impl IntoIterator<Item = Option<DateTime<Utc>>>,
+        lost_at: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> DateTime<Utc> {
+        let each = sources.into_iter().map(|source| source.map_or(point, |reached| reached.max(point)));
+        let reached = each.min().unwrap_or(point);
+        let is_later = reached > lost_at && point <= lost_at && between(now, reached) <= FUTURE_SECONDS;
+        if is_later { lost_at } else { reached }
     }
 
     /// Whether more was lost than the objective allows; or the point shows what is still to come: then a clock is wrong, and nobody
@@ -102,6 +121,26 @@ mod tests {
         let figures = RpoFigures::measure(Some(3600.0), at(50), at(1), &[at(0), at(1)]);
         assert_eq!(figures.worst_seconds, Some(49.0 * 3600.0));
         assert!(figures.missed());
+    }
+
+    #[test]
+    fn a_point_came_back_up_to_the_earliest_that_its_sources_were_taken_to() {
+        let second = |second: i64| at(0) + chrono::TimeDelta::seconds(second);
+        // The point shows 0, the loss was supposed at 100, and the drill has found out by 160.
+        let restored = |sources: &[Option<i64>]| {
+            RpoFigures::restored_to(second(0), sources.iter().map(|source| source.map(second)), second(100), second(160))
+        };
+        assert_eq!(restored(&[]), second(0));
+        assert_eq!(restored(&[Some(70)]), second(70));
+        assert_eq!(restored(&[Some(90), Some(40), Some(70)]), second(40));
+        assert_eq!(restored(&[Some(90), None]), second(0), "a bucket is as of the point");
+        assert_eq!(restored(&[Some(-5)]), second(0), "nothing was committed since");
+        assert_eq!(restored(&[Some(150)]), second(100), "the drill took a while, and the log went on");
+        let ahead = restored(&[Some(160 + 301)]);
+        assert!(RpoFigures::measure(None, second(100), ahead, &[]).missed(), "a clock is wrong: {ahead}");
+        let figures = RpoFigures::measure(Some(60.0), second(100), restored(&[Some(70)]), &[second(0)]);
+        assert_eq!((figures.achieved_seconds, figures.restored_to, figures.missed()), (30.0, Some(second(70)), false));
+        assert!(RpoFigures::measure(Some(60.0), second(100), restored(&[None]), &[second(0)]).missed());
     }
 
     #[test]

@@ -52,6 +52,10 @@ pub struct RestoredSource {
     pub bytes: u64,
     /// How long it took.
     pub seconds: f64,
+    /// The moment up to which nothing is missing, where a log was replayed beyond the point: of the last commit, or, where there was no
+    /// more of it, of its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered_to: Option<DateTime<Utc>>,
     /// What was compared.
     pub checks: Vec<Check>,
     /// What went wrong without stopping the work.
@@ -160,6 +164,7 @@ mod tests {
                 items_kept: 0,
                 bytes: 1 << 20,
                 seconds: 13.0,
+                recovered_to: None,
                 checks: vec![Check::equal("db: rows of public.posts", 100, 100)],
                 problems: vec![],
             }],

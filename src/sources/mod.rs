@@ -280,6 +280,19 @@ pub struct Rebuilt {
     pub items_kept: u64,
     /// Plain bytes written.
     pub bytes: u64,
+    /// How far the log was replayed that goes beyond the point; nothing where none was.
+    pub replayed: Option<Replayed>,
+}
+
+/// How far a server's log was replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replayed {
+    /// Where the last record ends.
+    pub lsn: Option<postgres::physical::Lsn>,
+    /// The last commit; nothing where there was none.
+    pub last_commit: Option<DateTime<Utc>>,
+    /// Whether it ended because there was no more.
+    pub to_the_end: bool,
 }
 
 /// The other direction: from an origin into a target.

@@ -1,5 +1,7 @@
 //! `farshore wal status`.
 
+use std::time::Duration;
+
 use super::spool::{cluster_of, spool_of};
 use crate::{
     cli::{
@@ -34,9 +36,10 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let words = args.place.words(args.policy.clone().into_iter().collect(), 0, usage)?;
     let identities = identity::read(args.place.identity.clone()).await?;
     let (mut report, mut names) = (LogStatusReport { spool: None, server: None, sites: Vec::new() }, vec![args.place.site.clone()]);
-    let mut server = None;
+    let (mut server, mut objective) = (None, None);
     if let Some(policy) = &words.policy {
         let policy = place::load_policy(policy)?;
+        objective = policy.objectives.rpo;
         names = sites::meant(&policy, args.place.site.as_deref())?.iter().map(|site| Some(site.name.clone())).collect();
         // Without a cluster that could be archived there is no spool, and perhaps a log from before.
         if let Ok((source, cluster)) = cluster_of(&policy, args.source.as_deref()) {
@@ -56,7 +59,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let mut code = ExitCode::Success;
     for site in names {
         let place_args = PlaceArgs { site, ..args.place.clone() };
-        match one(context, words.policy.as_deref(), &place_args, identities.clone(), server).await {
+        match one(context, words.policy.as_deref(), &place_args, identities.clone(), (server, objective)).await {
             Ok(found) => report.sites.push(found),
             Err(error) => {
                 error.print(context.json);
@@ -73,10 +76,11 @@ async fn one(
     policy: Option<&str>,
     place_args: &PlaceArgs,
     identities: Identities,
-    server: Option<Receiving>,
+    (server, objective): (Option<Receiving>, Option<Duration>),
 ) -> Result<LogSiteReport, CliError> {
     let place = place::find_with(policy, place_args, identities).await?;
     let repository = place.open(&context.cache_dir).await?;
-    let request = LogStatusRequest { repository: &repository, policy: place.policy_name(), server, clock: place.clock.clone() };
+    let (policy, clock) = (place.policy_name(), place.clock.clone());
+    let request = LogStatusRequest { repository: &repository, policy, server, objective, clock };
     Ok(log_status(request).await?)
 }

@@ -88,6 +88,8 @@ struct Progress {
     phases: Phases,
     point: Option<DrilledPoint>,
     consistent_at: Vec<chrono::DateTime<chrono::Utc>>,
+    /// Whether all of the point was restored, along the log where there is one.
+    is_restored: bool,
     isolation: Vec<Isolation>,
     sources: Vec<RestoredSource>,
     checks: Vec<Check>,
@@ -106,6 +108,7 @@ pub async fn drill(request: DrillRequest<'_>) -> Result<Drilled, OperationError>
         phases: Phases::new(Arc::clone(&request.clock), Arc::clone(&observer)),
         point: None,
         consistent_at: Vec::new(),
+        is_restored: false,
         isolation: Vec::new(),
         sources: Vec::new(),
         checks: Vec::new(),
@@ -118,7 +121,7 @@ pub async fn drill(request: DrillRequest<'_>) -> Result<Drilled, OperationError>
     let repository = progress.phases.time("obtain keys", opened).await?;
     let outcome = run(&request, &repository, &mut scratch, &mut progress, &observer).await;
     let failure = outcome.err().map(|error| error.to_string());
-    let Progress { mut phases, point, consistent_at, isolation, sources, checks, served } = progress;
+    let Progress { mut phases, point, consistent_at, is_restored, isolation, sources, checks, served } = progress;
     let left_behind = phases.time("clean-up", scratch.clean_up()).await;
     for problem in left_behind {
         tally.problem(problem);
@@ -126,7 +129,10 @@ pub async fn drill(request: DrillRequest<'_>) -> Result<Drilled, OperationError>
     let phases = phases.finish();
     let objectives = request.policy.objectives;
     let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
-    let drilled_at = consistent_at.first().copied();
+    let restored_to = consistent_at.first().map(|shown| match is_restored {
+        true => RpoFigures::restored_to(*shown, sources.iter().map(|source| source.recovered_to), started_at, request.clock.now()),
+        false => *shown,
+    });
     let report = DrillReport {
         schema_version: EVIDENCE_SCHEMA_VERSION,
         agent: request.agent.clone(),
@@ -137,7 +143,7 @@ pub async fn drill(request: DrillRequest<'_>) -> Result<Drilled, OperationError>
         site: request.store.describe(),
         rpo: point
             .as_ref()
-            .and(drilled_at)
+            .and(restored_to)
             .map(|at| RpoFigures::measure(seconds(objectives.rpo), started_at, at, &consistent_at[1..])),
         rto: served.then(|| RtoFigures { objective_seconds: seconds(objectives.rto), measured_seconds: rto_seconds(&phases) }),
         point,
@@ -210,6 +216,7 @@ async fn run(
     progress.phases.time("check target", restore.plan()).await?;
     restore.retrieve().await?;
     rebuild_all(&restore, &mut progress.phases, &mut progress.sources).await?;
+    progress.is_restored = true;
     let checks = application::check(policy, &targets.databases, &targets.stores);
     progress.checks = beyond.into_iter().chain(progress.phases.time("application check", checks).await).collect();
     progress.served = true;

@@ -21,7 +21,7 @@ use crate::{
         postgres::{
             PostgresConfig, PostgresTarget, ScratchCluster, TargetOptions,
             physical::{
-                PhysicalScratch, Recovery, RecoveryTarget,
+                PhysicalScratch, Recovery, RecoveryTarget, Timeline,
                 facts::{PhysicalFacts, is_physical},
             },
         },
@@ -232,15 +232,15 @@ async fn archived(
     checks: &mut Vec<Check>,
 ) -> Result<Recovery, OperationError> {
     let facts = PhysicalFacts::read(&snapshot.facts).map_err(|error| OperationError::rebuilding(&snapshot.source, error))?;
-    let target = RecoveryTarget::Latest;
-    let found = match look_beyond(repository, &facts, &target).await {
+    let (target, timeline) = (RecoveryTarget::Latest, Timeline::Latest);
+    let found = match look_beyond(repository, &facts, &target, timeline).await {
         Ok(None) => return Ok(Recovery::default()),
         Ok(Some(found)) => (request.fetch)(&facts, found),
         Err(OperationError::Refused { detail, .. }) => Err(detail),
         Err(error) => return Err(error),
     };
     Ok(match found {
-        Ok(fetch) => Recovery { target, fetch: Some(fetch), ..Recovery::default() },
+        Ok(fetch) => Recovery { target, timeline, fetch: Some(fetch), ..Recovery::default() },
         Err(detail) => {
             checks.push(Check::equal(format!("archived log of {}", snapshot.source), "can be replayed to its end", detail));
             Recovery::default()

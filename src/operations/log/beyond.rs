@@ -1,24 +1,26 @@
 //! Whether the archive takes a point as far as a restore is asked to go, looked at before anything is written.
 
 use super::{
-    coverage::{Segments, number_of},
+    coverage::{Beyond, Line, Segments, number_of},
     refused,
 };
 use crate::{
     operations::OperationError,
-    repository::{LogKind, Repository, StoredLog},
-    sources::postgres::physical::{Layout, Lsn, RecoveryTarget, Segment, facts::PhysicalFacts},
+    repository::{LogKind, LogName, Repository, StoredLog},
+    sources::postgres::physical::{Layout, Lineage, Lsn, RecoveryTarget, Segment, Timeline, facts::PhysicalFacts},
 };
 
-/// What the archive at this site has beyond a snapshot with these facts, in words; nothing where nothing of its cluster is archived.
+/// What the archive at this site has beyond a snapshot with these facts, along the timeline that is asked for, in words; nothing where
+/// nothing of its cluster is archived.
 ///
 /// # Errors
-/// [`OperationError::Refused`] where the log does not go so far, or has a gap before: the server would find that out after the whole
-/// restore. Those of the site.
+/// [`OperationError::Refused`] where the log does not go so far, or has a gap before, or has no such timeline: the server would find that
+/// out after the whole restore. Those of the site, and of keys that do not open a timeline's history.
 pub async fn look_beyond(
     repository: &Repository,
     facts: &PhysicalFacts,
     target: &RecoveryTarget,
+    timeline: Timeline,
 ) -> Result<Option<String>, OperationError> {
     let site = repository.store().describe();
     let unclear = || refused(&site, "the point does not say which cluster it is of, or where its log ends");
@@ -32,30 +34,88 @@ pub async fn look_beyond(
     if files.is_empty() {
         return Ok(None);
     }
-    judge(layout, facts.timeline, stop, target, &files).map(Some).map_err(|detail| refused(&site, detail))
+    let refuse = |detail: String| refused(&site, detail);
+    let chosen = chosen(facts.timeline, timeline, &files).map_err(refuse)?;
+    let history = match chosen {
+        own if own == facts.timeline => None,
+        _ => Some(history(repository, system, chosen).await?),
+    };
+    let lineage = line(facts.timeline, stop, chosen, history.as_deref()).map_err(refuse)?;
+    judge(layout, facts.timeline, &lineage, stop, target, &files).map(Some).map_err(refuse)
 }
 
-/// The same, of what is there.
-fn judge(layout: Layout, timeline: u32, stop: Lsn, target: &RecoveryTarget, files: &[StoredLog]) -> Result<String, String> {
+/// The history of a timeline.
+async fn history(repository: &Repository, system: u64, timeline: u32) -> Result<Vec<u8>, OperationError> {
+    let file = format!("{timeline:08X}.history");
+    let gone = || refused(&file, "is listed at the site, and is not there");
+    let name = LogName::new(system, &file).ok_or_else(gone)?;
+    repository.read_log_file(&name).await?.ok_or_else(gone)
+}
+
+/// The timeline that a server takes: for the latest it looks for one history after another, as long as there is one (`findNewestTimeLine`).
+fn chosen(own: u32, asked: Timeline, files: &[StoredLog]) -> Result<u32, String> {
+    let has = |timeline: u32| files.iter().any(|file| file.name.kind() == LogKind::History && file.name.timeline() == timeline);
+    match asked {
+        Timeline::Current => Ok(own),
+        Timeline::Number(number) if number == own || has(number) => Ok(number),
+        Timeline::Number(number) => Err(format!(
+            "timeline {number} is not archived there (there is no {number:08X}.history): `farshore wal status` shows which are, and `current` is this point's own, {own}"
+        )),
+        Timeline::Latest => {
+            let mut newest = own;
+            while has(newest.saturating_add(1)) {
+                newest += 1;
+            }
+            Ok(newest)
+        }
+    }
+}
+
+/// The way to the timeline that was chosen, from a point that ends at `stop` on its own.
+fn line(own: u32, stop: Lsn, chosen: u32, history: Option<&[u8]>) -> Result<Lineage, String> {
+    let lineage = Lineage::parse(chosen, history)
+        .ok_or_else(|| format!("{chosen:08X}.history is no history of timelines: ask for another timeline (--timeline current)"))?;
+    let next = "take another point, or another timeline (--timeline current is the point's own)";
+    match lineage.left_at(own) {
+        _ if chosen == own => Ok(lineage),
+        None => Err(format!("timeline {chosen} did not come out of timeline {own}, on which this point was made: {next}")),
+        Some(at) if at < stop => {
+            Err(format!("timeline {chosen} left timeline {own} at {at}, before the end of this point's backup, {stop}: {next}"))
+        }
+        Some(_) => Ok(lineage),
+    }
+}
+
+/// The same, of what is there, for a point on the timeline `own`.
+fn judge(
+    layout: Layout,
+    own: u32,
+    lineage: &Lineage,
+    stop: Lsn,
+    target: &RecoveryTarget,
+    files: &[StoredLog],
+) -> Result<String, String> {
     let there = Segments::of(layout, files);
-    let own = layout.segment_before(stop);
+    let end = layout.segment_before(stop);
     let name = |(timeline, number)| layout.name(Segment { number, timeline });
-    // The point holds its own last segment; what is needed of the archive may begin after it.
-    let reach = there.reach(timeline, own).or_else(|| there.reach(timeline, own + 1));
-    let last = reach.map_or(own, |(_, last)| last);
-    let is_cut_off = reach != there.newest() && there.has_after(timeline, last + 1);
+    let Beyond { last: reach, is_cut_off } = there.beyond(Line::Known(layout, lineage), end);
+    let last = reach.map_or(end, |(_, last)| last);
     // Of the segment after that there may be the beginning.
-    let begun = Segment { number: last + 1, timeline: reach.map_or(timeline, |(timeline, _)| timeline) };
+    let begun = lineage.segment(layout, last + 1);
     let parts = || {
         let is_of = |file: &&StoredLog| file.name.segment().and_then(|segment| layout.parse(segment)) == Some(begun);
         files.iter().filter(|file| file.name.kind() == LogKind::Part).filter(is_of)
     };
     let part_end = parts().filter_map(|part| part.name.range()).map(|range| range.end).max();
     let part_end = part_end.map_or(0, |end| begun.number * layout.segment_bytes + end);
+    let along = match lineage.timeline() {
+        timeline if timeline == own => String::new(),
+        timeline => format!(" along timeline {timeline}"),
+    };
     let reaches = match (reach, part_end) {
-        (None, 0) => "does not go beyond the point".to_owned(),
-        (Some(reach), 0) => format!("reaches {}", name(reach)),
-        (_, end) => format!("reaches into {}, to {}", layout.name(begun), Lsn(end)),
+        (None, 0) => format!("does not go beyond the point{along}"),
+        (Some(reach), 0) => format!("reaches {}{along}", name(reach)),
+        (_, end) => format!("reaches into {}, to {}{along}", layout.name(begun), Lsn(end)),
     };
     let stored_at =
         reach.and_then(|reach| files.iter().find(|file| number_of(layout, &file.name) == Some(reach))).map(|file| file.stored_at);
@@ -65,12 +125,20 @@ fn judge(layout: Layout, timeline: u32, stop: Lsn, target: &RecoveryTarget, file
             "the archive {reaches}, and then has a gap: the server would stop there. Restore from a point behind the gap (`farshore wal status` shows which reach how far), or with --to-lsn to a place before it"
         )
     };
+    // Of a fork each side has its own.
+    let elsewhere = |wanted: u64| {
+        let is_other = |timeline: u32| lineage.segment(layout, wanted).timeline != timeline;
+        let other = there.timelines().find(|(timeline, numbers)| is_other(*timeline) && numbers.contains(&wanted));
+        other
+            .map_or_else(String::new, |(timeline, _)| format!(", or along another timeline (--timeline {timeline} has that place)"))
+    };
     let late = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M:%SZ");
     match target {
         RecoveryTarget::Lsn(lsn) if layout.segment_before(*lsn) > last && lsn.0 > part_end => Err(if is_cut_off {
             gap()
         } else {
-            format!("the archive {reaches}, and {lsn} lies beyond that: ask for less, or --to-latest")
+            let elsewhere = elsewhere(layout.segment_before(*lsn));
+            format!("the archive {reaches}, and {lsn} lies beyond that: ask for less, or --to-latest{elsewhere}")
         }),
         RecoveryTarget::Latest if is_cut_off => Err(gap()),
         RecoveryTarget::Time(time) if is_cut_off && stored_at.is_none_or(|at| at < *time) => Err(gap()),
@@ -86,7 +154,7 @@ fn judge(layout: Layout, timeline: u32, stop: Lsn, target: &RecoveryTarget, file
 mod tests {
     use chrono::{DateTime, TimeDelta, Utc};
 
-    use super::{Layout, Lsn, RecoveryTarget, StoredLog, judge};
+    use super::{Layout, Lineage, Lsn, RecoveryTarget, StoredLog, Timeline, chosen, judge, line};
     use crate::repository::LogName;
 
     const LAYOUT: Layout = Layout { segment_bytes: 16 << 20, system: 7 };
@@ -97,10 +165,18 @@ mod tests {
         DateTime::from_timestamp(1_764_154_800, 0).unwrap() + TimeDelta::minutes(minutes)
     }
 
+    fn own() -> Lineage {
+        Lineage::parse(1, None).unwrap()
+    }
+
     /// Segments of the first timeline, one a minute.
     fn archive(numbers: &[u64]) -> Vec<StoredLog> {
+        archive_of(1, numbers)
+    }
+
+    fn archive_of(timeline: u32, numbers: &[u64]) -> Vec<StoredLog> {
         let stored = |number: &u64| StoredLog {
-            name: LogName::new(7, &format!("0000000100000000{number:08X}")).unwrap(),
+            name: LogName::new(7, &format!("{timeline:08X}00000000{number:08X}")).unwrap(),
             bytes: 1,
             stored_at: at(number.cast_signed()),
         };
@@ -112,7 +188,7 @@ mod tests {
         let mut archive = archive(&[5, 6]);
         let part = LogName::part(7, "000000010000000000000007", &(0..0x1000)).unwrap();
         archive.push(StoredLog { name: part, bytes: 1, stored_at: at(9) });
-        let said = |target| judge(LAYOUT, 1, STOP, &target, &archive);
+        let said = |target| judge(LAYOUT, 1, &own(), STOP, &target, &archive);
         let latest = said(RecoveryTarget::Latest).unwrap();
         assert!(latest.contains("reaches into 000000010000000000000007, to 0/7001000, stored at 2025-11-26 11:09"), "{latest}");
         assert!(said(RecoveryTarget::Lsn(Lsn(0x700_1000))).is_ok() && said(RecoveryTarget::Time(at(9))).is_ok());
@@ -141,11 +217,73 @@ mod tests {
             (&[7, 8], Latest, Err("does not go beyond the point, and then has a gap")),
         ];
         for (numbers, target, expected) in table {
-            let said = judge(LAYOUT, 1, STOP, &target, &archive(numbers));
+            let said = judge(LAYOUT, 1, &own(), STOP, &target, &archive(numbers));
             match (&said, expected) {
                 (Ok(said), Ok(words)) | (Err(said), Err(words)) if said.contains(words) => {}
                 _ => panic!("{numbers:?}, {target:?}: {said:?}"),
             }
         }
+    }
+
+    /// The second timeline left the first within segment 6; both went on, the first with a gap.
+    const HISTORY: &[u8] = b"1\t0/6400000\tno recovery target specified\n";
+
+    fn forked() -> Vec<StoredLog> {
+        let history = StoredLog { name: LogName::new(7, "00000002.history").unwrap(), bytes: 1, stored_at: at(1) };
+        [archive(&[5, 6, 7, 9]), archive_of(2, &[6, 7, 8]), vec![history]].concat()
+    }
+
+    #[test]
+    fn a_target_is_judged_along_the_timeline_that_is_asked_for() {
+        let lsn = |segment: u64| RecoveryTarget::Lsn(Lsn((segment << 24) + 5));
+        let table = [
+            (Timeline::Latest, lsn(8), Ok("reaches 000000020000000000000008 along timeline 2, stored at")),
+            (Timeline::Number(2), lsn(8), Ok("reaches 000000020000000000000008 along timeline 2")),
+            (
+                Timeline::Number(2),
+                lsn(9),
+                Err("lies beyond that: ask for less, or --to-latest, or along another timeline (--timeline 1 has that place)"),
+            ),
+            (Timeline::Number(2), RecoveryTarget::Latest, Ok("reaches 000000020000000000000008 along timeline 2")),
+            (Timeline::Current, lsn(7), Ok("reaches 000000010000000000000007, stored at")),
+            (Timeline::Current, lsn(9), Err("reaches 000000010000000000000007, and then has a gap")),
+            (Timeline::Current, RecoveryTarget::Latest, Err("has a gap")),
+            (Timeline::Number(1), lsn(8), Err("has a gap")),
+            (Timeline::Number(3), lsn(6), Err("timeline 3 is not archived there (there is no 00000003.history)")),
+        ];
+        for (asked, target, expected) in table {
+            let files = forked();
+            let said = chosen(1, asked, &files)
+                .and_then(|chosen| line(1, STOP, chosen, (chosen != 1).then_some(HISTORY)))
+                .and_then(|lineage| judge(LAYOUT, 1, &lineage, STOP, &target, &files));
+            match (&said, expected) {
+                (Ok(said), Ok(words)) | (Err(said), Err(words)) if said.contains(words) => {}
+                _ => panic!("{asked:?}, {target:?}: {said:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_latest_timeline_is_the_last_of_those_whose_histories_follow_each_other() {
+        let history = |timeline: u32| StoredLog {
+            name: LogName::new(7, &format!("{timeline:08X}.history")).unwrap(),
+            bytes: 1,
+            stored_at: at(1),
+        };
+        let files = [2, 3, 5].map(history);
+        let latest = |own, files: &[StoredLog]| chosen(own, Timeline::Latest, files).unwrap();
+        assert_eq!((latest(1, &files), latest(3, &files), latest(4, &files), latest(1, &[])), (3, 3, 5, 1));
+        assert_eq!(latest(1, &archive_of(2, &[6])), 1, "a server does not look at segments");
+    }
+
+    #[test]
+    fn a_timeline_that_has_nothing_of_the_point_is_refused() {
+        let said = |own, stop, chosen, history: &[u8]| line(own, stop, chosen, Some(history)).unwrap_err();
+        let early = said(1, STOP, 2, b"1\t0/5700000\tx\n");
+        assert!(early.contains("left timeline 1 at 0/5700000, before the end of this point's backup, 0/5800000"), "{early}");
+        let other = said(2, STOP, 3, b"1\t0/6400000\tx\n");
+        assert!(other.contains("timeline 3 did not come out of timeline 2"), "{other}");
+        assert!(said(1, STOP, 2, b"nonsense").contains("00000002.history is no history"));
+        assert!(line(1, STOP, 2, Some(b"1\t0/5800000\tx\n")).is_ok() && line(4, STOP, 4, None).is_ok());
     }
 }

@@ -94,11 +94,11 @@ pub(in crate::operations) async fn copy_log(
         // First those that are there.
         let names: Vec<LogName> = cluster.compared.iter().chain(&cluster.missing).cloned().collect();
         let mut files = stream::iter(names)
-            .map(|name| async move { (reader.fetch(&name).await, name) })
+            .map(|name| async move { (reader.fetch_ended(&name).await, name) })
             .buffered(usize::try_from(ahead).unwrap_or(1));
         while let Some((answer, name)) = files.next().await {
-            let plain = match answer {
-                Ok(LogAnswer::File(plain)) => plain,
+            let (plain, ended_at) = match answer {
+                Ok((LogAnswer::File(plain), ended_at)) => (plain, ended_at),
                 // A prune took it meanwhile: no point at the source needs it, or the segment is whole now.
                 Ok(_) => continue,
                 Err(error) if error.is_damage() => {
@@ -109,8 +109,10 @@ pub(in crate::operations) async fn copy_log(
             };
             let bytes = plain.len() as u64;
             let is_compared = cluster.compared.contains(&name);
-            let stored =
-                if is_compared { writer.compare(&name, plain).await? } else { Some(writer.put(&name, plain.into()).await?) };
+            let stored = match is_compared {
+                true => writer.compare(&name, plain).await?,
+                false => Some(writer.put_ended(&name, plain.into(), ended_at).await?),
+            };
             match stored {
                 Some(LogPut::Other { place }) => return Err(another(place, &name)),
                 Some(LogPut::Stored) => {

@@ -13,7 +13,7 @@ use crate::{
     progress::Problem,
     repository::{LogKind, LogName, Point, PointName, Repository, RepositoryError, StoredLog},
     sources::postgres::physical::{
-        Layout, Lsn,
+        Layout, Lineage, Lsn,
         facts::{PhysicalFacts, is_physical},
     },
     stores::StoreError,
@@ -90,6 +90,25 @@ pub(super) async fn physical_points(
     Ok((points, problems))
 }
 
+/// Which way replay takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Line<'a> {
+    /// Along this timeline and those that came out of it, as far as segments tell: where one begins, only its history says, which is
+    /// sealed from whoever may not read the log. Here it is where its first segment is.
+    Guessed(u32),
+    /// Along this one.
+    Known(Layout, &'a Lineage),
+}
+
+/// How far the log takes a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Beyond {
+    /// Timeline and number of the last segment that replay reaches; nothing if it does not leave the point.
+    pub(super) last: Option<(u32, u64)>,
+    /// Later segments are there, and replay does not reach them.
+    pub(super) is_cut_off: bool,
+}
+
 /// Segments of one cluster that are there, by timeline.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Segments(BTreeMap<u32, BTreeSet<u64>>);
@@ -110,13 +129,37 @@ impl Segments {
     }
 
     /// The last segment of the newest timeline.
-    pub(super) fn newest(&self) -> Option<(u32, u64)> {
+    fn newest(&self) -> Option<(u32, u64)> {
         self.0.last_key_value().and_then(|(timeline, segments)| Some((*timeline, *segments.last()?)))
     }
 
-    /// As far as the log goes without a gap from a segment on, on a timeline and those that came out of it; nothing if that segment is
-    /// not there. Where a timeline begins, only its history says; here it is where its first segment is.
-    pub(super) fn reach(&self, mut timeline: u32, from: u64) -> Option<(u32, u64)> {
+    /// How far the log takes a point whose own log ends in the segment `own`.
+    pub(super) fn beyond(&self, line: Line<'_>, own: u64) -> Beyond {
+        // The point holds that segment itself: what is needed of the archive may begin after it.
+        let last = self.reach(line, own).or_else(|| self.reach(line, own + 1));
+        let after = last.map_or(own, |(_, last)| last) + 1;
+        let is_cut_off = match line {
+            Line::Guessed(timeline) => last != self.newest() && self.has_after(timeline, after),
+            Line::Known(layout, lineage) => {
+                let is_on = |timeline, number: &u64| lineage.segment(layout, *number).timeline == timeline;
+                self.timelines().any(|(timeline, segments)| segments.range(after..).any(|number| is_on(timeline, number)))
+            }
+        };
+        Beyond { last, is_cut_off }
+    }
+
+    /// As far as the log goes without a gap from a segment on; nothing if that segment is not there.
+    fn reach(&self, line: Line<'_>, from: u64) -> Option<(u32, u64)> {
+        match line {
+            Line::Guessed(timeline) => self.reach_guessing(timeline, from),
+            Line::Known(layout, lineage) => {
+                let on_line = (from..).map(|number| (lineage.segment(layout, number).timeline, number));
+                on_line.take_while(|(timeline, number)| self.0.get(timeline).is_some_and(|there| there.contains(number))).last()
+            }
+        }
+    }
+
+    fn reach_guessing(&self, mut timeline: u32, from: u64) -> Option<(u32, u64)> {
         let mut from = from;
         let mut reached = None;
         loop {
@@ -140,7 +183,7 @@ impl Segments {
     }
 
     /// Whether anything of this timeline, or of a newer one, comes after a segment.
-    pub(super) fn has_after(&self, timeline: u32, from: u64) -> bool {
+    fn has_after(&self, timeline: u32, from: u64) -> bool {
         self.0.range(timeline..).any(|(_, segments)| segments.range(from..).next().is_some())
     }
 }
@@ -159,7 +202,9 @@ pub(super) fn number_of(layout: Layout, name: &LogName) -> Option<(u32, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Segments, gaps};
+    use super::{Beyond, Layout, Line, Lineage, Segments, gaps};
+
+    const LAYOUT: Layout = Layout { segment_bytes: 16 << 20, system: 7 };
 
     fn segments(of: &[(u32, &[u64])]) -> Segments {
         Segments(of.iter().map(|(timeline, numbers)| (*timeline, numbers.iter().copied().collect())).collect())
@@ -168,18 +213,61 @@ mod tests {
     #[test]
     fn the_log_reaches_to_its_first_gap_and_over_to_newer_timelines() {
         let one = segments(&[(1, &[3, 4, 5, 7, 8])]);
-        assert_eq!(one.reach(1, 3), Some((1, 5)));
-        assert_eq!(one.reach(1, 7), Some((1, 8)));
-        assert_eq!((one.reach(1, 2), one.reach(1, 6), one.reach(1, 9), one.reach(2, 3)), (None, None, None, None));
+        let reach = |there: &Segments, timeline, from| there.reach(Line::Guessed(timeline), from);
+        assert_eq!(reach(&one, 1, 3), Some((1, 5)));
+        assert_eq!(reach(&one, 1, 7), Some((1, 8)));
+        let none = (None, None, None, None);
+        assert_eq!((reach(&one, 1, 2), reach(&one, 1, 6), reach(&one, 1, 9), reach(&one, 2, 3)), none);
         assert_eq!(one.newest(), Some((1, 8)));
         assert!(one.has_after(1, 8) && !one.has_after(1, 9) && !one.has_after(2, 0));
         // The new timeline begins with a copy of the segment that the old one ended in, or with the next; the old primary may go on.
-        assert_eq!(segments(&[(1, &[3, 4]), (2, &[5, 6])]).reach(1, 3), Some((2, 6)));
-        assert_eq!(segments(&[(1, &[3, 4, 5, 6, 9]), (2, &[5, 6, 7])]).reach(1, 3), Some((2, 7)));
-        assert_eq!(segments(&[(1, &[3, 4]), (2, &[6, 7])]).reach(1, 3), Some((1, 4)));
-        assert_eq!(segments(&[(1, &[3]), (2, &[4]), (4, &[5, 6])]).reach(1, 3), Some((4, 6)));
+        assert_eq!(reach(&segments(&[(1, &[3, 4]), (2, &[5, 6])]), 1, 3), Some((2, 6)));
+        assert_eq!(reach(&segments(&[(1, &[3, 4, 5, 6, 9]), (2, &[5, 6, 7])]), 1, 3), Some((2, 7)));
+        assert_eq!(reach(&segments(&[(1, &[3, 4]), (2, &[6, 7])]), 1, 3), Some((1, 4)));
+        assert_eq!(reach(&segments(&[(1, &[3]), (2, &[4]), (4, &[5, 6])]), 1, 3), Some((4, 6)));
         // The timeline ended in the very segment that is asked for.
-        assert_eq!(segments(&[(1, &[1, 2]), (2, &[3, 4])]).reach(1, 3), Some((2, 4)));
+        assert_eq!(reach(&segments(&[(1, &[1, 2]), (2, &[3, 4])]), 1, 3), Some((2, 4)));
+    }
+
+    /// Segments by timeline.
+    type There<'a> = &'a [(u32, &'a [u64])];
+    /// Them, the way, how far it leads, and whether anything comes later.
+    type Row<'a> = (There<'a>, Line<'a>, Option<(u32, u64)>, bool);
+
+    #[test]
+    fn a_point_is_taken_from_its_own_last_segment_or_the_next_on_and_cut_off_only_where_something_comes_later() {
+        // On the first timeline; the second left it within segment 5, and the third it within segment 8.
+        let own = Lineage::parse(1, None).unwrap();
+        let second = Lineage::parse(2, Some(b"1\t0/5400000\tx\n")).unwrap();
+        let third = Lineage::parse(3, Some(b"1\t0/5400000\tx\n2\t0/8000000\tx\n")).unwrap();
+        let known = |lineage| Line::Known(LAYOUT, lineage);
+        let both: There = &[(1, &[3, 4, 5, 6, 7, 8, 9]), (2, &[5, 6, 7])];
+        let table: [Row; 19] = [
+            (&[(1, &[3, 4, 5])], Line::Guessed(1), Some((1, 5)), false),
+            // Archiving began after the backup: the point has segment 3 itself.
+            (&[(1, &[4, 5])], Line::Guessed(1), Some((1, 5)), false),
+            (&[(1, &[4, 5])], known(&own), Some((1, 5)), false),
+            (&[(1, &[4, 5, 7])], Line::Guessed(1), Some((1, 5)), true),
+            (&[(1, &[4, 5, 7])], known(&own), Some((1, 5)), true),
+            (&[(1, &[5, 6])], Line::Guessed(1), None, true),
+            (&[(1, &[5, 6])], known(&own), None, true),
+            (&[(1, &[1, 2])], Line::Guessed(1), None, false),
+            (&[(1, &[1, 2])], known(&own), None, false),
+            (&[(1, &[2, 3])], known(&own), Some((1, 3)), false),
+            (&[], known(&own), None, false),
+            // Both go on, and each line is judged by what it has.
+            (both, Line::Guessed(1), Some((2, 7)), false),
+            (both, known(&own), Some((1, 9)), false),
+            (both, known(&second), Some((2, 7)), false),
+            (both, known(&third), Some((2, 7)), false),
+            (&[(1, &[3, 4, 5, 6, 8]), (2, &[5, 6, 7])], known(&own), Some((1, 6)), true),
+            (&[(1, &[3, 4, 5, 6, 8]), (2, &[5, 6, 7])], known(&second), Some((2, 7)), false),
+            (&[(1, &[3, 4, 5]), (2, &[6, 7])], known(&second), Some((1, 4)), true),
+            (&[(1, &[3, 4]), (2, &[5, 6, 7, 8]), (3, &[8, 9])], known(&third), Some((3, 9)), false),
+        ];
+        for (there, line, last, is_cut_off) in table {
+            assert_eq!(segments(there).beyond(line, 3), Beyond { last, is_cut_off }, "{there:?}, {line:?}");
+        }
     }
 
     #[test]

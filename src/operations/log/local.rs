@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use super::{io, refused};
@@ -59,6 +59,8 @@ pub(super) fn system_around(path: &Path) -> Result<u64, OperationError> {
 pub(super) struct Examined {
     pub(super) name: LogName,
     pub(super) bytes: Vec<u8>,
+    /// When the server wrote to it last: there its log ended then, and went on in the next.
+    pub(super) written_at: SystemTime,
 }
 
 /// Reads a file of the log of the cluster `system`.
@@ -75,7 +77,8 @@ pub(super) fn examine(path: &Path, system: u64) -> Result<Examined, OperationErr
         ));
     };
     let file = File::open(path).map_err(io(&place))?;
-    let length = file.metadata().map_err(io(&place))?.len();
+    let found = file.metadata().map_err(io(&place))?;
+    let (length, written_at) = (found.len(), found.modified().map_err(io(&place))?);
     if length > MAX_LOG_FILE_BYTES {
         return Err(refused(
             place,
@@ -93,7 +96,7 @@ pub(super) fn examine(path: &Path, system: u64) -> Result<Examined, OperationErr
             format!("{detail}; it is not archived. See whether this is the right data directory, and whether its disk is sound"),
         )
     })?;
-    Ok(Examined { name, bytes })
+    Ok(Examined { name, bytes, written_at })
 }
 
 /// Whether a file is what its name says, as far as its bytes tell.

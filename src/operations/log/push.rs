@@ -93,8 +93,8 @@ pub async fn push(request: PushRequest<'_>) -> Result<Pushed, OperationError> {
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    let (adding, target, content) = (Arc::clone(&spool), name.clone(), examined.bytes);
-    let added = off_thread(move || adding.add(&target, &content)).await?;
+    let (adding, target) = (Arc::clone(&spool), name.clone());
+    let added = off_thread(move || adding.add(&target, &examined.bytes, examined.written_at)).await?;
     if added == Added::Other {
         return Err(refused(
             name.file(),

@@ -18,6 +18,7 @@ use std::{
     io::ErrorKind,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use super::{
@@ -146,11 +147,11 @@ impl Ready<'_> {
         }
     }
 
-    /// The bytes of a segment where the server has it; nothing if it is not there any more, or changed meanwhile.
+    /// The bytes of a segment where the server has it, and when it wrote the last of them; nothing if it is not there any more, or changed meanwhile.
     ///
     /// # Errors
     /// [`OperationError::Refused`] for one that is not what its name says; [`OperationError::Io`].
-    pub(super) fn read(&self, name: &LogName) -> Result<Option<(Vec<u8>, Identity)>, OperationError> {
+    pub(super) fn read(&self, name: &LogName) -> Result<Option<(Vec<u8>, SystemTime, Identity)>, OperationError> {
         let Some(server) = self.server(name.system()) else { return Ok(None) };
         let path = server.join(name.file());
         let look = || match fs::metadata(&path) {
@@ -159,8 +160,8 @@ impl Ready<'_> {
             Err(error) => Err(io(path.display().to_string())(error)),
         };
         let Some(before) = look()? else { return Ok(None) };
-        let Examined { bytes, .. } = examine(&path, name.system())?;
-        Ok((look()?.as_ref() == Some(&before)).then_some((bytes, before)))
+        let Examined { bytes, written_at, .. } = examine(&path, name.system())?;
+        Ok((look()?.as_ref() == Some(&before)).then_some((bytes, written_at, before)))
     }
 
     /// Says that every site has this file.

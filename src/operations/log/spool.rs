@@ -7,15 +7,16 @@
 //! status.json              what that process has to say
 //! ```
 //!
-//! The files are as the server wrote them, not sealed: the directory is for the server's user alone, as `pg_wal` is.
+//! The files are as the server wrote them, not sealed, with the time at which it wrote the last of each: the directory is for the server's
+//! user alone, as `pg_wal` is.
 
 use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{ErrorKind, Write},
+    io::{ErrorKind, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use chrono::{DateTime, Utc};
@@ -154,8 +155,8 @@ impl Spool {
             for entry in self.entries(&folder.path())? {
                 let name = entry.file_name().to_str().and_then(|file| LogName::new(system, file));
                 let Some(name) = name else { continue };
-                match entry.metadata().and_then(|data| Ok((data.len(), data.modified()?))) {
-                    Ok((bytes, since)) => waiting.push(Waiting { name, bytes, since: since.into(), at_server: false }),
+                match entry.metadata() {
+                    Ok(data) => waiting.push(Waiting { name, bytes: data.len(), since: since(&data), at_server: false }),
                     // Every site has it by now.
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
                     Err(error) => return Err(io(entry.path().display().to_string())(error)),
@@ -181,8 +182,8 @@ impl Spool {
         Ok(used == 0 || used + bytes <= self.limit_bytes)
     }
 
-    /// Adds a file. When this returns [`Added::New`] or [`Added::There`], it is on the disk under its name.
-    pub(super) fn add(&self, name: &LogName, bytes: &[u8]) -> Result<Added, OperationError> {
+    /// Adds a file, which the server wrote to last at `written_at`. When this returns [`Added::New`] or [`Added::There`], it is on the disk under its name.
+    pub(super) fn add(&self, name: &LogName, bytes: &[u8], written_at: SystemTime) -> Result<Added, OperationError> {
         let path = self.path(name);
         let folder = self.directory.join(name.system().to_string());
         let place = path.display().to_string();
@@ -205,7 +206,7 @@ impl Spool {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(io(place)(error)),
             }
-            let written = write_new(&incoming, bytes).and_then(|()| fs::hard_link(&incoming, &path));
+            let written = write_new(&incoming, bytes, Some(written_at)).and_then(|()| fs::hard_link(&incoming, &path));
             let _ = fs::remove_file(&incoming);
             match written {
                 Ok(()) => {
@@ -224,11 +225,17 @@ impl Spool {
         self.path(name).exists()
     }
 
-    /// The bytes of a file that waits; nothing if it does not.
-    pub(super) fn read(&self, name: &LogName) -> Result<Option<Vec<u8>>, OperationError> {
+    /// The bytes of a file that waits, and when the server wrote the last of them; nothing if it does not.
+    pub(super) fn read(&self, name: &LogName) -> Result<Option<(Vec<u8>, SystemTime)>, OperationError> {
         let path = self.path(name);
-        match fs::read(&path) {
-            Ok(bytes) => Ok(Some(bytes)),
+        let read = || -> std::io::Result<_> {
+            let mut file = File::open(&path)?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok((bytes, file.metadata()?.modified()?))
+        };
+        match read() {
+            Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io(path.display().to_string())(error)),
         }
@@ -248,10 +255,7 @@ impl Spool {
     pub(super) fn clean(&self, now: DateTime<Utc>) -> Result<(), OperationError> {
         for folder in self.entries(&self.directory)? {
             for entry in self.entries(&folder.path())? {
-                let is_old = || {
-                    let since: DateTime<Utc> = entry.metadata().ok()?.modified().ok()?.into();
-                    (now - since).to_std().ok().map(|age| age > ABANDONED_AFTER)
-                };
+                let is_old = || (now - since(&entry.metadata().ok()?)).to_std().ok().map(|age| age > ABANDONED_AFTER);
                 if entry.file_name().to_string_lossy().ends_with(INCOMING) && is_old() == Some(true) {
                     let _ = fs::remove_file(entry.path());
                 }
@@ -302,18 +306,26 @@ impl Spool {
         let (path, new) = (self.directory.join(STATUS), self.directory.join(".status.new"));
         let json = serde_json::to_vec_pretty(state).expect("strings, numbers and times always serialise");
         let _ = fs::remove_file(&new);
-        write_new(&new, &json).and_then(|()| fs::rename(&new, &path)).map_err(io(path.display().to_string()))
+        write_new(&new, &json, None).and_then(|()| fs::rename(&new, &path)).map_err(io(path.display().to_string()))
     }
 }
 
-/// Writes a new file, which is on the disk when this returns.
-fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Since when a file has its name here, or waits for it. What it says of when it was written is the server's.
+fn since(file: &fs::Metadata) -> DateTime<Utc> {
+    DateTime::from_timestamp(file.ctime(), u32::try_from(file.ctime_nsec()).unwrap_or(0)).unwrap_or(DateTime::UNIX_EPOCH)
+}
+
+/// Writes a new file, which is on the disk when this returns, as of a time.
+fn write_new(path: &Path, bytes: &[u8], written_at: Option<SystemTime>) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     for piece in bytes.chunks(PIECE_BYTES) {
         file.write_all(piece)?;
         if piece.len() == PIECE_BYTES {
             writeback::begin(&file);
         }
+    }
+    if let Some(written_at) = written_at {
+        file.set_modified(written_at)?;
     }
     file.sync_all()
 }
@@ -325,10 +337,15 @@ fn sync(directory: &Path) -> Result<(), OperationError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Added, LogName, Spool};
+    use super::{Added, Duration, LogName, Spool, SystemTime};
+    use crate::clock::SystemClock;
 
     fn name(file: &str) -> LogName {
         LogName::new(7, file).unwrap()
+    }
+
+    fn written() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)
     }
 
     #[test]
@@ -339,13 +356,19 @@ mod tests {
         let names =
             ["000000020000000000000003", "00000002.history", "000000010000000000000003", "000000010000000000000002"].map(name);
         for name in &names {
-            assert_eq!(spool.add(name, b"one").unwrap(), Added::New);
+            assert_eq!(spool.add(name, b"one", written()).unwrap(), Added::New);
         }
         let order: Vec<LogName> = spool.waiting().unwrap().into_iter().map(|waiting| waiting.name).collect();
         assert_eq!(order, names.iter().rev().cloned().collect::<Vec<_>>());
-        assert_eq!(spool.add(&names[0], b"one").unwrap(), Added::There);
-        assert_eq!(spool.add(&names[0], b"two").unwrap(), Added::Other);
-        assert_eq!(spool.read(&names[0]).unwrap().unwrap(), b"one");
+        assert_eq!(spool.add(&names[0], b"one", written()).unwrap(), Added::There);
+        assert_eq!(spool.add(&names[0], b"two", written()).unwrap(), Added::Other);
+        assert_eq!(
+            spool.read(&names[0]).unwrap().unwrap(),
+            (b"one".to_vec(), written()),
+            "as of the time at which the server wrote it"
+        );
+        let waits = SystemClock::shared().now() - spool.waiting().unwrap()[0].since;
+        assert!(waits < chrono::TimeDelta::minutes(10), "and it waits since it came: {waits}");
         assert!(!spool.has_room(1).unwrap());
         for name in &names {
             spool.remove(name).unwrap();

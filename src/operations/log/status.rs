@@ -1,16 +1,21 @@
 //! How the archive of a log stands.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
 
 use super::{
     Spool,
-    coverage::{PhysicalPoint, Segments, gaps, physical_points},
+    coverage::{Line, PhysicalPoint, Segments, gaps, physical_points},
 };
 use crate::{
     clock::SharedClock,
     operations::OperationError,
     progress::Problem,
-    report::{Amount, LogGap, LogPoint, LogServerReport, LogSiteReport, LogSystem, LogTimeline, SpoolReport},
+    report::{Amount, LogGap, LogPoint, LogServerReport, LogSiteReport, LogSystem, LogTimeline, SpoolReport, seconds},
     repository::{LogKind, Repository, StoredLog, site_time},
     sources::postgres::physical::{Held, Layout, Lsn, Receiving, Segment},
 };
@@ -27,6 +32,8 @@ pub struct LogStatusRequest<'a> {
     pub policy: Option<&'a str>,
     /// The server, as it answered just before.
     pub server: Option<Receiving>,
+    /// What may be lost at most.
+    pub objective: Option<Duration>,
     /// The time.
     pub clock: SharedClock,
 }
@@ -73,6 +80,8 @@ pub async fn log_status(request: LogStatusRequest<'_>) -> Result<LogSiteReport, 
     for file in files {
         by_system.entry(file.name.system()).or_default().push(file);
     }
+    let judged = judged(&points, request.server.map(|server| server.layout.system));
+    let objective = request.objective.map(|objective| objective.as_secs_f64());
     let mut systems = Vec::new();
     for (system, files) in by_system {
         let own: Vec<&PhysicalPoint> = points.iter().filter(|point| point.layout.system == system).collect();
@@ -101,7 +110,8 @@ pub async fn log_status(request: LogStatusRequest<'_>) -> Result<LogSiteReport, 
             stored,
             parts,
             newest_at,
-            rpo_seconds: newest_at.map(|at| (now - at).as_seconds_f64().max(0.0)),
+            rpo_seconds: None,
+            rpo_objective_seconds: objective.filter(|_| judged.as_ref().is_none_or(|judged| judged.contains(&system))),
             end_lsn: None,
             behind_bytes: None,
             timelines: Vec::new(),
@@ -110,8 +120,22 @@ pub async fn log_status(request: LogStatusRequest<'_>) -> Result<LogSiteReport, 
         let server = request.server.filter(|server| server.layout.system == system);
         // Of a log that has just begun there may be parts alone, which do not say how long a segment is.
         let end = layout.or(server.map(|server| server.layout)).and_then(|layout| end(layout, &files));
+        let ended_at = match end {
+            Some((file, _)) => ended_at(repository, file, &mut problems).await?,
+            None => newest_at,
+        };
+        let end = end.map(|(_, end)| end);
         found.end_lsn = end.map(|end| end.to_string());
         found.behind_bytes = end.zip(server).map(|(end, server)| server.stand.end.0.saturating_sub(end.0));
+        found.rpo_seconds = match found.behind_bytes {
+            Some(0) => Some(0.0),
+            _ => ended_at.into_iter().chain(own.iter().map(|point| point.name.time)).max().map(|until| age(until, now)),
+        };
+        if let (Some(rpo), Some(objective)) = (found.rpo_seconds, found.rpo_objective_seconds)
+            && rpo > objective
+        {
+            problems.push(beyond(system, rpo, objective, found.behind_bytes));
+        }
         if let Some(layout) = layout {
             let there = Segments::of(layout, &files);
             found.timelines = there.timelines().filter_map(|(timeline, numbers)| described(layout, timeline, numbers)).collect();
@@ -128,11 +152,66 @@ pub async fn log_status(request: LogStatusRequest<'_>) -> Result<LogSiteReport, 
         }));
         systems.push(found);
     }
+    // Of a log that has gone for good, or never came, nothing is listed.
+    let there: BTreeSet<String> = systems.iter().map(|system| system.system.clone()).collect();
+    for system in judged.into_iter().flatten().filter(|system| !there.contains(&system.to_string())) {
+        let newest = points.iter().filter(|point| point.layout.system == system).map(|point| point.name.time).max();
+        if let (Some(rpo), Some(objective)) = (newest.map(|at| age(at, now)), objective)
+            && rpo > objective
+        {
+            problems.push(beyond(system, rpo, objective, None));
+        }
+    }
     Ok(LogSiteReport { site: repository.store().describe(), site_time: now, systems, problems })
 }
 
-/// As far as the newest segment, or part of one, goes.
-fn end(layout: Layout, files: &[StoredLog]) -> Option<Lsn> {
+fn age(at: DateTime<Utc>, now: DateTime<Utc>) -> f64 {
+    (now - at).as_seconds_f64().max(0.0)
+}
+
+/// The clusters to which an objective applies: those of the newest point, and the one that runs; all where neither is known. One that was
+/// replaced ends somewhere, and has points for a while.
+fn judged(points: &[PhysicalPoint], server: Option<u64>) -> Option<BTreeSet<u64>> {
+    let newest = points.iter().map(|point| point.name.time).max();
+    let of_newest = points.iter().filter(|point| Some(point.name.time) == newest).map(|point| point.layout.system);
+    let judged: BTreeSet<u64> = of_newest.chain(server).collect();
+    (!judged.is_empty()).then_some(judged)
+}
+
+fn beyond(system: u64, rpo: f64, objective: f64, behind_bytes: Option<u64>) -> Problem {
+    let asked = if behind_bytes.is_none() { " (the server could not be asked whether it is idle)" } else { "" };
+    Problem::new(
+        format!("cluster {system}"),
+        format!(
+            "RPO: {} would be lost with the server now, and the objective is {}{asked}: see whether it archives (SELECT * FROM pg_stat_archiver), or whether `farshore wal receive` runs, and whether the spool is stuck",
+            seconds(rpo),
+            seconds(objective)
+        ),
+    )
+}
+
+/// Until when the log is there up to the end of a file: as the file says, or, where it does not, when it was stored.
+async fn ended_at(
+    repository: &Repository,
+    file: &StoredLog,
+    problems: &mut Vec<Problem>,
+) -> Result<Option<DateTime<Utc>>, OperationError> {
+    match repository.log_head(&file.name).await {
+        Ok(head) => {
+            // Whoever stored it cannot have known what came later.
+            let said = head.and_then(|head| head.ended_at).map(|said| said.min(file.stored_at));
+            Ok(Some(said.unwrap_or(file.stored_at)))
+        }
+        Err(error) if error.is_damage() => {
+            problems.push(Problem::new(file.name.to_string(), error.to_string()));
+            Ok(Some(file.stored_at))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The newest segment, or part of one, and as far as it goes.
+fn end(layout: Layout, files: &[StoredLog]) -> Option<(&StoredLog, Lsn)> {
     let end = |file: &StoredLog| {
         let segment = layout.parse(file.name.segment()?)?;
         let bytes = match file.name.kind() {
@@ -142,10 +221,11 @@ fn end(layout: Layout, files: &[StoredLog]) -> Option<Lsn> {
         };
         Some((segment.timeline, segment.number * layout.segment_bytes + bytes))
     };
-    files.iter().filter_map(end).max().map(|(_, end)| Lsn(end))
+    let newest = files.iter().filter_map(|file| Some((end(file)?, file))).max_by_key(|(end, _)| *end);
+    newest.map(|((_, end), file)| (file, Lsn(end)))
 }
 
-fn described(layout: Layout, timeline: u32, numbers: &std::collections::BTreeSet<u64>) -> Option<LogTimeline> {
+fn described(layout: Layout, timeline: u32, numbers: &BTreeSet<u64>) -> Option<LogTimeline> {
     let name = |number: u64| layout.name(Segment { number, timeline });
     let gap = |gap: std::ops::RangeInclusive<u64>| LogGap {
         from: name(*gap.start()),
@@ -164,13 +244,14 @@ fn described(layout: Layout, timeline: u32, numbers: &std::collections::BTreeSet
 /// How far the log takes a point.
 fn reached(layout: Layout, there: &Segments, point: &PhysicalPoint) -> LogPoint {
     let from = point.needs_from();
-    let reach = there.reach(point.timeline, from);
+    // Histories are sealed from whoever looks at an archive.
+    let beyond = there.beyond(Line::Guessed(point.timeline), from);
     LogPoint {
         point: point.name.id.clone(),
         time: point.name.time,
         needs: layout.name(Segment { number: from, timeline: point.timeline }),
-        reaches: reach.map(|(timeline, number)| layout.name(Segment { number, timeline })),
-        is_cut_off: reach != there.newest() && there.has_after(point.timeline, reach.map_or(from, |(_, last)| last + 1)),
+        reaches: beyond.last.map(|(timeline, number)| layout.name(Segment { number, timeline })),
+        is_cut_off: beyond.is_cut_off,
     }
 }
 

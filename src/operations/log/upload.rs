@@ -9,7 +9,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -292,7 +292,9 @@ impl<'a> Work<'a> {
                 let (put, identity) = match read {
                     // Every site has it by now, or its push will bring it.
                     None => return Ok((name, None, None)),
-                    Some((bytes, identity)) => (writer.put(&name, bytes.into()).await?, identity),
+                    Some((bytes, written_at, identity)) => {
+                        (writer.put_ended(&name, bytes.into(), Some(written_at.into())).await?, identity)
+                    }
                 };
                 Ok::<_, OperationError>((name, Some(put), identity))
             })
@@ -312,11 +314,12 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// The bytes of a file: from the spool, or, if it is not there, from where the server has it, and as what. Nothing if it is at neither.
-    async fn read(&self, name: &LogName) -> Result<Option<(Vec<u8>, Option<Identity>)>, OperationError> {
+    /// The bytes of a file, and when the server wrote the last of them: from the spool, or, if it is not there, from where the server has it,
+    /// and as what. Nothing if it is at neither.
+    async fn read(&self, name: &LogName) -> Result<Option<(Vec<u8>, SystemTime, Option<Identity>)>, OperationError> {
         let (spool, wanted) = (Arc::clone(&self.request.spool), name.clone());
-        if let Some(bytes) = off_thread(move || spool.read(&wanted)).await? {
-            return Ok(Some((bytes, None)));
+        if let Some((bytes, written_at)) = off_thread(move || spool.read(&wanted)).await? {
+            return Ok(Some((bytes, written_at, None)));
         }
         if !self.known().taken.contains_key(name) {
             return Ok(None);
@@ -326,13 +329,13 @@ impl<'a> Work<'a> {
             tracing::debug!(%error, "not taken from the server");
             None
         });
-        let Some((bytes, identity)) = read else {
+        let Some((bytes, written_at, identity)) = read else {
             let mut known = self.known();
             known.left.insert(name.clone());
             self.leave(&mut known, name);
             return Ok(None);
         };
-        Ok(Some((bytes, Some(identity))))
+        Ok(Some((bytes, written_at, Some(identity))))
     }
 
     /// A site has a file; one that was taken from the server, as it was there.

@@ -10,6 +10,7 @@
 
 use std::io::Cursor;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::LogName;
@@ -27,7 +28,7 @@ use crate::repository::{
 pub const MAX_LOG_FILE_BYTES: u64 = 128 << 20;
 /// Plain bytes of a block, but for the last.
 pub const MAX_LOG_BLOCK_BYTES: usize = 4 << 20;
-/// Largest sealed JSON, bytes: four fields.
+/// Largest sealed JSON, bytes: a few fields.
 const MAX_META_BYTES: usize = 4 << 10;
 /// Bytes from which everything but the blocks can be read.
 pub(super) const HEAD_BYTES: u64 = (HEADER_BYTES + 4 + MAX_META_BYTES) as u64;
@@ -47,6 +48,9 @@ struct Meta {
     size: u64,
     /// Keyed BLAKE3 of them, hexadecimal.
     hash: String,
+    /// When the server's log ended where this file does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ended_at: Option<DateTime<Utc>>,
 }
 
 /// What can be read of an object without the key that opens its blocks.
@@ -59,6 +63,9 @@ pub struct LogHead {
     pub size: u64,
     /// [`Catalogue::log_id`] of them.
     pub hash: [u8; 32],
+    /// When the server's log ended where this file does, by the clock of the machine that saw it: what was committed until then is in the
+    /// log up to here. Nothing where nobody knew.
+    pub ended_at: Option<DateTime<Utc>>,
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<usize> {
@@ -94,7 +101,7 @@ impl LogHead {
         if hex::decode_to_slice(&meta.hash, &mut hash).is_err() || meta.size > MAX_LOG_FILE_BYTES {
             return Err(damaged("says an impossible size or hash"));
         }
-        Ok(Self { header, blocks_at, size: meta.size, hash })
+        Ok(Self { header, blocks_at, size: meta.size, hash, ended_at: meta.ended_at })
     }
 
     /// The key that its blocks are sealed under.
@@ -164,11 +171,12 @@ pub(super) fn seal_log_file(
     catalogue: &Catalogue,
     name: &LogName,
     key: (&Id, &SealingKey),
-    plain: &[u8],
+    (plain, ended_at): (&[u8], Option<DateTime<Utc>>),
     desk: &mut Desk,
 ) -> Vec<u8> {
-    let meta = Meta { object: name.to_string(), size: plain.len() as u64, hash: hex::encode(catalogue.log_id(plain)) };
-    let json = serde_json::to_vec(&meta).expect("two strings and a number always serialise");
+    let hash = hex::encode(catalogue.log_id(plain));
+    let meta = Meta { object: name.to_string(), size: plain.len() as u64, hash, ended_at };
+    let json = serde_json::to_vec(&meta).expect("strings, a number and a time always serialise");
     let mut sealing = LogSealing::begin(catalogue, name, key, &json);
     sealing.out.reserve(plain.len() / 4);
     // A file without bytes has one block without bytes.
@@ -260,7 +268,8 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::{
-        Catalogue, Desk, LogHead, LogName, MAX_LOG_BLOCK_BYTES, OpeningKey, Result, SealingKey, open_log_file, seal_log_file,
+        Catalogue, DateTime, Desk, LogHead, LogName, MAX_LOG_BLOCK_BYTES, OpeningKey, Result, SealingKey, Utc, open_log_file,
+        seal_log_file,
     };
 
     fn catalogue() -> Catalogue {
@@ -271,8 +280,18 @@ mod tests {
         LogName::new(42, &format!("0000000100000000000000{number:02X}")).unwrap()
     }
 
+    fn ended() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_764_154_800, 250_000_000).unwrap()
+    }
+
     fn sealed(plain: &[u8]) -> Vec<u8> {
-        seal_log_file(&catalogue(), &name(1), (&[4; 16], &SealingKey::new(&[5; 32])), plain, &mut Desk::new(1).unwrap())
+        seal_log_file(
+            &catalogue(),
+            &name(1),
+            (&[4; 16], &SealingKey::new(&[5; 32])),
+            (plain, Some(ended())),
+            &mut Desk::new(1).unwrap(),
+        )
     }
 
     fn opened(of: u8, bytes: &[u8]) -> Result<Vec<u8>> {
@@ -313,7 +332,7 @@ mod tests {
         let (bytes, catalogue) = (sealed(&plain), catalogue());
         let head = LogHead::read("x", &name(1), &bytes, &catalogue).unwrap();
         let forge = |object: String, plain: &[u8], blocks: &[u8]| {
-            let meta = super::Meta { object, size: plain.len() as u64, hash: hex::encode(catalogue.log_id(plain)) };
+            let meta = super::Meta { object, size: plain.len() as u64, hash: hex::encode(catalogue.log_id(plain)), ended_at: None };
             let mut sealed = Vec::new();
             catalogue.sealing_key(&head.header.run).seal_into(&bytes[..64], &serde_json::to_vec(&meta).unwrap(), &mut sealed);
             [&bytes[..64], &super::length(sealed.len()), &sealed, blocks].concat()

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Mutex;
 
 use super::{
@@ -97,6 +97,15 @@ impl LogWriter {
     /// The store's, [`RepositoryError::OtherRecipients`], [`RepositoryError::Key`]; [`RepositoryError::Damaged`] if there is an object of
     /// that name that cannot be read; [`RepositoryError::Refused`] for a file that is too large.
     pub async fn put(&self, name: &LogName, plain: Bytes) -> Result<LogPut> {
+        self.put_ended(name, plain, None).await
+    }
+
+    /// The same, with the moment when the server's log ended where this file does. It is no part of the file: the same bytes of another
+    /// moment are the same file.
+    ///
+    /// # Errors
+    /// Those of [`Self::put`].
+    pub async fn put_ended(&self, name: &LogName, plain: Bytes, ended_at: Option<DateTime<Utc>>) -> Result<LogPut> {
         let repository = &self.repository;
         if plain.len() as u64 > MAX_LOG_FILE_BYTES {
             return Err(RepositoryError::Refused {
@@ -121,7 +130,7 @@ impl LogWriter {
                 subject: "zstd".to_owned(),
                 detail: format!("has no memory: {error}"),
             })?;
-            let object = seal_log_file(&catalogue, &sealed_name, (&id, &key), &bytes, &mut desk);
+            let object = seal_log_file(&catalogue, &sealed_name, (&id, &key), (&bytes, ended_at), &mut desk);
             let hash = sha256(&object);
             Ok((object, hash))
         })

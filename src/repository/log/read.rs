@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+
 use super::{
     LogHead, LogKind, LogName,
     format::{MAX_OBJECT_BYTES, open_log_file},
@@ -58,9 +60,17 @@ impl LogReader {
     /// # Errors
     /// The store's; [`RepositoryError::Key`] if none of the identities opens its key; [`RepositoryError::Damaged`].
     pub async fn fetch(&self, name: &LogName) -> Result<LogAnswer> {
+        self.fetch_ended(name).await.map(|(answer, _)| answer)
+    }
+
+    /// The same, with what the file says of when it ended ([`LogHead::ended_at`]).
+    ///
+    /// # Errors
+    /// Those of [`Self::fetch`].
+    pub async fn fetch_ended(&self, name: &LogName) -> Result<(LogAnswer, Option<DateTime<Utc>>)> {
         match self.repository.log_file(name, &self.keys).await? {
-            Some(bytes) => Ok(LogAnswer::File(bytes)),
-            None => self.repository.absence(name).await,
+            Some((bytes, ended_at)) => Ok((LogAnswer::File(bytes), ended_at)),
+            None => Ok((self.repository.absence(name).await?, None)),
         }
     }
 }
@@ -79,8 +89,16 @@ impl Repository {
         self.log_file(name, keys).await.map(|_| ())
     }
 
-    /// A file, whole; nothing if the site says that there is none.
-    async fn log_file(&self, name: &LogName, keys: &LogKeys) -> Result<Option<Vec<u8>>> {
+    /// A file that is looked at once, for instance the history of a timeline; nothing if the site says that there is none.
+    ///
+    /// # Errors
+    /// As [`LogReader::fetch`].
+    pub async fn read_log_file(&self, name: &LogName) -> Result<Option<Vec<u8>>> {
+        Ok(self.log_file(name, &self.log_keys()).await?.map(|(bytes, _)| bytes))
+    }
+
+    /// A file, whole, and when it ended; nothing if the site says that there is none.
+    async fn log_file(&self, name: &LogName, keys: &LogKeys) -> Result<Option<(Vec<u8>, Option<DateTime<Utc>>)>> {
         let key = name.to_string();
         let place = format!("{}/{key}", self.store.describe());
         let bytes = match read_all(self.store.as_ref(), &key, GetOptions::default(), MAX_OBJECT_BYTES).await {
@@ -90,8 +108,9 @@ impl Repository {
         };
         let head = LogHead::read(&place, name, &bytes, &self.catalogue)?;
         let opener = keys.0.get(&head.log_key()).await?;
-        let (catalogue, name) = (Arc::clone(&self.catalogue), name.clone());
-        off_thread(move || open_log_file(&place, &name, &head, &bytes, &opener, &catalogue).map(Some)).await
+        let (catalogue, name, ended_at) = (Arc::clone(&self.catalogue), name.clone(), head.ended_at);
+        let opened = off_thread(move || open_log_file(&place, &name, &head, &bytes, &opener, &catalogue)).await?;
+        Ok(Some((opened, ended_at)))
     }
 
     /// Why a file cannot be fetched that the site says it has not: by its listings, which answer or fail as a whole.

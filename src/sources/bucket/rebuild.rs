@@ -319,6 +319,7 @@ impl Rebuild for BucketTarget {
             items: done.objects.load(Ordering::Relaxed),
             items_kept: kept,
             bytes: done.bytes.load(Ordering::Relaxed),
+            replayed: None,
         })
     }
 }

@@ -151,6 +151,7 @@ impl Rebuild for CommandTarget {
             items: 1,
             items_kept: 0,
             bytes,
+            replayed: None,
         })
     }
 }

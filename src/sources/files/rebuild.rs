@@ -403,6 +403,7 @@ impl Rebuild for FilesTarget {
             items,
             items_kept,
             bytes: bytes + mended,
+            replayed: None,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The log, copied from one site to another with other readers.
 
+use chrono::{DateTime, Utc};
 use farshore::{
     operations::OperationError,
     report::ExitCode,
@@ -29,13 +30,18 @@ async fn two() -> (Recovery, Far, Far) {
     let needless = LogName::part(SYSTEM, &name(1, 10), &(0..4096)).unwrap();
     let whole = writer(&recovery, store.clone(), &LogKey::default()).await;
     for (name, number) in [(part, 11), (needless, 10)] {
-        whole.put(&name, segment(number)[..4096].to_vec().into()).await.unwrap();
+        whole.put_ended(&name, segment(number)[..4096].to_vec().into(), Some(ended())).await.unwrap();
     }
     let (identities, recipients) = fresh_reader();
     let target: SharedStore = MemoryStore::new("copy");
     Repository::init(&target, &recovery.shared_clock(), &recipients).await.unwrap();
     let from = recovery.far("from", store);
     (recovery, from, Far { name: "to", store: target, recipients, identities })
+}
+
+/// When the log ended where the parts do.
+fn ended() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_764_154_800, 250_000_000).unwrap()
 }
 
 /// What belongs at the target.
@@ -66,6 +72,10 @@ async fn the_log_from_the_oldest_point_on_is_copied_for_the_readers_of_the_targe
     assert_eq!((log.files, log.present, log.bytes), (7, 0, 5 * (1 << 20) + 4096 + 8), "{log:?}");
     assert_eq!((log.first.as_deref(), log.last.as_deref()), (Some(&*name(1, 6)), Some(&*name(1, 10))));
     assert_eq!(archived(&to.store).await, wanted());
+    let target = opened(&recovery, &to.identities, to.store.clone()).await;
+    let (part, whole) = (LogName::part(SYSTEM, &name(1, 11), &(0..4096)).unwrap(), log_name(&name(1, 10)));
+    assert_eq!(target.log_head(&part).await.unwrap().unwrap().ended_at, Some(ended()), "a copy is not younger");
+    assert_eq!(target.log_head(&whole).await.unwrap().unwrap().ended_at, None);
     for number in 6..=10 {
         assert_comes_back(&recovery, &to.identities, &to.store, number, "the target's reader").await;
     }

@@ -89,8 +89,12 @@ impl Archive {
 
     /// A primary that archives here.
     pub(super) fn primary(&self, server: Server) -> Cluster {
-        let command = format!("archive_command={} wal push --wait 3s {} %p", self.program(), self.text("policy.toml"));
+        let command = self.archive_command();
         Cluster::new(server, &["archive_mode=on", &command, "wal_keep_size=0", "autovacuum=off", "checkpoint_timeout=30s"])
+    }
+
+    pub(super) fn archive_command(&self) -> String {
+        format!("archive_command={} wal push --wait 3s {} %p", self.program(), self.text("policy.toml"))
     }
 
     pub(super) fn restore_command(&self) -> String {

@@ -8,12 +8,12 @@ use std::{
 
 use super::{
     archive::{Archive, base, load},
-    cluster::give,
+    cluster::{Cluster, give},
 };
 use crate::{postgres::Server, support::server};
 
 /// A secret as a file of the server's user.
-fn secret(archive: &Archive, file: &str, variable: &str) -> String {
+pub(super) fn secret(archive: &Archive, file: &str, variable: &str) -> String {
     let path = archive.path(file);
     fs::write(&path, server(variable)).unwrap();
     // The file is root's if the tests are; the server's user reads it, and nobody else would trust one that others may write.
@@ -29,17 +29,22 @@ fn newest(archive: &Archive) -> (String, u64) {
     (last, json["spool"]["files"].as_u64().unwrap())
 }
 
-fn comes_back(archive: &Archive) {
-    let primary = archive.primary(Server::Eighteen);
-    primary.psql("postgres", "CREATE TABLE load (id int, filler text); CREATE TABLE markers (id int)");
-    let mut copy = base(&primary, &[&archive.restore_command(), "archive_mode=off", "hot_standby=off"]);
-    (1..=3).for_each(|round| load(&primary, round));
+/// Waits until everything up to the present place of the log is at the site.
+pub(super) fn stored_up_to(archive: &Archive, primary: &Cluster) {
     let last = primary.psql("postgres", "SELECT pg_walfile_name(pg_switch_wal())");
     let began = Instant::now();
     while newest(archive) != (last.clone(), 0) {
         assert!(began.elapsed() < Duration::from_secs(120), "{last}: {:?}\n{}", newest(archive), primary.log());
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+fn comes_back(archive: &Archive) {
+    let primary = archive.primary(Server::Eighteen);
+    primary.psql("postgres", "CREATE TABLE load (id int, filler text); CREATE TABLE markers (id int)");
+    let mut copy = base(&primary, &[&archive.restore_command(), "archive_mode=off", "hot_standby=off"]);
+    (1..=3).for_each(|round| load(&primary, round));
+    stored_up_to(archive, &primary);
     copy.start();
     assert_eq!(copy.psql("postgres", "SELECT max(id), count(*) FROM markers"), "3|3");
     assert_eq!(copy.psql("postgres", "SELECT count(*) FROM load"), "90000");

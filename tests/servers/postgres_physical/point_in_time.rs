@@ -15,7 +15,10 @@ use farshore::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 
-use super::cluster::{Cluster, as_postgres, directory};
+use super::{
+    archive::Archive,
+    cluster::{Cluster, as_postgres, directory},
+};
 use crate::{
     postgres::{Server, run},
     support::{database_exchange::Exchange, soak},
@@ -30,11 +33,13 @@ struct Past {
     markers: Vec<(DateTime<Utc>, Lsn, u64)>,
     /// How many there were at the restore point `half-way`.
     at_restore_point: usize,
+    /// Where the log is, if not in a directory to be copied from.
+    log: Option<Archive>,
 }
 
 /// Markers committed before the backup, and after it.
 const BEFORE: usize = 10;
-const AFTER: usize = 190;
+const AFTER: usize = 200;
 
 fn moment(text: &str) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(text.parse().unwrap()).unwrap()
@@ -44,15 +49,26 @@ impl Past {
     async fn new(server: Server) -> Self {
         let cluster = Cluster::new(server, &["archive_mode=on"]);
         let archive = cluster.make("archive");
+        cluster.psql("postgres", &format!("ALTER SYSTEM SET archive_command = 'cp %p {}/%f'", archive.display()));
+        Self::of(cluster, None).await
+    }
+
+    /// With a log that the program archives and fetches.
+    async fn archived(server: Server) -> Self {
+        let archive = Archive::new("limit = \"256MiB\"");
+        Self::of(archive.primary(server), Some(archive)).await
+    }
+
+    async fn of(cluster: Cluster, log: Option<Archive>) -> Self {
         // Beside the settings of the command line, which a restored server does not have.
         let own = format!("listen_addresses = ''\nunix_socket_directories = '{}'\n", cluster.path("").display());
         std::fs::write(cluster.data().join("postgresql.conf"), own).unwrap();
-        cluster.psql("postgres", &format!("ALTER SYSTEM SET archive_command = 'cp %p {}/%f'", archive.display()));
         cluster.psql("postgres", "CREATE DATABASE app");
         cluster.psql("postgres", "SELECT pg_reload_conf()");
         cluster.make_role("app");
         cluster.psql("app", "CREATE TABLE markers (id int PRIMARY KEY)");
-        let mut past = Self { exchange: Arc::default(), facts: Value::Null, markers: Vec::new(), at_restore_point: 0, cluster };
+        let mut past =
+            Self { exchange: Arc::default(), facts: Value::Null, markers: Vec::new(), at_restore_point: 0, log, cluster };
         past.mark(BEFORE);
         past.facts = past.exchange.capture(&past.cluster.source("app"), 2).await.unwrap().facts;
         past.mark(AFTER / 2);
@@ -61,6 +77,9 @@ impl Past {
         past.mark(AFTER - AFTER / 2);
         // A server that is asked for a time goes on until it meets a commit after it.
         past.cluster.psql("app", "CREATE TABLE afterwards (id int)");
+        if let Some(log) = &past.log {
+            log.settles(&past.cluster);
+        }
         past.cluster.stop(true);
         past
     }
@@ -86,8 +105,15 @@ impl Past {
         }
     }
 
-    /// From the archive, after `before` said that it may.
+    /// From the archive, after `before` said that it may; by the program where that archived.
     fn fetch(&self, before: &str) -> Fetch {
+        if let Some(log) = &self.log {
+            let system = self.facts["system_identifier"].as_str().unwrap();
+            let words = [env!("CARGO_BIN_EXE_farshore"), "--cache-dir", &log.text("cache"), "wal", "get", "--system", system];
+            let argv = words.map(str::to_owned).to_vec();
+            let (identities, policy) = (vec![log.path("operator.txt")], Some(log.text("policy.toml")));
+            return Fetch { argv, identities, policy, found: String::new() };
+        }
         let script = format!("{before}\ncp '{}'/\"$1\" \"$2\" 2>/dev/null || exit 1", self.cluster.path("archive").display());
         let argv = ["/bin/sh", "-c", &script, "fetch"].map(str::to_owned).to_vec();
         Fetch { argv, ..Fetch::default() }
@@ -115,18 +141,26 @@ impl Past {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restore_to_a_time_has_exactly_the_markers_before_it() {
-    let past = Past::new(Server::Fifteen).await;
+async fn has_exactly_the_markers_before(past: Past, times: u64) {
     assert_eq!(past.markers.len(), BEFORE + AFTER);
     let seed = std::env::var("FARSHORE_TEST_SEED").map_or(1, |seed| seed.parse().unwrap());
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    for _ in 0..soak(20) {
+    for _ in 0..times {
         let number = random.random_range(BEFORE..past.markers.len());
         let found = past.markers_at(past.to(RecoveryTarget::Time(past.markers[number].0))).await;
         assert_eq!(found, number + 1, "seed {seed}: to {}", past.markers[number].0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_to_a_time_has_exactly_the_markers_before_it() {
+    has_exactly_the_markers_before(Past::new(Server::Fifteen).await, soak(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_to_a_time_of_a_log_that_the_program_fetches_has_exactly_the_markers_before_it() {
+    has_exactly_the_markers_before(Past::archived(Server::Eighteen).await, soak(8)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,11 @@
 //! Whether nothing comes because the server is idle, or because nobody receives.
 
+use farshore::{
+    clock::SystemClock,
+    repository::{Expected, Identities, LogKind, Repository},
+    stores::FilesystemStore,
+};
+use secrecy::SecretString;
 use serde_json::Value;
 
 use super::{
@@ -11,11 +17,43 @@ use crate::postgres::Server;
 
 /// The exit code, what is printed for machines, and for people.
 fn status(archive: &Archive) -> (Option<i32>, Value, String) {
-    let policy = archive.text("policy.toml");
+    status_of(archive, "policy.toml")
+}
+
+fn status_of(archive: &Archive, policy: &str) -> (Option<i32>, Value, String) {
+    let policy = archive.text(policy);
     let output = archive.farshore(&["wal", "status", &policy, "--json"]);
     let text = archive.farshore(&["wal", "status", &policy]);
     assert_eq!(text.status.code(), output.status.code(), "{text:?}, {output:?}");
     (output.status.code(), serde_json::from_slice(&output.stdout).unwrap(), String::from_utf8(text.stdout).unwrap())
+}
+
+/// The same with an objective that no archive keeps of which nothing new comes.
+fn strict(archive: &Archive) -> (Option<i32>, Value, String) {
+    let policy = std::fs::read_to_string(archive.path("policy.toml")).unwrap();
+    std::fs::write(archive.path("strict.toml"), format!("{policy}\n[objectives]\nrpo = \"2s\"\n")).unwrap();
+    status_of(archive, "strict.toml")
+}
+
+/// Each part was the end of the log when the server was asked, shortly before it was stored.
+fn parts_say_when_they_ended(archive: &Archive) {
+    let key = SecretString::from(std::fs::read_to_string(archive.path("agent.key")).unwrap());
+    let identities = Identities::parse("agent.key", &key).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let looked = async {
+        let (store, clock) = (FilesystemStore::new(archive.path("site")), SystemClock::shared());
+        let cache = tempfile::tempdir().unwrap();
+        let repository = Repository::open(store, clock, &identities, Expected::Encrypted, cache.path()).await.unwrap();
+        let mut found = 0;
+        for part in repository.log_files(None).await.unwrap().iter().filter(|file| file.name.kind() == LogKind::Part) {
+            let head = repository.log_head(&part.name).await.unwrap().unwrap();
+            let before = part.stored_at - head.ended_at.expect("a part is the end of the log");
+            assert!((chrono::TimeDelta::zero()..chrono::TimeDelta::seconds(30)).contains(&before), "{}: {before}", part.name);
+            found += 1;
+        }
+        assert!(found > 0);
+    };
+    runtime.block_on(looked);
 }
 
 fn is_told(server: Server) {
@@ -41,6 +79,13 @@ fn is_told(server: Server) {
     assert_eq!((code, &found["server"]["receivers"]), (Some(0), &1.into()), "{found:#}");
     assert!(text.contains("it is received") && text.contains("and the server has no more"), "{text}");
     assert_eq!(found["server"]["end_lsn"], found["sites"][0]["systems"][0]["end_lsn"], "{found:#}");
+    parts_say_when_they_ended(&archive);
+    let (code, found, text) = strict(&archive);
+    assert_eq!(
+        (code, &found["sites"][0]["systems"][0]["rpo_seconds"]),
+        (Some(0), &0.0.into()),
+        "an idle server loses nothing: {text}"
+    );
     receiver.stop();
 
     // It was stopped: at once, though there is nothing new yet, and then by how much.
@@ -54,6 +99,11 @@ fn is_told(server: Server) {
     let (code, found, text) = status(&archive);
     assert!(code == Some(4) && behind(&found).is_some_and(|behind| behind > 500 * 900), "{found:#}");
     assert!(text.contains(" behind the server"), "{text}");
+    let since = std::time::Instant::now();
+    let alarms = "would be lost with the server now, and the objective is 2.0 s: see whether it archives";
+    while !strict(&archive).2.contains(alarms) {
+        assert!(since.elapsed().as_secs() < 30, "{}", strict(&archive).2);
+    }
 
     // The server has given the slot up; nobody wants it any more; the server is not there.
     primary.psql("postgres", "ALTER SYSTEM SET max_slot_wal_keep_size = '16MB'; SELECT pg_reload_conf()");
@@ -71,6 +121,11 @@ fn is_told(server: Server) {
     assert_eq!(code, Some(0), "whoever looks at the site need not reach the server: {text}");
     assert!(found["server"]["unanswered"].is_string() && behind(&found).is_none(), "{found:#}");
     assert!(text.contains("was not asked, so that nobody knows whether it is idle"), "{text}");
+    let (code, _, text) = strict(&archive);
+    assert!(
+        code == Some(4) && text.contains("the objective is 2.0 s (the server could not be asked whether it is idle)"),
+        "{text}"
+    );
 }
 
 #[test]

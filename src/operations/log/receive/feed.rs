@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use tokio::sync::{Mutex, watch};
 
 use crate::sources::{
@@ -19,6 +20,8 @@ pub(super) struct View {
     pub(super) layout: Layout,
     /// As far as the log is on the server's disk.
     pub(super) end: Lsn,
+    /// Just before the server said so.
+    pub(super) asked_at: DateTime<Utc>,
     pub(super) lineage: Arc<Lineage>,
     /// By name.
     pub(super) histories: Arc<Vec<(String, Bytes)>>,

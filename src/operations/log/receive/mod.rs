@@ -214,6 +214,7 @@ impl Watched<'_> {
             line.follower = Some(follower);
         }
         let Line { follower: Some(follower), .. } = &*line else { unreachable!("it was made above") };
+        let asked_at = self.request.clock.now();
         let stand = follower.stand().await?;
         self.lineage(follower, stand).await?;
         self.slot(follower, stand).await?;
@@ -221,7 +222,7 @@ impl Watched<'_> {
             unreachable!("both were made above")
         };
         let (layout, lineage, histories) = (*layout, Arc::clone(lineage), Arc::clone(histories));
-        feed.view.send_replace(Some(View { layout, end: stand.end, lineage, histories, first, held, is_last }));
+        feed.view.send_replace(Some(View { layout, end: stand.end, asked_at, lineage, histories, first, held, is_last }));
         Ok(())
     }
 

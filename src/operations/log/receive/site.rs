@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::{
@@ -170,7 +171,7 @@ impl<'a> Site<'a> {
                 continue;
             }
             let name = LogName::new(view.layout.system, file).ok_or_else(|| refused(file, "is no history"))?;
-            self.put(&name, bytes.clone()).await?;
+            self.put(&name, bytes.clone(), None).await?;
             self.histories.insert(file.clone());
             return Ok(Step::Done);
         }
@@ -217,7 +218,9 @@ impl<'a> Site<'a> {
                 feed.warm(layout, following).await;
             }
         };
-        let (stored, ()) = tokio::join!(self.put(&file, bytes), ahead);
+        // Of one that is behind nobody here knows when the server was done with it.
+        let goes_on = view.end.0 > (segment.number + 1) * layout.segment_bytes + LEAST_PART_BYTES;
+        let (stored, ()) = tokio::join!(self.put(&file, bytes, (!goes_on).then_some(view.asked_at)), ahead);
         stored?;
         self.part = None;
         self.goes_on(view, segment.number + 1);
@@ -241,14 +244,14 @@ impl<'a> Site<'a> {
         };
         let file = LogName::part(layout.system, &name, &(from..to)).ok_or_else(|| refused(&name, "is no name of a segment"))?;
         let began = self.clock.monotonic();
-        self.put(&file, bytes).await?;
+        self.put(&file, bytes, Some(view.asked_at)).await?;
         (self.part, self.part_at) = (Some((segment, to)), Some(began));
         Ok(Step::Done)
     }
 
-    /// Stores a file; it is confirmed when this returns.
-    async fn put(&mut self, name: &LogName, bytes: Bytes) -> Result<(), OperationError> {
-        match self.opened().await?.put(name, bytes).await? {
+    /// Stores a file, of which we know when the server's log ended there; it is confirmed when this returns.
+    async fn put(&mut self, name: &LogName, bytes: Bytes, ended_at: Option<DateTime<Utc>>) -> Result<(), OperationError> {
+        match self.opened().await?.put_ended(name, bytes, ended_at).await? {
             LogPut::Stored | LogPut::There => Ok(()),
             LogPut::Other { place } => Err(another_is_archived(place, name)),
         }

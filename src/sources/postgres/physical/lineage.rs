@@ -2,6 +2,7 @@
 
 use super::{
     history::{Left, parse_history},
+    label::Lsn,
     wal::{Layout, Segment},
 };
 
@@ -30,6 +31,11 @@ impl Lineage {
         self.timeline
     }
 
+    /// Where an earlier timeline was left that this one came out of.
+    pub fn left_at(&self, earlier: u32) -> Option<Lsn> {
+        self.left.iter().find(|(timeline, _)| *timeline == earlier).map(|(_, at)| *at)
+    }
+
     /// The name of the segment of this number that the server goes by: where a timeline was left, the next one begins with a copy.
     pub fn segment(&self, layout: Layout, number: u64) -> Segment {
         let timeline =
@@ -50,8 +56,7 @@ impl Lineage {
 
 #[cfg(test)]
 mod tests {
-    use super::{Layout, Lineage, Segment};
-    use crate::sources::postgres::physical::Lsn;
+    use super::{Layout, Lineage, Lsn, Segment};
 
     const LAYOUT: Layout = Layout { segment_bytes: 16 << 20, system: 7 };
 
@@ -65,6 +70,7 @@ mod tests {
             [(1, 1), (2, 1), (3, 2), (4, 2), (5, 4), (6, 4), (7, 4)].map(|(number, timeline)| Segment { number, timeline });
         assert!(timelines.eq(expected));
         assert_eq!([1, 2, 3, 4].map(|earlier| lineage.differs_from(LAYOUT, earlier)), [Some(3), Some(5), Some(0), None]);
+        assert_eq!([1, 2, 3].map(|earlier| lineage.left_at(earlier)), [Some(Lsn(0x300_0148)), Some(Lsn(0x500_0000)), None]);
         let first = Lineage::parse(1, None).unwrap();
         assert_eq!((first.segment(LAYOUT, 9).timeline, first.differs_from(LAYOUT, 1)), (1, None));
     }

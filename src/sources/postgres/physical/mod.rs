@@ -58,6 +58,7 @@ mod read;
 mod records;
 mod recovery;
 mod restored;
+mod room;
 mod scratch;
 mod select;
 mod server;

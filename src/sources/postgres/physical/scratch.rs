@@ -112,7 +112,9 @@ impl Rebuild for PhysicalScratch {
         observer.phase("verification", None);
         rebuilt.checks.push(reached(&config, &facts).await?);
         if self.recovery.fetch.is_some() {
-            rebuilt.checks.push(Reached::ask(&config).await?.check(&facts, &self.recovery));
+            let reached = Reached::ask(&config).await?;
+            rebuilt.checks.push(reached.check(&facts, &self.recovery));
+            rebuilt.replayed = reached.replayed(&self.recovery);
         }
         // Before anything else reads the tables, and sets hint bits in them.
         rebuilt.checks.push(checksums(&config, &data, &facts).await?);

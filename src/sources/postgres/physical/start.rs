@@ -22,7 +22,7 @@ use super::{
 use crate::{
     progress::{Check, CheckOutcome, PhaseTime},
     sources::{
-        RebuildContext, Rebuilt, SourceError,
+        RebuildContext, Rebuilt, Replayed, SourceError,
         postgres::{
             PostgresConfig,
             failure::Side,
@@ -80,6 +80,7 @@ impl Start {
         let (cluster, config) = recover(place, &server, facts, recovery).await?;
         let reached = Reached::ask(&config).await?;
         done.checks.push(reached.check(facts, recovery));
+        done.replayed = reached.replayed(recovery);
         let (order, observer) = (Order::NotLookedAt, &context.observer);
         let databases = Databases { config: &config, data: directory, facts, order, maps: false, observer };
         databases.look(&mut done.checks).await;
@@ -162,6 +163,12 @@ impl Reached {
         session.close().await;
         let last_commit = last_commit.and_then(DateTime::from_timestamp_micros);
         Ok(Self { lsn: lsn.as_deref().and_then(Lsn::parse), last_commit, timeline })
+    }
+
+    /// How far a log was replayed beyond the point; nothing where none was to be.
+    pub(super) fn replayed(&self, recovery: &Recovery) -> Option<Replayed> {
+        let to_the_end = recovery.target == RecoveryTarget::Latest;
+        recovery.fetch.as_ref().map(|_| Replayed { lsn: self.lsn, last_commit: self.last_commit, to_the_end })
     }
 
     /// What was reached against what was asked.

@@ -1,6 +1,7 @@
 //! Into a data directory.
 
 use std::{
+    collections::BTreeMap,
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink},
     path::{Path, PathBuf},
@@ -12,7 +13,7 @@ use futures_util::TryStreamExt;
 use serde_json::json;
 
 use super::{
-    CONFIG, CONTROL, DATA, LABEL, MAP, WAL,
+    CONFIG, CONTROL, DATA, LABEL, WAL,
     control::Control,
     existing,
     facts::{PhysicalFacts, TablespaceFacts, is_physical},
@@ -20,6 +21,7 @@ use super::{
     label::write_map,
     part::{Made, Part, Selected},
     recovery::Recovery,
+    room,
     start::Start,
 };
 use crate::{
@@ -215,22 +217,27 @@ fn in_place<'a>(facts: &'a PhysicalFacts, mapping: &[(&TablespaceFacts, &Path)])
     facts.made_tablespaces.iter().filter(|one| !mapping.iter().any(|(mapped, _)| mapped.oid == one.oid)).collect()
 }
 
-/// What of a snapshot is written last.
+/// What of a snapshot is written last, and how much each part of it takes.
 #[derive(Debug, Default)]
 struct Last {
     label: Option<Vec<u8>>,
     control: Option<Vec<u8>>,
     auto_conf: Option<Vec<u8>>,
     config: u64,
-    bytes: u64,
+    /// Bytes in the data directory itself, and of configuration that is put there.
+    data_bytes: u64,
+    log_bytes: u64,
+    /// By the tablespace's OID, of those that go elsewhere.
+    tablespace_bytes: BTreeMap<u32, u64>,
 }
 
 /// No file that is written last is larger.
 const MOST_LAST_BYTES: u64 = 1 << 20;
 
 impl Last {
-    async fn gather(origin: &Arc<dyn Origin>) -> Result<Self, SourceError> {
-        let mut last = Self::default();
+    async fn gather(origin: &Arc<dyn Origin>, mapping: &[(&TablespaceFacts, &Path)]) -> Result<Self, SourceError> {
+        let tablespace_bytes = mapping.iter().map(|(one, _)| (one.oid, 0)).collect();
+        let mut last = Self { tablespace_bytes, ..Self::default() };
         let mut entries = origin.entries();
         while let Some(entry) = entries.try_next().await? {
             let place = match entry.path.as_slice() {
@@ -238,9 +245,7 @@ impl Last {
                 path if path == CONTROL.as_bytes() => &mut last.control,
                 path => {
                     last.config += u64::from(path.starts_with(CONFIG.as_bytes()));
-                    if !path.starts_with(WAL.as_bytes()) && path != MAP.as_bytes() {
-                        last.bytes += entry.size();
-                    }
+                    *last.part_of(path) += room::taken(entry.size());
                     if path.strip_prefix(DATA.as_bytes()) != Some(AUTO_CONF.as_bytes()) {
                         continue;
                     }
@@ -263,6 +268,41 @@ impl Last {
             );
         }
         Ok(last)
+    }
+
+    /// The part that a path of the snapshot belongs to.
+    fn part_of(&mut self, path: &[u8]) -> &mut u64 {
+        if path.starts_with(WAL.as_bytes()) {
+            return &mut self.log_bytes;
+        }
+        let below = path.strip_prefix(DATA.as_bytes()).and_then(|path| path.strip_prefix(b"pg_tblspc/"));
+        let oid = below.and_then(|path| std::str::from_utf8(path.split(|byte| *byte == b'/').next()?).ok()?.parse().ok());
+        match oid.and_then(|oid: u32| self.tablespace_bytes.get_mut(&oid)) {
+            Some(bytes) => bytes,
+            None => &mut self.data_bytes,
+        }
+    }
+
+    /// What goes where.
+    fn parts(&self, directory: &Path, mapping: &[(&TablespaceFacts, &Path)]) -> Vec<room::Part> {
+        let part = |name: &str, directory: &Path, bytes, without| room::Part {
+            name: name.to_owned(),
+            directory: directory.to_owned(),
+            bytes,
+            without,
+        };
+        let own = [
+            part("data directory", directory, self.data_bytes, &["pg_wal"][..]),
+            part("log", &directory.join("pg_wal"), self.log_bytes, &[]),
+        ];
+        let of = |(one, directory): &(&TablespaceFacts, &Path)| {
+            part(&format!("tablespace {}", one.name), directory, self.bytes_of(one), &[])
+        };
+        own.into_iter().chain(mapping.iter().map(of)).collect()
+    }
+
+    fn bytes_of(&self, tablespace: &TablespaceFacts) -> u64 {
+        self.tablespace_bytes.get(&tablespace.oid).copied().unwrap_or(0)
     }
 }
 
@@ -307,7 +347,7 @@ impl Rebuild for PhysicalTarget {
         }
         let facts = self.facts(context.facts)?;
         let mapping = self.mapping(&facts)?;
-        let last = Last::gather(&context.origin).await?;
+        let last = Last::gather(&context.origin, &mapping).await?;
         let missing = |what: &str| SourceError::Malformed { subject: what.to_owned(), detail: "is not in the snapshot".to_owned() };
         let label = last.label.as_ref().ok_or_else(|| missing(LABEL))?;
         let control = last.control.as_ref().ok_or_else(|| missing(CONTROL))?;
@@ -321,6 +361,9 @@ impl Rebuild for PhysicalTarget {
         let began = context.clock.monotonic();
         let made = Made { owner: self.owner()?, mode: if facts.data_directory_mode == "750" { 0o750 } else { 0o700 } };
         let is_there = context.into_existing && existing::look(&self.directory, &facts.system_identifier)?;
+        let parts = last.parts(&self.directory, &mapping);
+        let looked = tokio::task::spawn_blocking(move || room::check(&parts)).await;
+        looked.map_err(|error| SourceError::io(self.shown())(std::io::Error::other(error)))??;
         self.make(&self.directory, made.mode, made.owner)?;
         // Before anything is changed: what is half restored is known as such, and no server starts from it.
         self.write_new(&self.directory.join(existing::MARKER), facts.system_identifier.as_bytes(), made)?;
@@ -339,7 +382,7 @@ impl Rebuild for PhysicalTarget {
             (false, true) => Way::Fresh,
             (false, false) => Way::Beside,
         };
-        let rebuilt = self.rebuild_part(&context, &self.directory, part(DATA, without), way(true), Some(last.bytes)).await?;
+        let rebuilt = self.rebuild_part(&context, &self.directory, part(DATA, without), way(true), Some(last.data_bytes)).await?;
         add(&mut all, "data directory", rebuilt);
         if let Some(settings) = last.auto_conf.as_ref().filter(|_| self.options.is_isolated) {
             self.write_new(&self.directory.join(AUTO_CONF_APART), settings, made)?;
@@ -347,7 +390,8 @@ impl Rebuild for PhysicalTarget {
         for (one, directory) in &mapping {
             self.make(directory, made.mode, made.owner)?;
             let prefix = format!("{DATA}pg_tblspc/{}/", one.oid);
-            let rebuilt = self.rebuild_part(&context, directory, part(&prefix, Vec::new()), way(true), None).await?;
+            let rebuilt =
+                self.rebuild_part(&context, directory, part(&prefix, Vec::new()), way(true), Some(last.bytes_of(one))).await?;
             add(&mut all, &format!("tablespace {}", one.name), rebuilt);
             let link = self.directory.join("pg_tblspc").join(one.oid.to_string());
             symlink(directory, &link).map_err(SourceError::io(link.display().to_string()))?;
