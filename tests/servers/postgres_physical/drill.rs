@@ -21,6 +21,17 @@ pub fn agent(cluster: &Cluster, more: &str) -> Agent {
     agent
 }
 
+/// From now on the agent reads the cluster's files this way: `sql`, `files`.
+pub fn reading_by(agent: &Agent, read_by: &str) {
+    let policy = std::fs::read_to_string(agent.path("policy.toml")).unwrap();
+    let lines = policy.lines().filter(|line| !line.starts_with("read_by = "));
+    let with = |line: &str| match line.starts_with("method = ") {
+        true => format!("{line}\nread_by = \"{read_by}\"\n"),
+        false => format!("{line}\n"),
+    };
+    std::fs::write(agent.path("policy.toml"), lines.map(with).collect::<String>()).unwrap();
+}
+
 #[test]
 fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
     // Production archives, and loads a library that the drill must do without.

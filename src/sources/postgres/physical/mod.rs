@@ -34,6 +34,8 @@ mod control;
 mod data;
 mod direct;
 mod examine;
+mod examine_machine;
+mod examine_server;
 mod existing;
 pub mod facts;
 mod follow;
