@@ -41,7 +41,10 @@ pub fn role_of_runbook() -> String {
     let runbook = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/runbook.md")).unwrap();
     let lines = runbook.lines().map(str::trim).skip_while(|line| *line != ROLE_BEGINS).take_while(|line| *line != "```");
     let (more, needed): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with(ROLE_MORE));
-    assert!(needed.len() > 2 && more.len() == 1, "the runbook has no statements that begin with {ROLE_BEGINS}: {needed:?}, {more:?}");
+    assert!(
+        needed.len() > 2 && more.len() == 1,
+        "the runbook has no statements that begin with {ROLE_BEGINS}: {needed:?}, {more:?}"
+    );
     needed.join(" ")
 }
 

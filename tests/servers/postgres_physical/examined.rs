@@ -66,10 +66,8 @@ const ROWS: [Row; 11] = [
 const SUMMARIES: [(Setting, Row); 1] =
     [(Setting("summarize_wal", "off", "on"), Row("summarize_wal", Note, "off", "SET summarize_wal = on"))];
 /// From 18 on.
-const SLOTS: [(Setting, Row); 1] = [(
-    Setting("idle_replication_slot_timeout", "30s", "0"),
-    Row("idle_replication_slot_timeout", Failed, "30 s", "or to 0"),
-)];
+const SLOTS: [(Setting, Row); 1] =
+    [(Setting("idle_replication_slot_timeout", "30s", "0"), Row("idle_replication_slot_timeout", Failed, "30 s", "or to 0"))];
 
 /// Checksums are switched while the server is stopped.
 fn checksums(cluster: &Cluster, way: &str) {
@@ -129,7 +127,10 @@ async fn is_found_and_mended(server: Server) {
         assert!(found == *outcome && said.contains(words) && mends.contains(mend), "{name}: {found:?}, {said}, {mends}");
     }
     let (outcome, said, mends) = told(&findings, "clock");
-    assert!(outcome == Note && (said.contains("by 90 s") || said.contains("by 91 s")) && mends.contains("chrony"), "{said}: {mends}");
+    assert!(
+        outcome == Note && (said.contains("by 90 s") || said.contains("by 91 s")) && mends.contains("chrony"),
+        "{said}: {mends}"
+    );
 
     // As it is said.
     names("data");

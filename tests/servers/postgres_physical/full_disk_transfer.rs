@@ -48,7 +48,10 @@ fn a_restore_whose_disk_runs_full_cannot_be_started_and_goes_on_when_there_is_ro
     let (data, empty) = (disk.0.join("data"), disk.free_bytes());
     let to = data.display().to_string();
     let words = |more: &'static [&'static str]| {
-        ["restore", "policy.toml", "latest", "--source", "db", "--to", &to].into_iter().chain(more.iter().copied()).collect::<Vec<_>>()
+        ["restore", "policy.toml", "latest", "--source", "db", "--to", &to]
+            .into_iter()
+            .chain(more.iter().copied())
+            .collect::<Vec<_>>()
     };
     agent.operator(words(&[])).succeeds();
     let taken = empty - disk.free_bytes();

@@ -20,11 +20,12 @@ pub fn summarised(server: Server, settings: &[&str]) -> Cluster {
     cluster
 }
 
-/// What a capture has of the data directory.
+/// What a capture has of the data directory: files, and with nothing in them directories.
 fn data(exchange: &Exchange) -> BTreeMap<String, Option<Vec<u8>>> {
-    let entries = exchange.all_entries().into_iter().filter(|entry| entry.path.starts_with(b"data/"));
-    let bytes = |path: &str| exchange.bytes(path);
-    entries.map(|entry| (entry.display_path(), entry.content.is_some().then(|| bytes(&entry.display_path())))).collect()
+    let entries = exchange.all_entries().into_iter().filter(|entry| entry.path.starts_with(b"data/") && entry.content.is_none());
+    let directories = entries.map(|entry| (entry.display_path(), None));
+    let files = exchange.files("data/").into_iter().map(|(name, bytes)| (format!("data/{name}"), Some(bytes)));
+    directories.chain(files).collect()
 }
 
 /// Where the two differ, with the blocks.

@@ -33,7 +33,10 @@ fn leaves_nothing(server: Server, read_by: &str) {
     let mut cluster = Cluster::new(server, settings);
     cluster.psql("postgres", "CREATE DATABASE app");
     cluster.make_role("app");
-    cluster.psql("app", "CREATE TABLE rows AS SELECT n AS id, repeat(md5(n::text), 15) AS words FROM generate_series(1, 40000) n; VACUUM");
+    cluster.psql(
+        "app",
+        "CREATE TABLE rows AS SELECT n AS id, repeat(md5(n::text), 15) AS words FROM generate_series(1, 40000) n; VACUUM",
+    );
     let agent = agent(&cluster, "");
     reading_by(&agent, read_by);
     agent.init();

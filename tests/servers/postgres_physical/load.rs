@@ -170,7 +170,11 @@ async fn survives(server: Server, read_by: ReadBy) {
     }
     // All of a COPY, or nothing.
     let is_there = restored.psql("postgres", "SELECT to_regclass('copied') IS NOT NULL") == "t";
-    let copied = if is_there { restored.psql("postgres", "SELECT count(*), coalesce(sum(id::int8), 0) FROM copied") } else { "0|0".to_owned() };
+    let copied = if is_there {
+        restored.psql("postgres", "SELECT count(*), coalesce(sum(id::int8), 0) FROM copied")
+    } else {
+        "0|0".to_owned()
+    };
     assert!(["0|0", "2000000|2000001000000"].contains(&copied.as_str()), "{copied}");
     let tables = restored.psql("postgres", "SELECT relname FROM pg_class WHERE relname ~ '^rows_[0-9]+$'");
     assert!(tables.lines().count() >= made.len() - 1, "{tables}");

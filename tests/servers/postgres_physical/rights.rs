@@ -111,7 +111,8 @@ async fn receives(cluster: &Cluster) {
 async fn what_the_runbook_grants_is_enough(server: Server) {
     let cluster = cluster(server);
     cluster.make_role("postgres");
-    cluster.psql("postgres", "CREATE TABLE rows AS SELECT n AS id, repeat('x', 500) AS words FROM generate_series(1, 9000) n; VACUUM");
+    cluster
+        .psql("postgres", "CREATE TABLE rows AS SELECT n AS id, repeat('x', 500) AS words FROM generate_series(1, 9000) n; VACUUM");
     let (first, observer) = (Exchange::default(), Tally::alone());
     let source = cluster.source_read_by("postgres", ReadBy::Sql);
     let captured = first.capture_watched(&source, 2, observer.clone()).await.unwrap();

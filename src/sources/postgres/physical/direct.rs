@@ -8,13 +8,7 @@
 //! regular files of the data directory's owner are read: whoever may write there gets no file of somebody else's into a backup. What is
 //! anything else (a key that root owns, a configuration that is a link) the server is asked for.
 
-use std::{
-    fs::File,
-    io,
-    os::fd::OwnedFd,
-    path::Path,
-    sync::Arc,
-};
+use std::{fs::File, io, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use rustix::{
@@ -80,13 +74,11 @@ impl Direct {
         let mut direct = Self { root, owner, elsewhere: Vec::new() };
         let another = || format!("{shown} is not the server's on this machine");
         match known_by {
-            KnownBy::Slot(slot) => {
-                match statat(&direct.root, format!("pg_replslot/{slot}/state"), AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(_) => {}
-                    Err(Errno::NOENT) => return Err(another()),
-                    Err(error) => return Err(unreadable(error)),
-                }
-            }
+            KnownBy::Slot(slot) => match statat(&direct.root, format!("pg_replslot/{slot}/state"), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => {}
+                Err(Errno::NOENT) => return Err(another()),
+                Err(error) => return Err(unreadable(error)),
+            },
             KnownBy::Process(wanted) => match direct.start_of(PROCESS_FILE, wanted.len() + 1).map_err(unreadable)? {
                 Some(found) if found == *wanted => {}
                 _ => return Err(another()),

@@ -27,7 +27,8 @@ pub(super) async fn programs(directory: Option<&Path>, major: u32, scratch_drill
     // Beside the server, as a drill and a start will look for them.
     let beside = server.as_ref().ok().and_then(|program| program.path.parent()).map(Path::to_owned);
     let beside = beside.as_deref().or(directory);
-    let install = format!("install the package postgresql-{major} with its contrib modules, or name its directory in bin_directory");
+    let install =
+        format!("install the package postgresql-{major} with its contrib modules, or name its directory in bin_directory");
     let mut findings = Vec::new();
     let started = exactly("pg_ctl", beside, major).await;
     if scratch_drills {
@@ -37,7 +38,9 @@ pub(super) async fn programs(directory: Option<&Path>, major: u32, scratch_drill
         };
         findings.push(examine::drills(server));
         findings.push(match exactly("pg_amcheck", beside, major).await {
-            Ok(program) => Finding::sound("pg_amcheck", format!("{}: drills hold every index against its table", program.path.display())),
+            Ok(program) => {
+                Finding::sound("pg_amcheck", format!("{}: drills hold every index against its table", program.path.display()))
+            }
             Err(error) => Finding::note("pg_amcheck", format!("drills hold no index against its table: {error}"), &install),
         });
         let is_there = match has_extension {
@@ -46,15 +49,15 @@ pub(super) async fn programs(directory: Option<&Path>, major: u32, scratch_drill
         };
         findings.push(match is_there {
             true => Finding::sound(VISIBILITY, "drills hold visibility maps against their tables"),
-            false => Finding::note(
-                VISIBILITY,
-                "not found beside the server's programs: drills do not look at visibility maps",
-                &install,
-            ),
+            false => {
+                Finding::note(VISIBILITY, "not found beside the server's programs: drills do not look at visibility maps", &install)
+            }
         });
     }
     findings.push(match started {
-        Ok(program) => Finding::sound("pg_ctl", format!("{}: `restore --start` can start what it restored here", program.path.display())),
+        Ok(program) => {
+            Finding::sound("pg_ctl", format!("{}: `restore --start` can start what it restored here", program.path.display()))
+        }
         Err(error) => Finding::note("pg_ctl", format!("`restore --start` cannot start what it restored here: {error}"), &install),
     });
     findings
@@ -69,11 +72,9 @@ async fn extension(bin: &Path, major: u32, name: &str) -> bool {
     let said = said.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).filter(|text| !text.is_empty());
     let places = match said {
         Some(share) => vec![share.into()],
-        None => vec![
-            bin.join("../share"),
-            bin.join("../share/postgresql"),
-            Path::new("/usr/share/postgresql").join(major.to_string()),
-        ],
+        None => {
+            vec![bin.join("../share"), bin.join("../share/postgresql"), Path::new("/usr/share/postgresql").join(major.to_string())]
+        }
     };
     places.iter().any(|share: &std::path::PathBuf| share.join("extension").join(format!("{name}.control")).is_file())
 }

@@ -18,7 +18,13 @@ const LEAST_SUMMARIES_SECONDS: i64 = 2 * 86_400;
 /// The server's.
 pub(super) async fn log_level(session: &Session) -> Result<Option<Finding>, SourceError> {
     let level: String = session.one("asking for wal_level", "SELECT current_setting('wal_level')", &[]).await?;
-    let wrong = || Finding::wrong("wal_level", "minimal: nothing can be replayed from this log", "set wal_level = replica, and restart the server");
+    let wrong = || {
+        Finding::wrong(
+            "wal_level",
+            "minimal: nothing can be replayed from this log",
+            "set wal_level = replica, and restart the server",
+        )
+    };
     Ok((level == "minimal").then(wrong))
 }
 
@@ -59,7 +65,9 @@ fn slot_timeout(seconds: i64, is_received: bool, slot: &str) -> Finding {
         ),
         seconds if is_received => Finding::note(
             NAME,
-            format!("{seconds} s: when `farshore wal receive` is away for longer, the server gives {slot} up, and the archive has a gap"),
+            format!(
+                "{seconds} s: when `farshore wal receive` is away for longer, the server gives {slot} up, and the archive has a gap"
+            ),
             "set idle_replication_slot_timeout = 0; hold and max_slot_wal_keep_size bound what the slot keeps",
         ),
         seconds => Finding::sound(NAME, format!("{seconds} s; a backup uses its slot every {touch} s")),
@@ -102,7 +110,10 @@ pub(super) async fn configuration(session: &Session, data_directory: &str) -> Re
             let role: String = session.one(doing, "SELECT current_user::text", &[]).await?;
             Finding::note(
                 NAME,
-                format!("{} files outside of the data directory cannot be read, {first} for one: they will not be in the points", closed.len()),
+                format!(
+                    "{} files outside of the data directory cannot be read, {first} for one: they will not be in the points",
+                    closed.len()
+                ),
                 format!(
                     "as a superuser: GRANT pg_read_server_files TO {}; or add them to a source of kind \"files\"",
                     identifier(&role)
@@ -120,7 +131,10 @@ mod tests {
     #[test]
     fn a_time_that_is_too_short_is_told() {
         let slot = |seconds, is_received| slot_timeout(seconds, is_received, "farshore_db").outcome;
-        assert_eq!([slot(0, true), slot(1, false), slot(59, true), slot(60, false), slot(60, true)], [Passed, Failed, Failed, Passed, Note]);
+        assert_eq!(
+            [slot(0, true), slot(1, false), slot(59, true), slot(60, false), slot(60, true)],
+            [Passed, Failed, Failed, Passed, Note]
+        );
         let kept = |seconds| summaries_kept(seconds).outcome;
         assert_eq!([kept(0), kept(60), kept(2 * 86_400 - 1), kept(10 * 86_400)], [Passed, Note, Note, Passed]);
     }
