@@ -151,6 +151,13 @@ fn digest(cluster: &Cluster, is_recovered: bool) -> String {
     tables.map(all).join("; ")
 }
 
+/// Chance, of which the seed is printed; `FARSHORE_TEST_SEED` says it.
+pub fn chance() -> StdRng {
+    let seed = std::env::var("FARSHORE_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse::<u64>().unwrap());
+    println!("FARSHORE_TEST_SEED={seed}");
+    StdRng::seed_from_u64(seed)
+}
+
 /// Sessions in which a backup is in progress, and nothing else goes on.
 const IN_BACKUP: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle' AND query ~ 'pg_(backup_start)' AND pid <> pg_backend_pid()";
@@ -263,9 +270,7 @@ pub fn full(cluster: &Cluster) -> (Exchange, Value) {
 
 /// So many turns of a busy and a quiet backup; in `other` the busy one reads the other way.
 fn in_a_row(server: Server, read_by: &str, rounds: u64, other: Option<u64>) {
-    let seed: u64 = rand::random();
-    println!("seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = chance();
     // With room enough, files grow by many pages at once.
     let cluster = summarised(server, &["shared_buffers=256MB"]);
     cluster.psql("app", SETUP);

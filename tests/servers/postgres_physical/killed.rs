@@ -7,12 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::RngExt;
 
 use super::{
     cluster::{Cluster, ROLE},
     drill::{agent, reading_by},
-    in_a_row::{different, full},
+    in_a_row::{chance, different, full},
 };
 use crate::{postgres::Server, support::soak};
 
@@ -25,9 +25,7 @@ fn aborted(cluster: &Cluster) -> usize {
 }
 
 fn leaves_nothing(server: Server, read_by: &str) {
-    let seed = std::env::var("FARSHORE_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse::<u64>().unwrap());
-    println!("FARSHORE_TEST_SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = chance();
     let is_summarised = !matches!(server, Server::Fifteen);
     let settings: &[&str] = if is_summarised { &["autovacuum=off", "summarize_wal=on"] } else { &["autovacuum=off"] };
     let mut cluster = Cluster::new(server, settings);

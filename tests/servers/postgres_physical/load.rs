@@ -28,6 +28,8 @@ use crate::{
 
 /// What goes on beside the transfers, in turn.
 const COMMOTION: [&str; 13] = [
+    // First: a capture begins when all has happened once.
+    "DROP TABLE IF EXISTS copied; CREATE TABLE copied (id int); COPY copied FROM PROGRAM 'seq 1 1000000'",
     "CREATE TABLE made AS SELECT n AS id, repeat('x', 200) AS words FROM generate_series(1, 3000) n; CREATE INDEX ON made (id)",
     "UPDATE made SET words = words || 'y' WHERE id % 3 = 0; VACUUM made",
     "INSERT INTO kept SELECT max(id) + 1 FROM kept; VACUUM FULL kept; REINDEX TABLE kept",
@@ -39,7 +41,6 @@ const COMMOTION: [&str; 13] = [
     "DROP DATABASE short",
     "CREATE DATABASE short TEMPLATE template0 STRATEGY file_copy TABLESPACE fast",
     "DROP DATABASE short; DROP TABLESPACE IF EXISTS gone",
-    "DROP TABLE IF EXISTS copied; CREATE TABLE copied (id int); COPY copied FROM PROGRAM 'seq 1 2000000'",
     "VACUUM FULL pg_catalog.pg_class; CREATE TEMP TABLE mine AS SELECT 1; REINDEX INDEX kept_pkey; SELECT pg_switch_wal()",
 ];
 /// Transfers conserve these.
@@ -175,7 +176,7 @@ async fn survives(server: Server, read_by: ReadBy) {
     } else {
         "0|0".to_owned()
     };
-    assert!(["0|0", "2000000|2000001000000"].contains(&copied.as_str()), "{copied}");
+    assert!(["0|0", "1000000|500000500000"].contains(&copied.as_str()), "{copied}");
     let tables = restored.psql("postgres", "SELECT relname FROM pg_class WHERE relname ~ '^rows_[0-9]+$'");
     assert!(tables.lines().count() >= made.len() - 1, "{tables}");
     for table in tables.lines() {
