@@ -77,7 +77,7 @@ fn a_push_returns_when_the_file_is_in_the_spool_whatever_the_site_does() {
 }
 
 /// How long half of the pushes may take that find room in the spool. It is loose: an unoptimised program, each time a new process, on a machine that
-/// runs other tests. What a release takes stands in `docs/soak.md`.
+/// runs other tests. What was measured stands in `docs/soak.md`.
 const MOST_OF_A_PUSH: Duration = Duration::from_millis(250);
 
 #[test]
