@@ -2,7 +2,8 @@
 # make demo    the main job, visibly: backup, destruction of the primary, restore, drill (SITE=s3 for a real S3 server); in the
 #              profile of the tests, whose hot crates are optimised: built once for both (a test beside it, so that features agree)
 # make fuzz    every decoder of foreign bytes, coverage-guided, FUZZ_SECONDS (3) each; part of make test
-# make soak    the randomised tests many times over (SOAK=20), with what they did printed, and a minute for each decoder: an hour
+# make soak    the randomised tests many times over (SOAK=20), those of PostgreSQL clusters on real servers SERVERS_SOAK (3) times, with what
+#              they did printed, and a minute for each decoder: an hour
 # make bench   the benchmarks: pipelines against pure CPU work, whole processes against other tools, peak memory (an hour, 60 GB of disk)
 # make build   the release binary
 # make fmt     formats the code
@@ -12,6 +13,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 SITE ?= filesystem
 SOAK ?= 20
+SERVERS_SOAK ?= 3
 
 .PHONY: test checks fmt-check clippy deny fuzz demo soak bench build fmt
 
@@ -53,6 +55,7 @@ demo:
 
 soak:
 	@FARSHORE_SOAK=$(SOAK) $(CARGO) test --locked --test hermetic -- --nocapture --test-threads=2 prune:: damage:: crash:: rotation:: sites:: fuzz::
+	@FARSHORE_SOAK=$(SERVERS_SOAK) testbed/with-servers $(CARGO) test --locked --test servers -- --nocapture --test-threads=2 in_a_row:: grown:: postgres_physical::killed:: summaries:: delta::
 	@FUZZ_SECONDS=60 $(MAKE) --no-print-directory fuzz
 
 bench: build

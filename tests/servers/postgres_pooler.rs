@@ -3,9 +3,16 @@
 
 use std::sync::{Arc, Mutex};
 
-use farshore::sources::{
-    SourceError,
-    postgres::{PostgresConfig, PostgresLogical},
+use farshore::{
+    clock::SystemClock,
+    progress::CheckOutcome,
+    sources::{
+        Capture, Examination, SourceError,
+        postgres::{
+            PostgresConfig, PostgresLogical,
+            physical::{PhysicalOptions, PostgresPhysical},
+        },
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -104,4 +111,19 @@ async fn a_pooler_in_transaction_mode_is_refused() {
     let error = Exchange::default().capture(&source, 2).await.unwrap_err();
     assert!(matches!(error, SourceError::Unfit { .. }), "{error:?}");
     assert!(error.to_string().contains("pooler in transaction mode"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_in_front_of_a_cluster_is_refused_and_an_examination_tells_of_it() {
+    let database = Server::Fifteen.database();
+    let port = pooler(&database).await;
+    let url = format!("postgres://postgres@127.0.0.1:{port}/{}?sslmode=disable", database.name);
+    let source = PostgresPhysical::new(PostgresConfig::parse(&url, None).unwrap(), PhysicalOptions::default());
+    let error = Exchange::default().capture(&source, 2).await.unwrap_err();
+    assert!(matches!(error, SourceError::Unfit { .. }), "{error:?}");
+    assert!(error.to_string().contains("pooler in transaction mode"), "{error}");
+    let findings = source.examine(&Examination { clock: SystemClock::shared(), scratch_drills: false }).await;
+    let told = findings.iter().find(|finding| finding.name == "pooler").unwrap();
+    assert_eq!(told.outcome, CheckOutcome::Failed, "{findings:#?}");
+    assert!(told.found.contains("give the server's own host and port"), "{told:?}");
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -212,6 +212,15 @@ impl Exchange {
         let entry = self.all_entries().into_iter().find(|entry| entry.path == path.as_bytes());
         let entry = entry.unwrap_or_else(|| panic!("there is no entry {path}"));
         self.pieces(&entry.content.unwrap()).concat()
+    }
+
+    /// The bytes of all entries whose paths begin so, by the rest of their paths.
+    pub fn files(&self, prefix: &str) -> BTreeMap<String, Vec<u8>> {
+        let named = |entry: Entry| {
+            let name = entry.display_path().strip_prefix(prefix)?.to_owned();
+            Some((name, self.pieces(&entry.content?).concat()))
+        };
+        self.all_entries().into_iter().filter_map(named).collect()
     }
 
     /// Captures into itself; checks that no more contents were open at once than allowed.

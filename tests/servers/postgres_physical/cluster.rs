@@ -21,6 +21,10 @@ use crate::postgres::{Server, run};
 
 /// The role that captures, with exactly the rights that the runbook names.
 pub const ROLE: &str = "farshore";
+/// How the runbook's statements for it begin.
+const ROLE_BEGINS: &str = "CREATE ROLE farshore LOGIN REPLICATION;";
+/// What the runbook grants for configuration outside of the data directory only.
+const ROLE_MORE: &str = "GRANT pg_read_server_files";
 
 /// A running server on a data directory, and the directory around it, which goes away with it.
 pub struct Cluster {
@@ -30,6 +34,18 @@ pub struct Cluster {
     settings: Vec<String>,
     /// A data directory that lies elsewhere.
     elsewhere: Option<PathBuf>,
+}
+
+/// The statements of the runbook that make [`ROLE`], without what it grants for configuration outside of the data directory only.
+pub fn role_of_runbook() -> String {
+    let runbook = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/runbook.md")).unwrap();
+    let lines = runbook.lines().map(str::trim).skip_while(|line| *line != ROLE_BEGINS).take_while(|line| *line != "```");
+    let (more, needed): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with(ROLE_MORE));
+    assert!(
+        needed.len() > 2 && more.len() == 1,
+        "the runbook has no statements that begin with {ROLE_BEGINS}: {needed:?}, {more:?}"
+    );
+    needed.join(" ")
 }
 
 /// User and group that servers run as, where we are root.
@@ -214,22 +230,14 @@ impl Cluster {
         command
     }
 
-    /// Makes [`ROLE`], which may read in this database.
+    /// Makes [`ROLE`], which may read in this database, by the runbook's own statements.
     pub fn make_role(&self, database: &str) {
-        self.psql(
-            database,
-            &format!(
-                "CREATE ROLE {ROLE} LOGIN REPLICATION; GRANT pg_monitor TO {ROLE}; \
-                 GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), \
-                 pg_read_binary_file(text, bigint, bigint), pg_read_binary_file(text, bigint, bigint, boolean), \
-                 pg_backup_start(text, boolean), pg_backup_stop(boolean) TO {ROLE}"
-            ),
-        );
+        self.psql(database, &role_of_runbook());
     }
 
-    /// Of 15 the files are read over SQL, of the others from the data directory.
+    /// Of 18 the files are read from the data directory, of the others over SQL.
     pub fn source(&self, database: &str) -> PostgresPhysical {
-        self.source_read_by(database, if matches!(self.server, Server::Fifteen) { ReadBy::Sql } else { ReadBy::Files })
+        self.source_read_by(database, if matches!(self.server, Server::Eighteen) { ReadBy::Files } else { ReadBy::Sql })
     }
 
     pub fn source_read_by(&self, database: &str, read_by: ReadBy) -> PostgresPhysical {

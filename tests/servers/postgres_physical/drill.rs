@@ -29,6 +29,17 @@ const APART: &str = "SELECT concat_ws('|', current_setting('session_preload_libr
                      (SELECT count(*) FROM pg_settings WHERE name LIKE 'auto_explain.%'), \
                      (SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%'))";
 
+/// From now on the agent reads the cluster's files this way: `sql`, `files`.
+pub fn reading_by(agent: &Agent, read_by: &str) {
+    let policy = std::fs::read_to_string(agent.path("policy.toml")).unwrap();
+    let lines = policy.lines().filter(|line| !line.starts_with("read_by = "));
+    let with = |line: &str| match line.starts_with("method = ") {
+        true => format!("{line}\nread_by = \"{read_by}\"\n"),
+        false => format!("{line}\n"),
+    };
+    std::fs::write(agent.path("policy.toml"), lines.map(with).collect::<String>()).unwrap();
+}
+
 #[test]
 fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
     // Production archives, loads libraries that the drill must do without, and is to follow another server.

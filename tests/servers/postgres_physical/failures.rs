@@ -10,9 +10,12 @@ use farshore::{
 use super::cluster::Cluster;
 use crate::{postgres::Server, support::database_exchange::Exchange};
 
+/// As long as it takes to open each content of some thousand: slow enough for something to happen in between.
+const SLOW: Duration = Duration::from_millis(1);
+
 /// Captures, and does something as soon as entries come.
 pub async fn disturbed(cluster: &Cluster, disturb: impl FnOnce()) -> Result<Captured, SourceError> {
-    let exchange = Exchange::slow(Duration::from_millis(3));
+    let exchange = Exchange::slow(SLOW);
     let source = cluster.source("postgres");
     let disturbing = async {
         while exchange.all_entries().len() < 50 {
@@ -23,9 +26,9 @@ pub async fn disturbed(cluster: &Cluster, disturb: impl FnOnce()) -> Result<Capt
     tokio::join!(exchange.capture(&source, 2), disturbing).0
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_capture_that_lost_what_it_needs_fails_with_the_reason() {
-    let mut cluster = Cluster::new(Server::Fifteen, &["autovacuum=off"]);
+/// Over SQL on 15 and 17, from the data directory on 18.
+async fn fails_with_the_reason(server: Server) {
+    let mut cluster = Cluster::new(server, &["autovacuum=off"]);
     cluster.make_role("postgres");
     disturbed(&cluster, || {}).await.unwrap();
 
@@ -48,7 +51,7 @@ async fn a_capture_that_lost_what_it_needs_fails_with_the_reason() {
     let error = disturbed(&cluster, remove).await.unwrap_err();
     assert!(error.to_string().contains("segment 0") && error.to_string().contains("is not there"), "{error}");
 
-    let exchange = Exchange::slow(Duration::from_millis(3));
+    let exchange = Exchange::slow(SLOW);
     let source = cluster.source("postgres");
     let restart = async {
         while exchange.all_entries().len() < 50 {
@@ -62,6 +65,22 @@ async fn a_capture_that_lost_what_it_needs_fails_with_the_reason() {
     let error = tokio::join!(exchange.capture(&source, 2), restart).0.unwrap_err();
     assert!(matches!(error, SourceError::Unreachable { .. }), "{error:?}");
     assert!(!exchange.all_entries().iter().any(|entry| entry.kind == "control"), "what came is no snapshot");
+    assert_eq!(cluster.psql("postgres", "SELECT count(*) FROM pg_replication_slots"), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_of_15_that_lost_what_it_needs_fails_with_the_reason() {
+    fails_with_the_reason(Server::Fifteen).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_of_17_that_lost_what_it_needs_fails_with_the_reason() {
+    fails_with_the_reason(Server::Seventeen).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_of_18_that_lost_what_it_needs_fails_with_the_reason() {
+    fails_with_the_reason(Server::Eighteen).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

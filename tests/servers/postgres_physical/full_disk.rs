@@ -13,7 +13,7 @@ use super::{
 use crate::{postgres::Server, support::agent::files};
 
 /// A small disk, which goes away with this.
-pub(super) struct Disk(pub(super) PathBuf);
+pub struct Disk(pub PathBuf);
 
 /// Mounting takes root: as root, or by way of sudo without a password.
 fn as_root(program: &str, arguments: &[&str]) {
@@ -30,19 +30,19 @@ fn as_root(program: &str, arguments: &[&str]) {
 }
 
 impl Disk {
-    pub(super) fn new(at: PathBuf, megabytes: u32) -> Self {
+    pub fn new(at: PathBuf, megabytes: u32) -> Self {
         fs::create_dir(&at).unwrap();
         as_root("mount", &["-t", "tmpfs", "-o", &format!("size={megabytes}m,mode=0777"), "tmpfs", at.to_str().unwrap()]);
         Self(at)
     }
 
-    pub(super) fn free_bytes(&self) -> u64 {
+    pub fn free_bytes(&self) -> u64 {
         let found = rustix::fs::statvfs(&self.0).unwrap();
         found.f_bavail * found.f_frsize
     }
 
     /// Leaves so many bytes of it free.
-    pub(super) fn fill_but(&self, left: u64) -> PathBuf {
+    pub fn fill_but(&self, left: u64) -> PathBuf {
         let (ballast, bytes) = (self.0.join("ballast"), self.free_bytes().checked_sub(left).unwrap());
         let file = fs::File::create(&ballast).unwrap();
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();

@@ -12,7 +12,7 @@ use farshore::{
     progress::CheckOutcome,
     sources::{
         Rebuild,
-        postgres::physical::{PhysicalScratch, PhysicalTarget, PhysicalTargetOptions, Recovery},
+        postgres::physical::{PhysicalScratch, PhysicalTarget, PhysicalTargetOptions, ReadBy, Recovery},
     },
 };
 use serde_json::Value;
@@ -27,7 +27,9 @@ use crate::{
 };
 
 /// What goes on beside the transfers, in turn.
-const COMMOTION: [&str; 12] = [
+const COMMOTION: [&str; 13] = [
+    // First: a capture begins when all has happened once.
+    "DROP TABLE IF EXISTS copied; CREATE TABLE copied (id int); COPY copied FROM PROGRAM 'seq 1 1000000'",
     "CREATE TABLE made AS SELECT n AS id, repeat('x', 200) AS words FROM generate_series(1, 3000) n; CREATE INDEX ON made (id)",
     "UPDATE made SET words = words || 'y' WHERE id % 3 = 0; VACUUM made",
     "INSERT INTO kept SELECT max(id) + 1 FROM kept; VACUUM FULL kept; REINDEX TABLE kept",
@@ -80,7 +82,7 @@ fn names(facts: &Value, which: &str) -> Vec<String> {
     facts[which].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
 }
 
-async fn survives(server: Server) {
+async fn survives(server: Server, read_by: ReadBy) {
     let cluster = Cluster::new(server, &["max_wal_size=2GB", "synchronous_commit=off"]);
     cluster.make_role("postgres");
     for name in ["fast", "gone"] {
@@ -100,7 +102,7 @@ async fn survives(server: Server) {
     let (stop, turns) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     // Slow enough for the commotion to go round.
     let exchange = Arc::new(Exchange::slow(Duration::from_millis(2)));
-    let source = cluster.source("postgres");
+    let source = cluster.source_read_by("postgres", read_by);
     let captured = std::thread::scope(|scope| {
         scope.spawn(|| {
             for sql in COMMOTION.iter().cycle() {
@@ -167,6 +169,14 @@ async fn survives(server: Server) {
         let is_placed = placed.iter().any(|placed| *placed == name);
         assert!(name == "brief" || is_placed == location.starts_with(&own), "{line}");
     }
+    // All of a COPY, or nothing.
+    let is_there = restored.psql("postgres", "SELECT to_regclass('copied') IS NOT NULL") == "t";
+    let copied = if is_there {
+        restored.psql("postgres", "SELECT count(*), coalesce(sum(id::int8), 0) FROM copied")
+    } else {
+        "0|0".to_owned()
+    };
+    assert!(["0|0", "1000000|500000500000"].contains(&copied.as_str()), "{copied}");
     let tables = restored.psql("postgres", "SELECT relname FROM pg_class WHERE relname ~ '^rows_[0-9]+$'");
     assert!(tables.lines().count() >= made.len() - 1, "{tables}");
     for table in tables.lines() {
@@ -191,15 +201,20 @@ async fn survives(server: Server) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_capture_of_15_under_load_is_consistent() {
-    survives(Server::Fifteen).await;
+    survives(Server::Fifteen, ReadBy::Sql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_of_15_from_its_data_directory_under_load_is_consistent() {
+    survives(Server::Fifteen, ReadBy::Files).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_capture_of_17_under_load_is_consistent() {
-    survives(Server::Seventeen).await;
+    survives(Server::Seventeen, ReadBy::Sql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_capture_of_18_under_load_is_consistent() {
-    survives(Server::Eighteen).await;
+    survives(Server::Eighteen, ReadBy::Files).await;
 }

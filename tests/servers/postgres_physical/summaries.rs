@@ -218,9 +218,8 @@ async fn what_changed_while_the_earlier_capture_ran_is_read_again() {
     assert_eq!(differences(&next.0, &full.0), Vec::<String>::new());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_server_gives_the_same_restore_with_summaries_and_without() {
-    let server = Server::Seventeen;
+/// Over SQL on 17, from the data directory on 18.
+async fn gives_the_same_with_summaries_and_without(server: Server) {
     let mut cluster = Cluster::new(server, &["autovacuum=off"]);
     cluster.psql("postgres", "CREATE DATABASE app; ALTER SYSTEM SET summarize_wal = on");
     cluster.make_role("app");
@@ -231,6 +230,7 @@ async fn the_same_server_gives_the_same_restore_with_summaries_and_without() {
     );
     cluster.psql("app", "CREATE TABLE rows AS SELECT n AS id, repeat('x', 500) AS words FROM generate_series(1, 20000) n; VACUUM");
     let first = follow(&cluster, None).await;
+    assert_eq!(first.1.facts["read_by"], if matches!(server, Server::Seventeen) { "sql" } else { "files" });
     cluster.psql("app", "UPDATE rows SET words = 'y' WHERE id % 777 = 0; DELETE FROM rows WHERE id % 1000 = 0");
     follow(&cluster, None).await;
     let with = follow(&cluster, Some((&first.0, &first.1))).await;
@@ -254,6 +254,16 @@ async fn the_same_server_gives_the_same_restore_with_summaries_and_without() {
     cluster.start();
     let full = follow(&cluster, Some((&with.0, &with.1))).await;
     assert!(reading(&full.1).contains("everything was read"), "{}", reading(&full.1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_17_gives_the_same_restore_with_summaries_and_without() {
+    gives_the_same_with_summaries_and_without(Server::Seventeen).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_18_gives_the_same_restore_with_summaries_and_without() {
+    gives_the_same_with_summaries_and_without(Server::Eighteen).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use super::{
     CONTROL, LABEL, MAP,
     archiving::LogOptions,
     data::{Data, DataRead, Task},
-    direct::Direct,
+    direct::{Direct, KnownBy},
     examine::physical,
     facts::{METHOD, PhysicalFacts, TablespaceFacts},
     incremental::Basis,
@@ -135,7 +135,7 @@ impl Capture for PostgresPhysical {
         server.tablespaces = tablespaces(first).await?;
         let sql_because = match self.options.read_by {
             ReadBy::Sql => Some("the policy says so".to_owned()),
-            ReadBy::Auto | ReadBy::Files => match Direct::open(&server, slot.name()).await {
+            ReadBy::Auto | ReadBy::Files => match Direct::open(&server, KnownBy::Slot(slot.name().to_owned())).await {
                 Ok(direct) => {
                     server.direct = Some(Arc::new(direct));
                     None

@@ -4,17 +4,11 @@
 //! do not go through the server's memory and a connection.
 //!
 //! Promises: the directory is the running server's own, and not a copy at the same path, since the slot that was just made there under a
-//! random name is found in it. No symbolic link is followed but those that PostgreSQL itself makes (`pg_wal`, tablespaces), and only
+//! random name is found in it (an examination, which makes none, compares the server's process file). No symbolic link is followed but those that PostgreSQL itself makes (`pg_wal`, tablespaces), and only
 //! regular files of the data directory's owner are read: whoever may write there gets no file of somebody else's into a backup. What is
 //! anything else (a key that root owns, a configuration that is a link) the server is asked for.
 
-use std::{
-    fs::File,
-    io,
-    os::{fd::OwnedFd, unix::fs::FileExt},
-    path::Path,
-    sync::Arc,
-};
+use std::{fs::File, io, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use rustix::{
@@ -36,7 +30,18 @@ const READ_BYTES: u64 = 1 << 20;
 /// Reads that wait for whoever takes them.
 const READ_AHEAD: usize = 2;
 /// No `pg_control` is longer.
-const CONTROL_BYTES: u64 = 8192;
+const CONTROL_BYTES: usize = 8192;
+/// Which process a server is and since when, and more that no other has.
+pub const PROCESS_FILE: &str = "postmaster.pid";
+
+/// What shows that a data directory is the running server's, and not a copy or a standby's at the same path.
+#[derive(Debug, Clone)]
+pub enum KnownBy {
+    /// The slot of this name, which the server has just made.
+    Slot(String),
+    /// What the server says to be in its [`PROCESS_FILE`]: for who makes no slot.
+    Process(Vec<u8>),
+}
 
 /// The data directory of the server that is captured, open.
 #[derive(Debug)]
@@ -51,31 +56,36 @@ pub struct Direct {
 type Delivered = Result<Option<(Row, Bytes)>, SourceError>;
 
 impl Direct {
-    /// Opens the data directory of the server that has just made the replication slot `slot`.
+    /// Opens the data directory of the server that is known by this.
     ///
     /// # Errors
     /// Why its files have to be read over SQL, for a report.
-    pub async fn open(server: &Server, slot: &str) -> Result<Self, String> {
-        let (server, slot) = (server.clone(), slot.to_owned());
-        let opened = tokio::task::spawn_blocking(move || Self::open_here(&server, &slot));
+    pub async fn open(server: &Server, known_by: KnownBy) -> Result<Self, String> {
+        let server = server.clone();
+        let opened = tokio::task::spawn_blocking(move || Self::open_here(&server, &known_by));
         opened.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
-    fn open_here(server: &Server, slot: &str) -> Result<Self, String> {
+    fn open_here(server: &Server, known_by: &KnownBy) -> Result<Self, String> {
         let shown = &server.data_directory;
         let unreadable = |error: Errno| format!("{shown} cannot be read here ({})", io::Error::from(error).kind());
         let root = directory(CWD, shown.as_str()).map_err(unreadable)?;
         let owner = fstat(&root).map_err(unreadable)?.st_uid;
         let mut direct = Self { root, owner, elsewhere: Vec::new() };
-        match statat(&direct.root, format!("pg_replslot/{slot}/state"), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => {}
-            Err(Errno::NOENT) => return Err(format!("{shown} is not the server's on this machine")),
-            Err(error) => return Err(unreadable(error)),
+        let another = || format!("{shown} is not the server's on this machine");
+        match known_by {
+            KnownBy::Slot(slot) => match statat(&direct.root, format!("pg_replslot/{slot}/state"), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => {}
+                Err(Errno::NOENT) => return Err(another()),
+                Err(error) => return Err(unreadable(error)),
+            },
+            KnownBy::Process(wanted) => match direct.start_of(PROCESS_FILE, wanted.len() + 1).map_err(unreadable)? {
+                Some(found) if found == *wanted => {}
+                _ => return Err(another()),
+            },
         }
-        let mut control = vec![0; CONTROL_BYTES as usize];
-        let file = direct.file(CONTROL_FILE).map_err(unreadable)?.ok_or(format!("{shown}/{CONTROL_FILE} is missing"))?;
-        let length = file.read_at(&mut control, 0).map_err(|error| format!("{shown}/{CONTROL_FILE}: {error}"))?;
-        control.truncate(length);
+        let control = direct.start_of(CONTROL_FILE, CONTROL_BYTES).map_err(unreadable)?;
+        let control = control.ok_or_else(|| format!("{shown}/{CONTROL_FILE} is missing"))?;
         if check_control(server, &control).is_none() {
             return Err(format!("{shown}/{CONTROL_FILE} was just being written, or is another cluster's"));
         }
@@ -89,6 +99,13 @@ impl Direct {
             direct.elsewhere.push((path, there));
         }
         Ok(direct)
+    }
+
+    /// The first bytes of a file; none if it is not there.
+    fn start_of(&self, path: &str, bytes: usize) -> Result<Option<Vec<u8>>, Errno> {
+        let Some(file) = self.file(path)? else { return Ok(None) };
+        let read = fill(&file, 0, bytes as u64);
+        read.map(Some).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
     /// A file of the server's; none if it is not there.
@@ -212,7 +229,7 @@ fn fill(file: &File, at: u64, length: u64) -> io::Result<Vec<u8>> {
 mod tests {
     use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc};
 
-    use super::{Direct, READ_BYTES, Server, Wanted, directory};
+    use super::{Direct, KnownBy, READ_BYTES, Server, Wanted, directory};
     use crate::sources::postgres::physical::wal::Layout;
 
     fn server(data_directory: &Path) -> Server {
@@ -231,17 +248,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_directory_that_is_not_the_servers_is_not_read() {
-        let data = tempfile::tempdir().unwrap();
-        let why = Direct::open(&server(&data.path().join("none")), "farshore_1").await.unwrap_err();
-        assert!(why.contains("cannot be read here"), "{why}");
-        let why = Direct::open(&server(data.path()), "farshore_1").await.unwrap_err();
-        assert!(why.contains("is not the server's on this machine"), "{why}");
+        let (data, slot) = (tempfile::tempdir().unwrap(), || KnownBy::Slot("farshore_1".to_owned()));
+        let process = || KnownBy::Process(b"4711\n/data\n".to_vec());
+        for known_by in [slot(), process()] {
+            let why = Direct::open(&server(&data.path().join("none")), known_by).await.unwrap_err();
+            assert!(why.contains("cannot be read here"), "{why}");
+        }
+        fs::write(data.path().join("postmaster.pid"), b"4712\n/data\n").unwrap();
+        for known_by in [slot(), process()] {
+            let why = Direct::open(&server(data.path()), known_by).await.unwrap_err();
+            assert!(why.contains("is not the server's on this machine"), "{why}");
+        }
+        fs::write(data.path().join("postmaster.pid"), b"4711\n/data\n").unwrap();
         fs::create_dir_all(data.path().join("pg_replslot/farshore_1")).unwrap();
         fs::write(data.path().join("pg_replslot/farshore_1/state"), b"").unwrap();
         fs::create_dir(data.path().join("global")).unwrap();
         fs::write(data.path().join("global/pg_control"), [1; 8192]).unwrap();
-        let why = Direct::open(&server(data.path()), "farshore_1").await.unwrap_err();
-        assert!(why.contains("another cluster's"), "{why}");
+        for known_by in [slot(), process()] {
+            let why = Direct::open(&server(data.path()), known_by).await.unwrap_err();
+            assert!(why.contains("another cluster's"), "{why}");
+        }
     }
 
     /// A data directory beside a secret of somebody else's, and with a tablespace.

@@ -3,7 +3,8 @@
 use super::{
     archiving::archiving,
     capture::PhysicalOptions,
-    scratch::exactly,
+    examine_machine::{programs, reading},
+    examine_server::{configuration, log_level, timeouts},
     server::{Server, check_rights},
 };
 use crate::{
@@ -20,24 +21,31 @@ pub async fn physical(config: &PostgresConfig, options: &PhysicalOptions, contex
     let Some(session) = session else { return findings };
     let looked = async {
         let version = session.version().await?;
-        findings.push(Finding::of("rights", check_rights(&session, version).await, |()| "all that are needed".to_owned()));
+        let rights = check_rights(&session, version).await;
+        let is_allowed = rights.is_ok();
+        findings.push(Finding::of("rights", rights, |()| "all that are needed".to_owned()));
         let look = Server::look(&session).await;
-        // What it says of rights stands there already.
-        if !matches!(look, Err(SourceError::Denied { .. })) {
-            findings.push(Finding::of("server", look, |server| {
+        match look {
+            // What it says of rights stands there already.
+            Err(SourceError::Denied { .. }) => findings.extend(log_level(&session).await?),
+            look => findings.push(Finding::of("server", look, |server| {
                 let elsewhere = server.tablespaces.len();
                 format!(
                     "system identifier {}, segments of {} MiB, {elsewhere} tablespaces elsewhere",
                     server.layout.system,
                     server.layout.segment_bytes >> 20
                 )
-            }));
+            })),
+        }
+        // What keeps it from being asked stands there already.
+        if is_allowed && let Ok(server) = Server::ask(&session, version).await {
+            findings.push(reading(&session, &server, options.read_by).await?);
+            findings.push(configuration(&session, &server.data_directory).await?);
         }
         findings.extend(settings(&session).await?);
+        findings.extend(timeouts(&session, &options.log.slot).await?);
         findings.extend(archiving(&session, &options.log).await?);
-        if context.scratch_drills {
-            findings.push(examine::drills(exactly("postgres", options.bin_directory.as_deref(), version / 10_000).await));
-        }
+        findings.extend(programs(options.bin_directory.as_deref(), version / 10_000, context.scratch_drills).await);
         Ok::<_, SourceError>(())
     };
     if let Err(error) = looked.await {

@@ -39,6 +39,8 @@ mod data;
 mod databases;
 mod direct;
 mod examine;
+mod examine_machine;
+mod examine_server;
 mod existing;
 pub mod facts;
 mod follow;

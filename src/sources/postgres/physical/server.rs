@@ -28,7 +28,7 @@ const OLDEST: u32 = 140_000;
 /// `pg_backup_start` was `pg_start_backup` before.
 const RENAMED_IN: u32 = 150_000;
 /// How often the slot is touched: a server may drop one that is idle for long (`idle_replication_slot_timeout`, from 18 on).
-const TOUCH: Duration = Duration::from_secs(30);
+pub const TOUCH: Duration = Duration::from_secs(30);
 /// Functions that the role must be allowed to call.
 const FUNCTIONS: [&str; 3] =
     ["pg_ls_dir(text, boolean, boolean)", "pg_stat_file(text, boolean)", "pg_read_binary_file(text, bigint, bigint, boolean)"];
@@ -71,11 +71,21 @@ impl Server {
             )));
         }
         check_rights(session, version).await?;
-        let doing = "asking the server what it is";
-        let setting = async |name: &str| session.one::<String>(doing, "SELECT current_setting($1)", &[&name]).await;
-        if setting("wal_level").await? == "minimal" {
+        let level: String = session.one("asking for wal_level", "SELECT current_setting('wal_level')", &[]).await?;
+        if level == "minimal" {
             return Err(unfit("wal_level is minimal: set it to replica, and restart the server".to_owned()));
         }
+        Self::ask(session, version).await
+    }
+
+    /// What it is, whether it can be captured or not. The role has its rights.
+    ///
+    /// # Errors
+    /// The server's; [`SourceError::Unfit`] for what makes no sense.
+    pub async fn ask(session: &Session, version: u32) -> Result<Self, SourceError> {
+        let unfit = |detail: String| SourceError::Unfit { subject: session.subject.clone(), detail };
+        let doing = "asking the server what it is";
+        let setting = async |name: &str| session.one::<String>(doing, "SELECT current_setting($1)", &[&name]).await;
         let sql = "SELECT system_identifier::text, catalog_version_no::text FROM pg_catalog.pg_control_system()";
         let row = session.client.query_one(sql, &[]).await.map_err(|error| session.failed(doing, &error))?;
         let (system, catalogue): (String, String) = (row.get(0), row.get(1));
