@@ -110,13 +110,20 @@ fn the_real_servers_of_the_readme_fit_into_the_policy_of_the_tour() {
     assert_eq!((policy.sources.len(), policy.sites.len(), policy.cross_checks.len()), (5, 2, 1));
 }
 
-/// Command lines of a document: those that stand alone in a block, and those that begin a quotation within a sentence.
+/// A line without what says who runs it.
+fn whoever_runs_it(line: &str) -> &str {
+    let run = line.strip_prefix("sudo -u ").and_then(|rest| rest.split_once(' ')).map_or(line, |(_, command)| command.trim_start());
+    if run.starts_with("/usr/bin/farshore ") { &run["/usr/bin/".len()..] } else { run }
+}
+
+/// Command lines of a document: those that stand alone in a block, and those that begin a quotation within a sentence, whoever runs them.
 fn command_lines(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (_, lines) in blocks(text) {
         // A line that ends in a backslash goes on in the next.
         let joined = lines.join("\n").replace("\\\n", " ");
-        found.extend(joined.lines().map(str::trim).filter(|line| line.starts_with("farshore ")).map(str::to_owned));
+        let bare = joined.lines().map(|line| whoever_runs_it(line.trim()));
+        found.extend(bare.filter(|line| line.starts_with("farshore ")).map(str::to_owned));
     }
     let mut fenced = false;
     for line in text.lines() {
@@ -124,7 +131,7 @@ fn command_lines(text: &str) -> Vec<String> {
             fenced = !fenced;
         } else if !fenced {
             let quoted = line.split('`').skip(1).step_by(2);
-            found.extend(quoted.filter_map(|word| {
+            found.extend(quoted.map(whoever_runs_it).filter_map(|word| {
                 word.find("farshore ")
                     .filter(|at| *at == 0 || word[..*at].ends_with('('))
                     .map(|at| word[at..].trim_end_matches(')').to_owned())
@@ -174,11 +181,39 @@ fn every_command_line_in_the_documents_is_one_that_the_program_takes() {
 
 #[test]
 fn a_command_or_flag_that_does_not_exist_is_seen() {
-    let text = "`farshore preen POLICY` and\n```\nfarshore restore chat.toml latest --tow x   # wrong\nfarshore points chat.toml # fine\n```\n";
+    let text = "`farshore preen POLICY` and\n```\nfarshore restore chat.toml latest --tow x   # wrong\nfarshore points chat.toml # fine\n```\n\
+                `sudo -u farshore farshore look chat` and\n```\nsudo -u postgres /usr/bin/farshore wal state chat\nsudo -u postgres psql\n```\n";
     let found = command_lines(text);
-    assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!(found.len(), 5, "{found:?}");
     let refused: Vec<String> = found.iter().filter_map(|line| refusal(line)).collect();
-    assert_eq!(refused.len(), 2, "{refused:?}");
+    assert_eq!(refused.len(), 4, "{refused:?}");
+}
+
+#[test]
+fn the_policy_of_the_runbook_archives_as_its_settings_say() {
+    let runbook = document("docs/runbook.md");
+    let policies: Vec<String> =
+        blocks(&runbook).into_iter().filter(|(word, _)| word == "toml policy").map(|(_, lines)| lines.join("\n")).collect();
+    let [text] = policies.as_slice() else { panic!("one whole policy, not {}", policies.len()) };
+    let policy = Policy::parse(text, "docs/runbook.md").unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+    let set_up: Vec<String> =
+        blocks(&runbook).into_iter().filter(|(word, _)| word == "sh setup").flat_map(|(_, lines)| lines).collect();
+    let command = set_up.iter().find_map(|line| line.strip_prefix("ALTER SYSTEM SET archive_command = '")).expect("the setting");
+    let command = whoever_runs_it(command.trim_end_matches("';"));
+    assert_eq!(refusal(command), None);
+    assert_eq!(words(command), ["farshore", "wal", "push", &policy.name, "%p"]);
+    // Whatever the policy names is made, for those who need it: the server's group reads both keys, its user writes the spool.
+    for name in ["db-agent.key", "db-site-secret"] {
+        let path = format!("/etc/farshore/keys/{name}");
+        assert!(text.contains(&format!("{{ file = \"{path}\" }}")), "the policy does not name {path}");
+        let mentions = |words: &str| set_up.iter().any(|line| line.contains(words) && line.contains(&path));
+        assert!(
+            mentions("0640") && (mentions("root:postgres") || mentions("-o root -g postgres")),
+            "{path} is open to the wrong people"
+        );
+    }
+    let spool = "install -d -m 0700 -o postgres -g postgres /var/spool/farshore/db";
+    assert!(text.contains("spool = \"/var/spool/farshore/db\"") && set_up.iter().any(|line| line == spool));
 }
 
 #[test]

@@ -123,6 +123,24 @@ fn what_empties_the_spool_is_started_for_ever_and_a_push_can_leave_it_to_that() 
 }
 
 #[test]
+fn the_units_run_as_the_runbook_says() {
+    let runbook = fs::read_to_string("docs/runbook.md").unwrap();
+    let (_, chapter) = runbook.split_once("## A self-run PostgreSQL, from nothing\n").expect("the chapter");
+    let row = |user: &str| chapter.lines().find(|line| line.starts_with(&format!("| `{user}` |"))).expect("a row of the table");
+    assert!(row("farshore").contains("all units but one") && row("postgres").contains("the unit `farshore-wal@`"));
+    for name in SERVICES.into_iter().chain(DAEMONS) {
+        let user = if name == DAEMONS[0] { "postgres" } else { "farshore" };
+        assert!(unit(name).contains(&format!("\nUser={user}\nGroup={user}\n")), "{name} does not run as {user}");
+    }
+    // What the installation copies is all there is.
+    let sysusers = unit("farshore.sysusers");
+    assert!(sysusers.contains("u farshore - \"Farshore backup agent\" /var/lib/farshore"));
+    for line in ["systemd/*.service systemd/*.timer /etc/systemd/system/", "-m 0700 -o farshore -g farshore /var/lib/farshore"] {
+        assert!(chapter.contains(line), "the installation lacks {line:?}");
+    }
+}
+
+#[test]
 fn what_receives_the_log_is_started_again_but_for_what_a_person_must_mend() {
     let text = unit(DAEMONS[1]);
     let command = text.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/")).unwrap();
