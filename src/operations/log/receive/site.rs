@@ -32,6 +32,8 @@ pub(super) struct Next {
     /// The server's timeline when this was so.
     pub(super) timeline: u32,
     pub(super) number: u64,
+    /// So much of it is there in parts.
+    pub(super) bytes: u64,
 }
 
 /// A site, and how far it has the log.
@@ -148,8 +150,12 @@ impl<'a> Site<'a> {
     }
 
     fn goes_on(&self, view: &View, number: u64) {
-        let next = Some(Next { timeline: view.lineage.timeline(), number });
-        self.next.send_if_modified(|before| std::mem::replace(before, next) != next);
+        let segment = view.lineage.segment(view.layout, number);
+        let bytes = self.part.filter(|(of, _)| *of == segment).map_or(0, |(_, to)| to);
+        let next = Some(Next { timeline: view.lineage.timeline(), number, bytes });
+        if self.next.send_if_modified(|before| std::mem::replace(before, next) != next) {
+            self.feed.stored.notify_one();
+        }
     }
 
     fn complain(&mut self, message: String) {
@@ -227,7 +233,9 @@ impl<'a> Site<'a> {
     async fn part(&mut self, view: &View, segment: Segment) -> Result<Step, OperationError> {
         let (layout, to) = (view.layout, view.end.0 % view.layout.segment_bytes);
         let from = self.part.filter(|(of, _)| *of == segment).map_or(0, |(_, to)| to);
-        let is_due = view.is_last || self.part_at.is_none_or(|at| self.clock.monotonic().saturating_sub(at) >= self.part_every);
+        let is_due = view.is_last
+            || view.is_awaited
+            || self.part_at.is_none_or(|at| self.clock.monotonic().saturating_sub(at) >= self.part_every);
         // The server may be behind what was read of another one, before it was replaced.
         let is_there = segment.number == layout.segment_of(view.end) && to > from && to >= LEAST_PART_BYTES;
         if !is_there || !is_due {
@@ -243,6 +251,7 @@ impl<'a> Site<'a> {
         let began = self.clock.monotonic();
         self.put(&file, bytes).await?;
         (self.part, self.part_at) = (Some((segment, to)), Some(began));
+        self.goes_on(view, segment.number);
         Ok(Step::Done)
     }
 

@@ -34,7 +34,7 @@ pub async fn physical(config: &PostgresConfig, options: &PhysicalOptions, contex
             }));
         }
         findings.extend(settings(&session).await?);
-        findings.extend(archiving(&session, &options.log).await?);
+        findings.extend(archiving(config, &session, &options.log).await?);
         if context.scratch_drills {
             findings.push(examine::drills(exactly("postgres", options.bin_directory.as_deref(), version / 10_000).await));
         }
