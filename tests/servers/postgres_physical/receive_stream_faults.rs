@@ -91,7 +91,7 @@ fn a_site_that_is_away_does_not_hold_up_the_other_and_reads_over_sql_what_is_not
         keys.iter().filter(|key| key.rsplit('/').next().unwrap().len() == 24).count()
     };
     receiver.waits_until("the other site has all", || whole("site") >= 9);
-    assert_eq!(known(&primary, "flush_lsn < write_lsn"), "t");
+    assert_eq!(known(&primary, "coalesce(flush_lsn, '0/0') < write_lsn"), "t");
     fs::rename(archive.path("away"), archive.path("near")).unwrap();
     receiver.waits_until("all is stored", || known(&primary, "flush_lsn = pg_current_wal_flush_lsn()") == "t");
     assert_eq!(whole("near"), whole("site"));
@@ -101,10 +101,10 @@ fn a_site_that_is_away_does_not_hold_up_the_other_and_reads_over_sql_what_is_not
 #[test]
 fn a_standby_that_streams_and_is_promoted_is_followed_over_its_timelines_and_so_are_timelines_that_were_left_before() {
     let archive = Archive::new("limit = \"64MiB\"");
-    let mut primary = Cluster::new(Server::Eighteen, &["wal_keep_size=0"]);
+    let mut primary = Cluster::new(Server::Fifteen, &["wal_keep_size=1GB"]);
     primary.make_role("postgres");
     primary.psql("postgres", TABLE);
-    let standby = Cluster::unstarted(Server::Eighteen, &["hot_standby=on", "archive_mode=off", "wal_keep_size=1GB"]);
+    let standby = Cluster::unstarted(Server::Fifteen, &["hot_standby=on", "archive_mode=off", "wal_keep_size=1GB"]);
     let mut basebackup = primary.program("pg_basebackup");
     basebackup.arg("-D").arg(standby.data()).args(["-c", "fast", "--no-sync", "-X", "stream", "-R"]);
     crate::postgres::run(basebackup);
@@ -131,7 +131,7 @@ fn a_standby_that_streams_and_is_promoted_is_followed_over_its_timelines_and_so_
     let made: u64 = standby.psql("postgres", "SELECT count(*) FROM markers").parse().unwrap();
     let log = receiver.log();
     receiver.stop();
-    assert!(!log.contains("ERROR") && !log.contains("cannot be followed now"), "{log}");
+    assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
 
     // Another site begins at the beginning: the server streams the timeline that it left, and then its own.
     archive.gets_site("near");
@@ -154,7 +154,9 @@ fn a_standby_that_streams_and_is_promoted_is_followed_over_its_timelines_and_so_
     }
     assert!(far.ends_with(&near) || near.ends_with(&far), "{near:?} {far:?}");
     assert!(!slot(&standby).is_empty());
+    let log = receiver.log();
     receiver.stop();
+    assert!(!log.contains("WARN"), "{log}");
     drop(standby);
     copy.start();
     assert_eq!(copy.psql("postgres", "SELECT count(*) FROM markers"), made.to_string(), "{log}");

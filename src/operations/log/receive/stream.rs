@@ -144,6 +144,8 @@ impl Stream {
         if matches!(why, Why::Told) {
             // Where that fails the slot stays where it is, and more is received again than need be.
             let _ = self.tell(false).await;
+        }
+        if !matches!(why, Why::Broken(_)) {
             self.replication.leave().await;
         }
         End { why, has_brought }
@@ -176,6 +178,7 @@ impl Stream {
                         Event::Alive { is_asked: false } => {}
                         Event::Ended => {
                             self.show();
+                            self.replication.end().await?;
                             return Ok(Why::Timeline);
                         }
                     }

@@ -18,8 +18,10 @@ use crate::{
     },
 };
 
-/// A stream that came to nothing, for a reason that may pass, is tried again after this.
-const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// A stream that came to nothing, for a reason that may pass, is tried again after this, and then after ever longer: each try is a line in the
+/// server's log.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The server knows of its next timeline a moment after the stream of the one before has ended.
 const TIMELINE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -42,6 +44,7 @@ pub(super) struct Way {
     /// Not let through: not tried again in this session.
     is_refused: bool,
     not_before: Duration,
+    pause: Duration,
     complaint: Option<String>,
     /// Whether it was said that it streams.
     is_told: bool,
@@ -49,7 +52,15 @@ pub(super) struct Way {
 
 impl Way {
     pub(super) fn new(by: ReceiveBy) -> Self {
-        Self { by, running: None, is_refused: false, not_before: Duration::ZERO, complaint: None, is_told: false }
+        Self {
+            by,
+            running: None,
+            is_refused: false,
+            not_before: Duration::ZERO,
+            pause: FIRST_PAUSE,
+            complaint: None,
+            is_told: false,
+        }
     }
 
     /// Looks whether the log can be streamed where it must be, before a slot is made that nobody would move.
@@ -115,6 +126,7 @@ impl Way {
                 if self.complaint.take().is_some() || !std::mem::replace(&mut self.is_told, true) {
                     tracing::info!("the server streams its log");
                 }
+                self.pause = FIRST_PAUSE;
                 self.running = Some(Streaming::start(replication, course, feed, confirmed, clock.clone()));
                 Ok(())
             }
@@ -131,7 +143,8 @@ impl Way {
     }
 
     fn put_off(&mut self, error: SourceError, now: Duration) -> Result<(), Trouble> {
-        self.not_before = now + RETRY_AFTER;
+        self.not_before = now + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         self.complain(error, "it is read over SQL until it can be")
     }
 

@@ -147,6 +147,20 @@ impl Replication {
         event.await.map_err(|said| self.failed("receiving the log", &said))
     }
 
+    /// After [`Event::Ended`]: takes leave of the stream, and lets go of the slot, which is free when this returns.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn end(&mut self) -> Result<(), SourceError> {
+        let ended = in_time(async {
+            let mut bytes = BytesMut::new();
+            frontend::copy_done(&mut bytes);
+            self.wire.send(&bytes).await?;
+            rows(&mut self.wire).await
+        });
+        ended.await.map(drop).map_err(|said| self.failed("ending a timeline", &said))
+    }
+
     /// Whether the next event has come whole already.
     pub fn has_more(&self) -> bool {
         self.wire.has_frame()
