@@ -124,6 +124,7 @@ fn a_standby_that_streams_and_is_promoted_is_followed_over_its_timelines_and_so_
     receiver.waits_until("it streams on", || known(&standby, "state") == "streaming");
     std::thread::sleep(Duration::from_secs(3));
     drop(load);
+    standby.psql("postgres", "SELECT pg_switch_wal()");
     let is_stored = |receiver: &Receiver<'_>| {
         receiver.waits_until("all is stored", || known(&standby, "flush_lsn = pg_current_wal_flush_lsn()") == "t");
     };

@@ -107,6 +107,9 @@ impl Way {
         let now = clock.monotonic();
         if let Some(end) = self.running.as_mut().and_then(Streaming::end) {
             let left = self.running.take().map(|running| running.timeline);
+            if end.has_brought {
+                self.pause = FIRST_PAUSE;
+            }
             match end {
                 // Whatever it was, the session may be gone with it.
                 End { why: Why::Broken(error), has_brought: true } => return Err(Trouble::Passes(error)),
@@ -126,7 +129,6 @@ impl Way {
                 if self.complaint.take().is_some() || !std::mem::replace(&mut self.is_told, true) {
                     tracing::info!("the server streams its log");
                 }
-                self.pause = FIRST_PAUSE;
                 self.running = Some(Streaming::start(replication, course, feed, confirmed, clock.clone()));
                 Ok(())
             }
