@@ -182,6 +182,7 @@ fn a_commit_that_waits_for_the_receiver_waits_no_longer_than_its_part_takes_and_
     let each = began.elapsed() / 20;
     println!("a commit takes {} ms", each.as_millis());
     assert!(each.as_millis() < 1500, "{each:?}: {}", receiver.log());
+    assert!(receiver.log().contains("has commits wait until every site has them"), "{}", receiver.log());
     // Everything is lost the moment after.
     receiver.kill();
     primary.stop(false);

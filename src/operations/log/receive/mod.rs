@@ -232,6 +232,9 @@ impl Watched<'_> {
         let stand = follower.stand().await?;
         self.lineage(follower, stand).await?;
         let (from, is_awaited) = self.slot(follower, stand).await?;
+        if is_awaited && !feed.view.borrow().as_ref().is_some_and(|view| view.is_awaited) {
+            tracing::info!("the server has commits wait until every site has them (synchronous_standby_names)");
+        }
         let (Some((layout, lineage, histories)), Some((first, held))) = (&self.known, self.first) else {
             unreachable!("both were made above")
         };
