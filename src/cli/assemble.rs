@@ -10,8 +10,8 @@ use crate::{
     operations::NamedSource,
     policy::{
         AzurePolicy, BandwidthHours, DayTime, Encryption, Limits, LockModePolicy, LockPolicy, PlainOrSecret, Policy,
-        PostgresMethod, PostgresPolicy, PostgresReadBy, RehydratePolicy, RetrievalSpeed, SecretReference, ServerEncryption,
-        SitePolicy, SourceKind, StorePolicy,
+        PostgresMethod, PostgresPolicy, PostgresReadBy, PostgresReceiveBy, RehydratePolicy, RetrievalSpeed, SecretReference,
+        ServerEncryption, SitePolicy, SourceKind, StorePolicy,
     },
     report::Agent,
     repository::{LockTerm, Recipients, Workers},
@@ -22,7 +22,7 @@ use crate::{
         files::{FilesOptions, FilesSource},
         postgres::{
             LogicalOptions, PostgresConfig, PostgresLogical,
-            physical::{LogOptions, PhysicalOptions, PostgresPhysical, ReadBy},
+            physical::{LogOptions, PhysicalOptions, PostgresPhysical, ReadBy, Streamed},
         },
     },
     stores::{
@@ -249,6 +249,11 @@ pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<
                             slot: database.wal.slot_name(&policy.name),
                             hold_bytes: database.wal.hold_bytes,
                             is_wanted: database.wal.is_wanted,
+                            stream: match database.wal.receive_by {
+                                PostgresReceiveBy::Auto => Some(Streamed::Preferred),
+                                PostgresReceiveBy::Stream => Some(Streamed::Required),
+                                PostgresReceiveBy::Sql => None,
+                            },
                         };
                         let options = PhysicalOptions { bin_directory, read_by, log, ..PhysicalOptions::default() };
                         Arc::new(PostgresPhysical::new(config, options))

@@ -40,8 +40,8 @@ pub use history::{Reading, Record, records, select_point, verified_points};
 pub use keys::{PointKeys, check_point_keys, expected_of, open_point};
 pub use log::{
     Archives, Delivered, GetRequest, LogPruneRequest, LogStatusRequest, OpenArchive, OpenLogSite, PrefetchRequest, PushRequest,
-    Pushed, ReceiveRequest, SiteState, Spool, UploadEnd, UploadError, UploadRequest, UploadState, deliver, log_server, log_status,
-    look_beyond, prefetch, prune_log, push, receive, system_below, upload,
+    Pushed, ReceiveBy, ReceiveRequest, SiteState, Spool, UploadEnd, UploadError, UploadRequest, UploadState, deliver, log_server,
+    log_status, look_beyond, prefetch, prune_log, push, receive, system_below, upload,
 };
 pub use phases::Phases;
 pub use pins::{PinRequest, PinSummary, pin, pinned};

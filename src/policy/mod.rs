@@ -41,8 +41,8 @@ pub use secret::{PlainOrSecret, SecretReference};
 pub use settings::{CrossCheck, DrillPolicy, Encryption, Limits, Objectives, Probe, Recipients, Retention};
 pub use site::{AzurePolicy, FilesystemPolicy, LockModePolicy, LockPolicy, S3Policy, ServerEncryption, SitePolicy, StorePolicy};
 pub use source::{
-    BucketPolicy, CommandPolicy, FilesPolicy, PostgresMethod, PostgresPolicy, PostgresReadBy, RehydratePolicy, RetrievalSpeed,
-    SourceKind, SourcePolicy, WalPolicy,
+    BucketPolicy, CommandPolicy, FilesPolicy, PostgresMethod, PostgresPolicy, PostgresReadBy, PostgresReceiveBy, RehydratePolicy,
+    RetrievalSpeed, SourceKind, SourcePolicy, WalPolicy,
 };
 
 /// A valid policy.

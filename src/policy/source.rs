@@ -77,6 +77,17 @@ pub struct PostgresPolicy {
     pub wal: WalPolicy,
 }
 
+/// How a cluster's log is received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PostgresReceiveBy {
+    /// Streamed where the server lets that through, else over SQL.
+    Auto,
+    /// Streamed.
+    Stream,
+    /// Over SQL.
+    Sql,
+}
+
 /// How a cluster's write-ahead log is archived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalPolicy {
@@ -90,6 +101,8 @@ pub struct WalPolicy {
     pub synchronous: bool,
     /// The replication slot of `wal receive`; without it one of the policy's name.
     pub slot: Option<String>,
+    /// How `wal receive` gets what is new.
+    pub receive_by: PostgresReceiveBy,
     /// So many bytes of log it may hold at the server.
     pub hold_bytes: u64,
 }
@@ -102,6 +115,7 @@ impl Default for WalPolicy {
             limit_bytes: Self::DEFAULT_LIMIT_BYTES,
             synchronous: false,
             slot: None,
+            receive_by: PostgresReceiveBy::Auto,
             hold_bytes: Self::DEFAULT_HOLD_BYTES,
         }
     }

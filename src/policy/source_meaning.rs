@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, path::PathBuf};
 use ignore::gitignore::GitignoreBuilder;
 
 use super::{
-    BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, PostgresReadBy, RehydratePolicy,
-    RetrievalSpeed, SourceKind, SourcePolicy, StorePolicy, WalPolicy,
+    BucketPolicy, CommandPolicy, FilesPolicy, PlainOrSecret, PostgresMethod, PostgresPolicy, PostgresReadBy, PostgresReceiveBy,
+    RehydratePolicy, RetrievalSpeed, SourceKind, SourcePolicy, StorePolicy, WalPolicy,
     document::{Findings, Path},
     meaning::{absolute, duration, name, plain_or_secret, secret, size, store, url},
     source::is_slot_name,
-    typed::{TypedMethod, TypedPlainOrSecret, TypedReadBy, TypedRetrieval, TypedSource, TypedWal},
+    typed::{TypedMethod, TypedPlainOrSecret, TypedReadBy, TypedReceiveBy, TypedRetrieval, TypedSource, TypedWal},
 };
 
 /// One `[[source]]`; nothing if it lacks what its kind cannot be without (which was reported).
@@ -122,6 +122,11 @@ fn wal(typed: Option<TypedWal>, method: PostgresMethod, path: &Path, findings: &
         limit_bytes: limit.unwrap_or(WalPolicy::DEFAULT_LIMIT_BYTES),
         synchronous: typed.synchronous.unwrap_or(false),
         slot: typed.slot,
+        receive_by: match typed.receive_by {
+            None | Some(TypedReceiveBy::Auto) => PostgresReceiveBy::Auto,
+            Some(TypedReceiveBy::Stream) => PostgresReceiveBy::Stream,
+            Some(TypedReceiveBy::Sql) => PostgresReceiveBy::Sql,
+        },
         hold_bytes: hold.unwrap_or(WalPolicy::DEFAULT_HOLD_BYTES),
     }
 }

@@ -169,6 +169,19 @@ pub enum TypedReadBy {
     Files,
 }
 
+/// How a cluster's log is received.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "ReceiveBy")]
+pub enum TypedReceiveBy {
+    /// Streamed by the server, if it lets a replication connection through, else over SQL.
+    Auto,
+    /// Streamed by the server; where that cannot be, it fails.
+    Stream,
+    /// Over SQL, once a second.
+    Sql,
+}
+
 /// How a cluster's write-ahead log is archived.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -185,6 +198,8 @@ pub struct TypedWal {
     /// The replication slot that `farshore wal receive` makes: lower-case letters, digits, `_`. Default: farshore_ and the policy's name.
     #[schemars(length(min = 1), example = &"farshore_mattermost_eu")]
     pub slot: Option<String>,
+    /// How `farshore wal receive` gets what is new. Default: "auto".
+    pub receive_by: Option<TypedReceiveBy>,
     /// So much log may that slot hold at the server while a site does not take it: a size with a unit. Beyond that it is dropped, so that
     /// the server's disk does not fill. Default: "10GiB".
     #[schemars(length(min = 1), example = &"10GiB")]

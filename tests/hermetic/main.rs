@@ -20,6 +20,7 @@ mod log;
 mod prune;
 mod reading;
 mod readme;
+mod replication;
 mod retention;
 mod rotation;
 mod s3_credentials;

@@ -11,7 +11,7 @@ use std::{
 
 use farshore::sources::{
     SourceError,
-    postgres::{LogicalOptions, PostgresConfig, PostgresLogical, probe},
+    postgres::{LogicalOptions, PostgresConfig, PostgresLogical, physical::replication::Replication, probe},
 };
 use secrecy::SecretString;
 
@@ -197,6 +197,52 @@ async fn a_password_that_is_wrong_or_missing_is_told_without_repeating_it() {
     let missing = probe(&server.config("localhost", "passfile=/nowhere", None), "SELECT 1").await.unwrap_err();
     assert!(matches!(missing, SourceError::Unauthenticated { .. }), "{missing:?}");
     assert!(missing.to_string().contains("set the policy's `password`"), "{missing}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replication_connection_proves_itself_as_every_other_does() {
+    let tls = "hostssl all all 127.0.0.1/32 scram-sha-256\nhostssl replication all 127.0.0.1/32 scram-sha-256\n";
+    let server = TlsServer::start(tls).await;
+    let password = Some("se:cr\\et");
+    server.encrypted("localhost", "sslmode=require").await.unwrap();
+    let system = async |parameters: &str, password: Option<&str>| {
+        let config = server.config("localhost", parameters, password);
+        Ok::<_, SourceError>(Replication::connect(&config, "farshore").await?.identify().await?.to_string())
+    };
+    let root = "sslmode=verify-full&sslrootcert={dir}/root.crt";
+    let sql = "SELECT system_identifier::text FROM pg_control_system()";
+    let expected = probe(&server.config("localhost", root, password), sql).await.unwrap();
+    // The server offers channel binding, so that a wrong one would be refused.
+    for parameters in [root, "sslmode=require", "sslmode=prefer", "sslmode=allow"] {
+        assert_eq!(system(parameters, password).await.unwrap(), expected, "{parameters}");
+    }
+    let wrong = system(root, Some("guess-me")).await.unwrap_err();
+    assert!(wrong.to_string().contains("wrong or missing") && !format!("{wrong:?}").contains("guess-me"), "{wrong:?}");
+    let missing = system(&format!("{root}&passfile=/nowhere"), None).await.unwrap_err();
+    assert!(missing.to_string().contains("set the policy's `password`"), "{missing}");
+    let other = system("sslmode=verify-full&sslrootcert={dir}/other.crt", password).await.unwrap_err();
+    assert!(other.to_string().contains("not issued by sslrootcert"), "{other}");
+    let plain = system("sslmode=disable", password).await.unwrap_err();
+    assert!(plain.to_string().contains("`host replication postgres 127.0.0.1/32 scram-sha-256`"), "{plain}");
+
+    for (how, kept_as) in [("password", "scram-sha-256"), ("md5", "md5")] {
+        let hba = format!("host all all 127.0.0.1/32 scram-sha-256\nhost replication old 127.0.0.1/32 {how}\n");
+        let server = TlsServer::start(&hba).await;
+        server.encrypted("localhost", "").await.unwrap();
+        let mut psql = Command::new(Server::Fifteen.bin().join("psql"));
+        psql.args(["-XAtq", "-h", "localhost", "-U", "postgres", "-p", &server.port.to_string()]).env("PGPASSWORD", "se:cr\\et");
+        psql.args([
+            "-c",
+            &format!("SET password_encryption = '{kept_as}'"),
+            "-c",
+            "CREATE ROLE old LOGIN REPLICATION PASSWORD 'old-one'",
+        ]);
+        checked(psql);
+        let url = format!("postgres://old@localhost:{}/postgres?sslmode=require", server.port);
+        let config = PostgresConfig::parse(&url, Some(SecretString::from("old-one"))).unwrap();
+        let mut replication = Replication::connect(&config, "farshore").await.map_err(SourceError::from).unwrap();
+        assert!(replication.identify().await.unwrap() > 0, "{how}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,8 @@ use super::{
 use crate::{
     cli::{CliError, Context, assemble},
     clock::SystemClock,
-    operations::{OpenLogSite, ReceiveRequest, receive},
+    operations::{OpenLogSite, ReceiveBy, ReceiveRequest, receive},
+    policy::PostgresReceiveBy,
     report::ExitCode,
     repository::LogKey,
 };
@@ -26,10 +27,10 @@ pub(super) struct Args {
     /// Which cluster of the policy, if it has several.
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// How often the server is asked how far it is.
+    /// How often the server is asked how far it is, where it does not stream its log, and how its slot stands.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = an_interval)]
     interval: Duration,
-    /// How often a part of the segment that the server is writing is stored, if there is anything new: with --interval about what can be lost.
+    /// How often a part of the segment that the server is writing is stored, if there is anything new: about what can be lost (with --interval, where the log is not streamed).
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = an_interval)]
     partial_interval: Duration,
 }
@@ -59,6 +60,11 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         source: source.to_owned(),
         config: assemble::postgres(source, postgres)?,
         slot: postgres.wal.slot_name(&policy.name),
+        by: match postgres.wal.receive_by {
+            PostgresReceiveBy::Auto => ReceiveBy::Auto,
+            PostgresReceiveBy::Stream => ReceiveBy::Stream,
+            PostgresReceiveBy::Sql => ReceiveBy::Sql,
+        },
         hold_bytes: postgres.wal.hold_bytes,
         sites: sites.collect(),
         interval: args.interval,

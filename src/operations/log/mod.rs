@@ -39,7 +39,7 @@ pub use local::system_below;
 pub use prefetch::{PrefetchRequest, prefetch};
 pub use prune::{LogPruneRequest, prune_log};
 pub use push::{PushRequest, Pushed, push};
-pub use receive::{ReceiveRequest, receive};
+pub use receive::{ReceiveBy, ReceiveRequest, receive};
 pub use spool::{SiteState, Spool, UploadError, UploadState};
 pub use status::{LogStatusRequest, log_server, log_status};
 pub use upload::{OpenLogSite, UploadEnd, UploadRequest, upload};

@@ -5,18 +5,16 @@ use std::{fmt, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::{Client, NoTls, tls::MakeTlsConnect, types::ToSql};
 use tokio_postgres_rustls::MakeRustlsConnect;
-use tokio_util::{either::Either, task::AbortOnDropHandle};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    address::{Address, SslMode},
-    failure::{self, Side},
+    address::Address,
+    failure::{self, Said, Side},
+    line::{self, Attempt, Encryption, Line, Opening, Socket},
     passfile,
     tap::{Switch, Tap, Tapped},
-    tls,
 };
 use crate::sources::SourceError;
 
@@ -79,138 +77,88 @@ impl PostgresConfig {
         })
     }
 
+    /// Only this one of its hosts.
+    pub(super) fn only(&self, place: &(String, u16)) -> Self {
+        let mut address = self.address.clone();
+        address.hosts = vec![place.clone()];
+        Self { address }
+    }
+
     /// Connects.
     pub(super) async fn connect(&self, side: Side) -> Result<Session, SourceError> {
-        self.attempts(side).await.map_err(|attempt| match attempt {
-            Attempt::Refused(error) => failure::connecting(&self.address, &error),
+        self.reach(side).await.map_err(|error| match error {
+            Attempt::Refused(said) => failure::connecting(&self.address, &said),
             Attempt::Other(error) => error,
         })
     }
 
     /// Whether a server that was started a while ago lets us in.
     pub(super) async fn knock(&self) -> Knock {
-        match self.attempts(Side::Target).await {
+        match self.reach(Side::Target).await {
             Ok(session) => {
                 session.close().await;
                 Knock::In
             }
-            Err(Attempt::Refused(error)) if failure::will_not_pass(&error) => {
-                Knock::Never(failure::connecting(&self.address, &error))
-            }
+            Err(Attempt::Refused(said)) if failure::will_not_pass(&said) => Knock::Never(failure::connecting(&self.address, &said)),
             Err(_) => Knock::NotYet,
         }
     }
 
-    async fn attempts(&self, side: Side) -> Result<Session, Attempt> {
-        use tokio_postgres::config::SslMode as Plain;
-        let address = &self.address;
-        let local = address.hosts.iter().all(|(host, _)| host.starts_with('/'));
-        let attempts: &[Plain] = match address.tls.mode {
-            _ if local => &[Plain::Disable],
-            SslMode::Disable => &[Plain::Disable],
-            SslMode::Allow => &[Plain::Disable, Plain::Require],
-            SslMode::Prefer => &[Plain::Prefer, Plain::Disable],
-            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[Plain::Require],
-        };
-        let password = self.password();
-        for (number, mode) in attempts.iter().enumerate() {
-            match self.attempt(*mode, password.as_ref(), side).await {
-                Ok(session) => return Ok(session),
-                Err(Attempt::Refused(error)) if number + 1 < attempts.len() && failure::refused_this_way(&error) => {}
-                Err(attempt) => return Err(attempt),
-            }
-        }
-        unreachable!("the last attempt returns")
+    async fn reach(&self, side: Side) -> Result<Session, Attempt> {
+        line::reach(&self.address, &Driven { config: self, password: self.password(), side }).await
     }
+}
 
-    async fn attempt(
-        &self,
-        mode: tokio_postgres::config::SslMode,
-        password: Option<&SecretString>,
-        side: Side,
-    ) -> Result<Session, Attempt> {
-        let address = &self.address;
+/// A line that the driver speaks over.
+struct Driven<'a> {
+    config: &'a PostgresConfig,
+    password: Option<SecretString>,
+    side: Side,
+}
+
+impl Opening for Driven<'_> {
+    type Opened = Session;
+
+    async fn open(&self, line: Line) -> Result<Session, Attempt> {
+        use tokio_postgres::config::SslMode;
+        let address = &self.config.address;
         let mut config = tokio_postgres::Config::new();
-        config.user(&address.user).dbname(&address.database).application_name("farshore").ssl_mode(mode);
-        if let Some(password) = password {
+        config.user(&address.user).dbname(&address.database).application_name("farshore");
+        config.ssl_mode(match line.encryption {
+            Encryption::Without => SslMode::Disable,
+            Encryption::Prefer => SslMode::Prefer,
+            Encryption::Require => SslMode::Require,
+        });
+        if let Some(password) = &self.password {
             config.password(password.expose_secret());
         }
         if let Some(options) = &address.options {
             config.options(options);
         }
-        let unreachable = |detail: String| Attempt::Other(SourceError::Unreachable { subject: self.describe(), detail });
-        let connector = if mode == tokio_postgres::config::SslMode::Disable {
-            None
-        } else {
-            Some(tls::connector(&address.tls).map_err(unreachable)?)
-        };
-        // The hosts in turn, as libpq has it; the last one's error is the one that is told.
-        let mut last = unreachable("the URL names no host".to_owned());
-        for (host, port) in &address.hosts {
-            let connecting = self.connect_to(host, *port, &config, connector.clone(), side);
-            // A server that takes the connection and never answers is as bad as one that is not there.
-            let limit = address.connect_timeout + Duration::from_secs(5);
-            last = match tokio::time::timeout(limit, connecting).await {
-                Ok(Ok(session)) => return Ok(session),
-                Ok(Err(error)) => error,
-                Err(_) => unreachable(too_slow(limit)),
-            };
-        }
-        Err(last)
-    }
-
-    async fn connect_to(
-        &self,
-        host: &str,
-        port: u16,
-        config: &tokio_postgres::Config,
-        connector: Option<MakeRustlsConnect>,
-        side: Side,
-    ) -> Result<Session, Attempt> {
-        let timeout = self.address.connect_timeout;
-        let unreached = |error: std::io::Error| {
-            let detail = format!("error connecting to server: {error}: check host, port, firewall, and that the server runs");
-            Attempt::Other(SourceError::Unreachable { subject: self.describe(), detail })
-        };
-        let opening = tokio::time::timeout(timeout, socket(host, port)).await;
-        let socket = opening.map_err(|_| unreached(std::io::ErrorKind::TimedOut.into()))?.map_err(unreached)?;
+        let refused = |error: tokio_postgres::Error| Attempt::Refused(Said::from(&error));
         let rows = Arc::new(Switch::default());
-        let tap = Tap::new(socket, Arc::clone(&rows), connector.is_some());
-        let (client, connection) = match connector {
+        let tap = Tap::new(line.socket, Arc::clone(&rows), line.tls.is_some());
+        let (client, connection) = match line.tls {
             None => {
-                let (client, connection) = config.connect_raw(tap, NoTls).await.map_err(Attempt::Refused)?;
+                let (client, connection) = config.connect_raw(tap, NoTls).await.map_err(refused)?;
                 (client, tokio::spawn(run(connection)))
             }
-            Some(mut connector) => {
-                let tls = MakeTlsConnect::<Socket>::make_tls_connect(&mut connector, host);
-                let tls = tls.map_err(|error| unreached(std::io::Error::other(error)))?;
-                let (client, connection) = config.connect_raw(tap, Tapped(tls)).await.map_err(Attempt::Refused)?;
+            Some(settings) => {
+                let tls = MakeTlsConnect::<Socket>::make_tls_connect(&mut MakeRustlsConnect::new(settings), &line.host);
+                let Ok(tls) = tls;
+                let (client, connection) = config.connect_raw(tap, Tapped(tls)).await.map_err(refused)?;
                 (client, tokio::spawn(run(connection)))
             }
         };
-        Ok(Session { client, rows, connection: AbortOnDropHandle::new(connection), subject: self.describe(), side })
+        Ok(Session {
+            client,
+            rows,
+            connection: AbortOnDropHandle::new(connection),
+            subject: self.config.describe(),
+            place: (line.host, line.port),
+            side: self.side,
+        })
     }
-}
-
-type Socket = Either<TcpStream, UnixStream>;
-
-/// A connection to a host, or to the socket in a directory.
-async fn socket(host: &str, port: u16) -> std::io::Result<Socket> {
-    if host.starts_with('/') {
-        return Ok(Either::Right(UnixStream::connect(format!("{host}/.s.PGSQL.{port}")).await?));
-    }
-    let stream = TcpStream::connect((host, port)).await?;
-    stream.set_nodelay(true)?;
-    // The session that holds the snapshot is idle for as long as the data take; firewalls and load balancers forget a
-    // connection that is silent for four minutes.
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    Ok(Either::Left(stream))
-}
-
-enum Attempt {
-    Refused(tokio_postgres::Error),
-    Other(SourceError),
 }
 
 /// What a server says to whoever wants in.
@@ -221,10 +169,6 @@ pub(super) enum Knock {
     NotYet,
     /// It is there, and refuses for a reason that waiting does not change.
     Never(SourceError),
-}
-
-fn too_slow(limit: Duration) -> String {
-    format!("no answer within {} s: check host, port and firewall, or raise connect_timeout in the URL", limit.as_secs())
 }
 
 async fn run(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
@@ -241,6 +185,8 @@ pub(super) struct Session {
     pub(super) rows: Arc<Switch>,
     connection: AbortOnDropHandle<()>,
     pub(super) subject: String,
+    /// The one of the hosts that it leads to.
+    pub(super) place: (String, u16),
     side: Side,
 }
 

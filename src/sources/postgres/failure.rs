@@ -44,26 +44,60 @@ fn words(error: &Error) -> String {
     text
 }
 
-/// Whether another try with or without TLS, as `prefer` and `allow` have it, may help.
-pub(super) fn refused_this_way(error: &Error) -> bool {
-    error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) || is_tls(error)
+/// What came of speaking with a server, whoever spoke.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) cause: Cause,
+    /// For people; never a secret.
+    pub(super) words: String,
 }
 
-fn is_tls(error: &Error) -> bool {
-    error.to_string().starts_with("error performing TLS handshake")
+/// Whose word it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The server's, with its SQLSTATE.
+    Server(SqlState),
+    /// TLS failed.
+    Tls,
+    /// A password is asked for, and there is none.
+    NoPassword,
+    /// The line, or what came over it.
+    Line,
+}
+
+impl From<&Error> for Said {
+    fn from(error: &Error) -> Self {
+        let words = words(error);
+        let cause = match error.code() {
+            Some(code) => Cause::Server(code.clone()),
+            None if error.to_string().starts_with("error performing TLS handshake") => Cause::Tls,
+            None if words.contains("password missing") => Cause::NoPassword,
+            None => Cause::Line,
+        };
+        Self { cause, words }
+    }
+}
+
+/// Whether another try with or without TLS, as `prefer` and `allow` have it, may help.
+pub(super) fn refused_this_way(said: &Said) -> bool {
+    matches!(&said.cause, Cause::Tls) || said.cause == Cause::Server(SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
 }
 
 /// Whether the server itself refused, and not since it is starting or stopping (class 57, operator intervention).
-pub(super) fn will_not_pass(error: &Error) -> bool {
-    error.as_db_error().is_some_and(|said| !said.code().code().starts_with("57"))
+pub(super) fn will_not_pass(said: &Said) -> bool {
+    matches!(&said.cause, Cause::Server(code) if !code.code().starts_with("57"))
 }
 
 /// An error while connecting.
-pub(super) fn connecting(address: &Address, error: &Error) -> SourceError {
+pub(super) fn connecting(address: &Address, error: &Said) -> SourceError {
     let subject = address.describe();
-    let said = words(error);
+    let said = &error.words;
     let user = &address.user;
-    match error.code() {
+    let code = match &error.cause {
+        Cause::Server(code) => Some(code),
+        Cause::Tls | Cause::NoPassword | Cause::Line => None,
+    };
+    match code {
         Some(code) if *code == SqlState::INVALID_PASSWORD => SourceError::Unauthenticated {
             subject,
             detail: format!(
@@ -93,7 +127,7 @@ pub(super) fn connecting(address: &Address, error: &Error) -> SourceError {
             subject,
         },
         Some(_) => SourceError::Unreachable { subject, detail: format!("{said}: see the server's log") },
-        None if is_tls(error) => {
+        None if error.cause == Cause::Tls => {
             let advice = if said.contains("does not support TLS") {
                 "turn on `ssl` at the server, or use a weaker sslmode"
             } else if said.contains("NotValidForName") || said.contains("not valid for name") {
@@ -105,7 +139,7 @@ pub(super) fn connecting(address: &Address, error: &Error) -> SourceError {
             };
             SourceError::Unreachable { subject, detail: format!("TLS failed: {said}: {advice}") }
         }
-        None if said.contains("password missing") => SourceError::Unauthenticated {
+        None if error.cause == Cause::NoPassword => SourceError::Unauthenticated {
             subject,
             detail: format!("the server asks for a password for role {user:?} and none is given: set the policy's `password`"),
         },

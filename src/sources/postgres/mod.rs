@@ -35,6 +35,7 @@ mod copy_out;
 mod database;
 mod examine;
 mod failure;
+mod line;
 mod load;
 mod logical;
 mod passfile;

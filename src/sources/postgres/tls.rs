@@ -23,7 +23,6 @@ use rustls::{
     server::ParsedCertificate,
 };
 use tempfile::{NamedTempFile, TempPath};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::{SslMode, Tls};
 
@@ -74,11 +73,11 @@ fn system_certificates() -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(found.certs)
 }
 
-/// The connector for these settings.
+/// TLS by these settings.
 ///
 /// # Errors
 /// What is wrong with them (a missing or unreadable file), with the next step.
-pub(super) fn connector(tls: &Tls) -> Result<MakeRustlsConnect, String> {
+pub(super) fn settings(tls: &Tls) -> Result<ClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let trusted = match roots(tls)? {
         Roots::File(file) => Some(certificates(&file)?),
@@ -96,13 +95,12 @@ pub(super) fn connector(tls: &Tls) -> Result<MakeRustlsConnect, String> {
         .map_err(|error| error.to_string())?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Verifier { level, provider }));
-    let config = match client_certificate(tls)? {
+    match client_certificate(tls)? {
         Some((chain, key)) => {
-            builder.with_client_auth_cert(chain, key).map_err(|error| format!("sslcert and sslkey cannot be used: {error}"))?
+            builder.with_client_auth_cert(chain, key).map_err(|error| format!("sslcert and sslkey cannot be used: {error}"))
         }
-        None => builder.with_no_client_auth(),
-    };
-    Ok(MakeRustlsConnect::new(config))
+        None => Ok(builder.with_no_client_auth()),
+    }
 }
 
 type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);

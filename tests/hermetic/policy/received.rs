@@ -1,16 +1,20 @@
 //! How the log of a cluster is received.
 
-use farshore::policy::{Policy, SourceKind};
+use farshore::policy::{Policy, PostgresReceiveBy, SourceKind, WalPolicy};
 
 use super::with;
 
 /// How the log is received, of a policy whose `wal` says this.
 fn received(wal: &str) -> Result<(String, u64), Vec<String>> {
+    read(wal).map(|(slot, wal)| (slot, wal.hold_bytes))
+}
+
+fn read(wal: &str) -> Result<(String, WalPolicy), Vec<String>> {
     let text = with("password = { file", &format!("method = \"physical\"\nwal = {{ {wal} }}\npassword = {{ file"));
     match Policy::parse(&text, "p.toml") {
         Ok(policy) => {
             let SourceKind::Postgres(postgres) = &policy.source("db").unwrap().kind else { panic!() };
-            Ok((postgres.wal.slot_name(&policy.name), postgres.wal.hold_bytes))
+            Ok((postgres.wal.slot_name(&policy.name), postgres.wal.clone()))
         }
         Err(errors) => Err(errors.problems.iter().map(ToString::to_string).collect()),
     }
@@ -31,4 +35,18 @@ fn a_slot_has_a_name_that_the_server_takes_and_a_bound_that_is_not_too_small() {
         let problems = received(&format!("hold = \"{hold}\"")).unwrap_err();
         assert!(problems.len() == 1 && problems[0].contains("wal.hold"), "{hold:?}: {problems:?}");
     }
+}
+
+#[test]
+fn the_log_is_streamed_where_that_can_be_unless_the_policy_says_otherwise() {
+    for (said, expected) in [
+        ("", PostgresReceiveBy::Auto),
+        ("receive_by = \"auto\"", PostgresReceiveBy::Auto),
+        ("receive_by = \"stream\"", PostgresReceiveBy::Stream),
+        ("receive_by = \"sql\"", PostgresReceiveBy::Sql),
+    ] {
+        assert_eq!(read(said).unwrap().1.receive_by, expected, "{said}");
+    }
+    let problems = read("receive_by = \"files\"").unwrap_err();
+    assert!(problems.len() == 1 && problems[0].contains("wal.receive_by"), "{problems:?}");
 }

@@ -24,6 +24,8 @@ mod point_in_time;
 mod receive;
 mod receive_gaps;
 mod receive_status;
+mod receive_stream;
+mod receive_stream_faults;
 mod restore;
 mod rights;
 mod room;

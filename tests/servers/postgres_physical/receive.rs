@@ -22,6 +22,8 @@ use crate::{
 /// What a quiet machine loses is about six seconds; a busy one of a test may be late.
 const MOST_LOST: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(120);
+/// What is said once the server streams.
+pub(super) const STREAMS: &str = "the server streams its log";
 
 /// `wal receive`, killed when it goes out of scope.
 pub(super) struct Receiver<'a> {
@@ -48,7 +50,7 @@ impl<'a> Receiver<'a> {
         assert!(ended.success(), "{ended}: {}", self.log());
     }
 
-    fn kill(mut self) {
+    pub(super) fn kill(mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
@@ -71,10 +73,10 @@ impl Drop for Receiver<'_> {
 }
 
 /// Commits that know when they were made, some 80 a second, until the server is gone.
-struct Load(Child);
+pub(super) struct Load(Child);
 
 impl Load {
-    fn start(primary: &Cluster, filler: u32) -> Self {
+    pub(super) fn start(primary: &Cluster, filler: u32) -> Self {
         let mut psql = primary.psql_command("postgres", "");
         let mut child = psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let mut input = child.stdin.take().unwrap();
@@ -102,7 +104,7 @@ impl Drop for Load {
 
 pub(super) const TABLE: &str = "CREATE TABLE markers (id serial PRIMARY KEY, at timestamptz, filler text)";
 
-fn prepared(primary: &Cluster, archive: &Archive) {
+pub(super) fn prepared(primary: &Cluster, archive: &Archive) {
     primary.make_role("postgres");
     primary.psql("postgres", TABLE);
     archive.follows(&primary.role_url("postgres"));
@@ -129,13 +131,13 @@ pub(super) fn slot(primary: &Cluster) -> String {
     primary.psql("postgres", "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'farshore_log'")
 }
 
-fn parts(archive: &Archive) -> Vec<String> {
+pub(super) fn parts(archive: &Archive) -> Vec<String> {
     files(&archive.path("site/wal")).into_iter().filter(|key| key.contains(".part-")).collect()
 }
 
 /// The whole region goes at once, under load.
-fn loses_seconds(server: Server, filler: u32) {
-    let archive = Archive::new("limit = \"64MiB\"");
+fn loses_seconds(server: Server, filler: u32, by: &str) {
+    let archive = Archive::new(&format!("limit = \"64MiB\", receive_by = \"{by}\""));
     let mut primary = Cluster::new(server, &["wal_keep_size=0"]);
     prepared(&primary, &archive);
     let receiver = Receiver::start(&archive);
@@ -144,6 +146,7 @@ fn loses_seconds(server: Server, filler: u32) {
     let load = Load::start(&primary, filler);
     std::thread::sleep(Duration::from_secs(20));
     receiver.waits_until("parts come", || !parts(&archive).is_empty());
+    assert_eq!(receiver.log().contains(STREAMS), by == "auto", "{}", receiver.log());
     let last: i64 = primary.psql("postgres", "SELECT (extract(epoch FROM max(at)) * 1000000)::int8 FROM markers").parse().unwrap();
     receiver.kill();
     primary.stop(false);
@@ -161,12 +164,17 @@ fn loses_seconds(server: Server, filler: u32) {
 
 #[test]
 fn of_a_15_under_light_load_that_is_lost_with_its_region_seconds_are_missing() {
-    loses_seconds(Server::Fifteen, 3);
+    loses_seconds(Server::Fifteen, 3, "auto");
 }
 
 #[test]
 fn of_an_18_under_load_that_is_lost_with_its_region_seconds_are_missing() {
-    loses_seconds(Server::Eighteen, 6000);
+    loses_seconds(Server::Eighteen, 6000, "auto");
+}
+
+#[test]
+fn of_a_17_under_load_whose_log_is_read_over_sql_seconds_are_missing() {
+    loses_seconds(Server::Seventeen, 6000, "sql");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 use super::{
     archive::Archive,
     cluster::Cluster,
-    receive::{Receiver, TABLE, recovered, restored_from, slot},
+    receive::{Receiver, STREAMS, TABLE, recovered, restored_from, slot},
 };
 use crate::{postgres::Server, support::agent::files};
 
@@ -55,6 +55,14 @@ impl Pair {
         self.standby.psql("postgres", "CHECKPOINT");
     }
 
+    /// Drops the slot, also where somebody streams from it, who may be back at once.
+    fn drops_slot(&self) {
+        let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL; SELECT pg_sleep(0.1); \
+                   SELECT pg_drop_replication_slot('farshore_log')";
+        let tries = (0..50).any(|_| self.standby.psql_command("postgres", sql).output().unwrap().status.success());
+        assert!(tries, "{}", self.standby.log());
+    }
+
     /// Whether the slot holds nothing but the segment in progress.
     fn is_caught_up(&self) -> bool {
         let slot = slot(&self.standby);
@@ -75,8 +83,17 @@ fn segments(archive: &Archive, site: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_standby_is_followed_for_sites_that_go_their_own_pace_and_whatever_becomes_of_its_slot_is_told() {
-    let archive = Archive::new("limit = \"64MiB\", hold = \"64MiB\"");
+fn a_standby_that_streams_is_followed_for_sites_that_go_their_own_pace_and_whatever_becomes_of_its_slot_is_told() {
+    is_followed("auto");
+}
+
+#[test]
+fn a_standby_that_is_read_over_sql_is_followed_for_sites_that_go_their_own_pace_and_whatever_becomes_of_its_slot_is_told() {
+    is_followed("sql");
+}
+
+fn is_followed(by: &str) {
+    let archive = Archive::new(&format!("limit = \"64MiB\", hold = \"64MiB\", receive_by = \"{by}\""));
     archive.gets_site("near");
     let pair = Pair::new();
     archive.follows(&pair.standby.role_url("postgres"));
@@ -87,6 +104,7 @@ fn a_standby_is_followed_for_sites_that_go_their_own_pace_and_whatever_becomes_o
     let mut copy = restored_from(&archive, &pair.primary);
     pair.writes(1);
     receiver.waits_until("it keeps up", || pair.is_caught_up());
+    assert_eq!(receiver.log().contains(STREAMS), by == "auto", "{}", receiver.log());
 
     // One site is away: the other one gets everything, and the slot waits.
     let held = slot(&pair.standby);
@@ -102,7 +120,7 @@ fn a_standby_is_followed_for_sites_that_go_their_own_pace_and_whatever_becomes_o
     assert_eq!(segments(&archive, "near"), segments(&archive, "site"));
 
     // Somebody drops the slot.
-    pair.standby.psql("postgres", "SELECT pg_drop_replication_slot('farshore_log')");
+    pair.drops_slot();
     receiver.waits_until("it is made anew", || !slot(&pair.standby).is_empty());
     assert!(receiver.log().contains("somebody dropped it; it is made"), "{}", receiver.log());
     pair.writes(1);

@@ -56,8 +56,8 @@ fn parts_say_when_they_ended(archive: &Archive) {
     runtime.block_on(looked);
 }
 
-fn is_told(server: Server) {
-    let archive = Archive::new("limit = \"64MiB\"");
+fn is_told(server: Server, by: &str) {
+    let archive = Archive::new(&format!("limit = \"64MiB\", receive_by = \"{by}\""));
     let mut primary = Cluster::new(server, &["wal_keep_size=0", "autovacuum=off"]);
     primary.make_role("postgres");
     primary.psql("postgres", TABLE);
@@ -130,10 +130,10 @@ fn is_told(server: Server) {
 
 #[test]
 fn a_status_of_a_15_tells_an_idle_server_from_a_receiver_that_stopped() {
-    is_told(Server::Fifteen);
+    is_told(Server::Fifteen, "sql");
 }
 
 #[test]
 fn a_status_of_an_18_tells_an_idle_server_from_a_receiver_that_stopped() {
-    is_told(Server::Eighteen);
+    is_told(Server::Eighteen, "stream");
 }

@@ -90,7 +90,7 @@ async fn receives(cluster: &Cluster) {
     let follower = Follower::connect(&config, "rights".to_owned()).await.unwrap();
     follower.hold().await.unwrap();
     let (stand, layout) = (follower.stand().await.unwrap(), follower.layout());
-    assert!(matches!(follower.held().await.unwrap(), Held::From(_)));
+    assert!(matches!(follower.slot().await.unwrap().held, Held::From(_)));
     let segment = Segment { number: layout.segment_before(stand.end), timeline: stand.timeline };
     let name = layout.name(segment);
     let files = follower.files().await.unwrap();
@@ -105,7 +105,7 @@ async fn receives(cluster: &Cluster) {
     assert_eq!(bytes.len() as u64, to);
     follower.advance(stand.end).await.unwrap();
     follower.drop_slot().await.unwrap();
-    assert_eq!(follower.held().await.unwrap(), Held::Nothing);
+    assert_eq!(follower.slot().await.unwrap().held, Held::Nothing);
 }
 
 async fn what_the_runbook_grants_is_enough(server: Server) {

@@ -1,11 +1,15 @@
-//! What the sites take from: the one session with the server, and the last few segments as far as they are known.
+//! What the sites take from: what the server streams, the one session with it, and the last few segments as far as they are known.
 
-use std::sync::Arc;
+use std::{
+    ops::Range,
+    sync::{Arc, MutexGuard, PoisonError},
+};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
+use super::kept::Kept;
 use crate::sources::{
     SourceError,
     postgres::physical::{Follower, Layout, Lineage, Lsn, Segment, SegmentCheck},
@@ -13,15 +17,17 @@ use crate::sources::{
 
 /// Bytes of segments that are kept, so that several sites, and parts and the whole, take one read; two segments at least.
 const KEPT_BYTES: u64 = 64 << 20;
+/// Of what is read over the session while the log is streamed, for a site that is behind.
+const BESIDE_BYTES: u64 = 32 << 20;
 
 /// How the server's log stands, for the sites to go by.
 #[derive(Debug, Clone)]
 pub(super) struct View {
     pub(super) layout: Layout,
-    /// As far as the log is on the server's disk.
+    /// As far as the log is on the server's disk, and has come where it is streamed.
     pub(super) end: Lsn,
-    /// Just before the server said so.
-    pub(super) asked_at: DateTime<Utc>,
+    /// A moment of which all that was committed until then lies before `end`. Nothing while that is known of none.
+    pub(super) asked_at: Option<DateTime<Utc>>,
     pub(super) lineage: Arc<Lineage>,
     /// By name.
     pub(super) histories: Arc<Vec<(String, Bytes)>>,
@@ -29,6 +35,8 @@ pub(super) struct View {
     pub(super) first: u64,
     /// The first segment that the slot holds; what is before may go at any time.
     pub(super) held: u64,
+    /// Commits wait for the sites: what is new is stored at once.
+    pub(super) is_awaited: bool,
     /// There will be no other: whoever has stored this much ends.
     pub(super) is_last: bool,
 }
@@ -60,17 +68,37 @@ pub(super) enum Read {
 pub(super) struct Feed {
     pub(super) line: Mutex<Line>,
     pub(super) view: watch::Sender<Option<View>>,
+    /// What is streamed.
+    pub(super) kept: std::sync::Mutex<Kept>,
+    /// A site has stored something.
+    pub(super) stored: Notify,
 }
 
 impl Feed {
     pub(super) fn new() -> Self {
-        Self { line: Mutex::default(), view: watch::Sender::new(None) }
+        Self { line: Mutex::default(), view: watch::Sender::new(None), kept: std::sync::Mutex::default(), stored: Notify::new() }
+    }
+
+    pub(super) fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So many segments may be kept of what is streamed.
+    pub(super) fn most_kept(&self, layout: Layout) -> usize {
+        segments(KEPT_BYTES, layout)
     }
 
     /// Reads these bytes of a segment, all of which must be on the server's disk.
     pub(super) async fn read(&self, layout: Layout, segment: Segment, from: u64, to: u64) -> Read {
+        let (streamed, most_bytes) = {
+            let kept = self.kept();
+            (kept.read(segment, from, to), if kept.end().is_some() { BESIDE_BYTES } else { KEPT_BYTES })
+        };
+        if let Some(bytes) = streamed {
+            return Read::Bytes(bytes);
+        }
         let mut line = self.line.lock().await;
-        match line.read(layout, segment, from, to).await {
+        match line.read(layout, segment, from..to, segments(most_bytes, layout)).await {
             Ok(read) => read,
             // Rows may still be on their way: the next statement begins on a new connection.
             Err(error) => {
@@ -90,8 +118,13 @@ impl Feed {
     }
 }
 
+fn segments(bytes: u64, layout: Layout) -> usize {
+    usize::try_from(bytes / layout.segment_bytes).unwrap_or(2).max(2)
+}
+
 impl Line {
-    async fn read(&mut self, layout: Layout, segment: Segment, from: u64, to: u64) -> Result<Read, SourceError> {
+    async fn read(&mut self, layout: Layout, segment: Segment, range: Range<u64>, most: usize) -> Result<Read, SourceError> {
+        let Range { start: from, end: to } = range;
         let mut open = match self.open.iter().position(|open| open.segment == segment) {
             Some(at) => self.open.remove(at),
             // All that is read is on the server's disk, so that every page must be right.
@@ -107,8 +140,7 @@ impl Line {
         }
         let range = usize::try_from(from).unwrap_or(usize::MAX)..usize::try_from(to).unwrap_or(usize::MAX);
         let bytes = Bytes::copy_from_slice(&open.bytes[range]);
-        let most = usize::try_from(KEPT_BYTES / layout.segment_bytes).unwrap_or(2).max(2);
-        if self.open.len() >= most {
+        while self.open.len() >= most {
             self.open.remove(0);
         }
         self.open.push(open);

@@ -9,27 +9,35 @@
 //! * At each site the log has no hole at any time: file after file.
 //! * The same file that `archive_command` has pushed is a success, another one of its name an error.
 //!
-//! Order: bytes are on the server's disk → read, each page looked at → stored at a site and confirmed → of whole segments, when all sites have
-//! them: the slot moves. If we stop here, anywhere, the next run begins where the slot stands.
+//! Order: bytes are on the server's disk → streamed or read, each page looked at → stored at a site and confirmed → when all sites have them:
+//! the slot moves, within a segment too where the log is streamed. If we stop here, anywhere, the next run begins with the segment that the slot
+//! stands in.
 //!
-//! Leaves out on purpose: being a synchronous standby. Nobody tells the server how far we are but the slot.
+//! Leaves out on purpose: applying anything. Commits may wait for the sites (`synchronous_standby_names`), and never for more.
 
 mod bound;
 mod feed;
+mod kept;
 mod reach;
 mod site;
+mod stream;
+mod way;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use tokio::sync::watch;
 
+pub use self::way::ReceiveBy;
 use self::{
     bound::{Bound, Verdict},
     feed::{Feed, Line, View},
     reach::last_before,
     site::{Next, Site},
+    stream::Course,
+    way::Way,
 };
 use super::{OpenLogSite, refused};
 use crate::{
@@ -40,7 +48,7 @@ use crate::{
         SourceError,
         postgres::{
             PostgresConfig,
-            physical::{Follower, Held, Layout, Lineage, Lsn, Stand},
+            physical::{Follower, Held, Layout, Lineage, Lsn, Segment, Slot, Stand},
         },
     },
 };
@@ -50,6 +58,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// How often a slot that does not move is touched: a server may drop one that is idle for long (`idle_replication_slot_timeout`, from 18 on).
 const TOUCH_EVERY: Duration = Duration::from_secs(30);
+/// Looks at the server that are remembered while the stream is behind them.
+const MOST_LOOKS: usize = 64;
 /// How long what is there may take to be stored when this is to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -61,6 +71,8 @@ pub struct ReceiveRequest {
     pub config: PostgresConfig,
     /// Name of the slot.
     pub slot: String,
+    /// By which way new bytes come.
+    pub by: ReceiveBy,
     /// The slot may hold so many bytes.
     pub hold_bytes: u64,
     /// Where everything goes; at least one.
@@ -81,7 +93,7 @@ pub struct ReceiveRequest {
 /// [`OperationError::Source`] where the server cannot be followed for a reason that does not pass by itself, when the slot would hold too
 /// much, and when it was lost. Whatever passes is told, and tried again.
 pub async fn receive(request: ReceiveRequest) -> Result<(), OperationError> {
-    let feed = Feed::new();
+    let feed = Arc::new(Feed::new());
     let confirmed: Vec<watch::Sender<Option<Next>>> = request.sites.iter().map(|_| watch::Sender::new(None)).collect();
     let sites = request
         .sites
@@ -95,9 +107,11 @@ pub async fn receive(request: ReceiveRequest) -> Result<(), OperationError> {
         confirmed: &confirmed,
         known: None,
         first: None,
+        looks: VecDeque::new(),
         touched: Duration::ZERO,
         moved: None,
         bound: Bound::new(request.hold_bytes),
+        way: Way::new(request.by),
     };
     tokio::select! {
         ended = server.watch() => ended.map_err(|error| OperationError::Source { name: request.source.clone(), error })?,
@@ -111,6 +125,7 @@ pub async fn receive(request: ReceiveRequest) -> Result<(), OperationError> {
         _ => tracing::warn!("stopped before every site had everything; the slot holds the rest at the server"),
     }
     // Where it cannot be moved now, the next run finds that everything is there.
+    server.way.finish().await;
     let line = feed.line.lock().await;
     if let (Some(follower), Some(to)) = (&line.follower, server.confirmed_to()) {
         let _ = follower.advance(to).await;
@@ -138,19 +153,23 @@ impl From<SourceError> for Trouble {
 /// The server, as far as it is known.
 struct Watched<'a> {
     request: &'a ReceiveRequest,
-    feed: &'a Feed,
+    feed: &'a Arc<Feed>,
     /// Of each site the first segment that it does not have.
     confirmed: &'a [watch::Sender<Option<Next>>],
     /// Its log, and what it came out of.
     known: Option<(Layout, Arc<Lineage>, Histories)>,
     /// The first segment to begin with, and the first that the slot holds. Nothing until that is known of this connection.
     first: Option<(u64, u64)>,
+    /// When the server was asked, and how far its log was then. Of those that the stream has passed only the last.
+    looks: VecDeque<(DateTime<Utc>, Lsn)>,
     /// When the slot was moved or touched last.
     touched: Duration,
     /// As far as it was moved.
     moved: Option<Lsn>,
     /// How much it may hold.
     bound: Bound,
+    /// By which way new bytes come.
+    way: Way,
 }
 
 impl Watched<'_> {
@@ -177,7 +196,7 @@ impl Watched<'_> {
                 }
                 Err(Trouble::Passes(error)) => {
                     self.feed.line.lock().await.follower = None;
-                    self.first = None;
+                    self.cut();
                     let message = error.to_string();
                     if complaint.as_ref() != Some(&message) {
                         tracing::warn!("the log cannot be followed now, and is tried again: {message}");
@@ -195,6 +214,7 @@ impl Watched<'_> {
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = self.way.ended() => {}
                 // Whoever would say it is gone: it is to end, too.
                 _ = stop.wait_for(|stop| *stop) => {}
             }
@@ -206,24 +226,55 @@ impl Watched<'_> {
         let feed = self.feed;
         let mut line = feed.line.lock().await;
         if line.follower.is_none() {
-            self.first = None;
+            self.cut();
             self.bound.reconnected();
             line.forget();
             let follower = Follower::connect(&self.request.config, self.request.slot.clone()).await?;
             self.same_cluster(&follower)?;
+            self.way.check(&follower, &self.request.config).await?;
             line.follower = Some(follower);
         }
         let Line { follower: Some(follower), .. } = &*line else { unreachable!("it was made above") };
         let asked_at = self.request.clock.now();
         let stand = follower.stand().await?;
         self.lineage(follower, stand).await?;
-        self.slot(follower, stand).await?;
+        let (from, is_awaited) = self.slot(follower, stand).await?;
+        if is_awaited && !feed.view.borrow().as_ref().is_some_and(|view| view.is_awaited) {
+            tracing::info!("the server has commits wait until every site has them (synchronous_standby_names)");
+        }
         let (Some((layout, lineage, histories)), Some((first, held))) = (&self.known, self.first) else {
             unreachable!("both were made above")
         };
         let (layout, lineage, histories) = (*layout, Arc::clone(lineage), Arc::clone(histories));
-        feed.view.send_replace(Some(View { layout, end: stand.end, asked_at, lineage, histories, first, held, is_last }));
+        let segment = self.goes_on(layout, &lineage, first);
+        let course = Course { layout, lineage: Arc::clone(&lineage), first: segment, held: from };
+        let confirmed = self.confirmed.iter().map(watch::Sender::subscribe).collect();
+        self.way.see_to(follower, &self.request.config, (feed, confirmed, &self.request.clock), course).await?;
+        // At the end the sites get what the server has, whatever of it has come by then.
+        let streamed = if self.way.is_streaming() && !is_last { feed.kept().end() } else { None };
+        let end = streamed.unwrap_or(stand.end);
+        self.looks.push_back((asked_at, stand.end));
+        let asked_at = known_to_end(&mut self.looks, end);
+        feed.view.send_replace(Some(View { layout, end, asked_at, lineage, histories, first, held, is_awaited, is_last }));
         Ok(())
+    }
+
+    /// There is no connection any more.
+    fn cut(&mut self) {
+        self.first = None;
+        self.looks.clear();
+        self.way.cut();
+        self.feed.kept().forget();
+    }
+
+    /// The segment that a stream begins with now: behind what was streamed before, or what the site needs that is furthest. The others read what
+    /// they need until they are there.
+    fn goes_on(&self, layout: Layout, lineage: &Lineage, first: u64) -> Segment {
+        let needed = |timeline, number: u64| lineage.differs_from(layout, timeline).map_or(number, |differs| number.min(differs));
+        let sites = self.confirmed.iter().filter_map(|next| *next.borrow()).map(|next| needed(next.timeline, next.number));
+        let kept = self.feed.kept();
+        let streamed = kept.timeline().zip(kept.end()).map(|(timeline, end)| needed(timeline, layout.segment_of(end)));
+        lineage.segment(layout, sites.chain(streamed).max().unwrap_or(first).max(first))
     }
 
     fn same_cluster(&self, follower: &Follower) -> Result<(), SourceError> {
@@ -265,9 +316,10 @@ impl Watched<'_> {
         Ok(())
     }
 
-    /// Sees to the slot: that it is there, holds what is needed, and not more than it may.
-    async fn slot(&mut self, follower: &Follower, stand: Stand) -> Result<(), Trouble> {
-        let (mut held, mut is_new) = (follower.held().await?, false);
+    /// Sees to the slot: that it is there, holds what is needed, and not more than it may. Returns from where on it holds the log, and whether
+    /// commits wait for the sites.
+    async fn slot(&mut self, follower: &Follower, stand: Stand) -> Result<(Lsn, bool), Trouble> {
+        let (Slot { mut held, is_awaited, .. }, mut is_new) = (follower.slot().await?, false);
         if held == Held::Nothing {
             if self.first.is_some() || self.moved.is_some() {
                 tracing::warn!(
@@ -278,7 +330,7 @@ impl Watched<'_> {
             // One that holds nothing is of no use.
             follower.drop_slot().await?;
             follower.hold().await?;
-            (held, is_new) = (follower.held().await?, true);
+            (held, is_new) = (follower.slot().await?.held, true);
         }
         let from = match held {
             Held::From(from) => from,
@@ -305,16 +357,21 @@ impl Watched<'_> {
                 self.request.slot
             ),
             Verdict::Drop(why) => {
+                self.way.cut();
                 follower.drop_slot().await?;
                 let detail = format!("{why}, and was dropped, so that the server's disk does not fill");
                 return Err(self.ended(follower, &detail, stand).await);
             }
         }
         if to.is_some() && to != self.moved || now.saturating_sub(self.touched) >= TOUCH_EVERY {
+            // While the log is streamed, the server is told there, and this changes nothing.
             follower.advance(needed).await?;
             (self.moved, self.touched) = (Some(needed), now);
         }
-        Ok(())
+        if self.way.is_streaming() {
+            self.moved = Some(needed);
+        }
+        Ok((from, is_awaited))
     }
 
     /// Where to begin: at what the slot holds; with a slot that is new, at the oldest segment from which the log is there without a hole.
@@ -382,5 +439,39 @@ impl Watched<'_> {
 
     fn name(&self, number: u64) -> String {
         self.known.as_ref().map_or_else(String::new, |(layout, lineage, _)| layout.name(lineage.segment(*layout, number)))
+    }
+}
+
+/// The last look at which the server's log went no further than `end`: what was committed until then is in what has come. Forgets those before.
+fn known_to_end(looks: &mut VecDeque<(DateTime<Utc>, Lsn)>, end: Lsn) -> Option<DateTime<Utc>> {
+    while looks.get(1).is_some_and(|(_, at)| *at <= end) {
+        looks.pop_front();
+    }
+    // A stream that does not come along passes none of them: one a second, of which the oldest will do.
+    looks.truncate(MOST_LOOKS);
+    looks.front().filter(|(_, at)| *at <= end).map(|(asked_at, _)| *asked_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use chrono::{DateTime, TimeDelta};
+
+    use super::{Lsn, MOST_LOOKS, known_to_end};
+
+    #[test]
+    fn a_moment_is_known_only_of_a_log_that_has_all_from_before_it() {
+        let at = |second: i64| DateTime::UNIX_EPOCH + TimeDelta::seconds(second);
+        let mut looks = VecDeque::from([(at(1), Lsn(10)), (at(2), Lsn(20)), (at(3), Lsn(30))]);
+        assert_eq!(known_to_end(&mut looks, Lsn(9)), None);
+        assert_eq!(known_to_end(&mut looks, Lsn(10)), Some(at(1)));
+        assert_eq!(known_to_end(&mut looks, Lsn(25)), Some(at(2)));
+        assert_eq!(looks.len(), 2, "what is passed is forgotten");
+        assert_eq!(known_to_end(&mut looks, Lsn(30)), Some(at(3)));
+        looks.extend((4..2 * MOST_LOOKS as i64).map(|second| (at(second), Lsn(99))));
+        assert_eq!(known_to_end(&mut looks, Lsn(30)), Some(at(3)));
+        assert_eq!(looks.len(), MOST_LOOKS);
+        assert_eq!(known_to_end(&mut looks, Lsn(99)), Some(at(MOST_LOOKS as i64 + 2)));
     }
 }

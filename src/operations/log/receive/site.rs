@@ -33,6 +33,8 @@ pub(super) struct Next {
     /// The server's timeline when this was so.
     pub(super) timeline: u32,
     pub(super) number: u64,
+    /// So much of it is there in parts.
+    pub(super) bytes: u64,
 }
 
 /// A site, and how far it has the log.
@@ -149,8 +151,12 @@ impl<'a> Site<'a> {
     }
 
     fn goes_on(&self, view: &View, number: u64) {
-        let next = Some(Next { timeline: view.lineage.timeline(), number });
-        self.next.send_if_modified(|before| std::mem::replace(before, next) != next);
+        let segment = view.lineage.segment(view.layout, number);
+        let bytes = self.part.filter(|(of, _)| *of == segment).map_or(0, |(_, to)| to);
+        let next = Some(Next { timeline: view.lineage.timeline(), number, bytes });
+        if self.next.send_if_modified(|before| std::mem::replace(before, next) != next) {
+            self.feed.stored.notify_one();
+        }
     }
 
     fn complain(&mut self, message: String) {
@@ -220,7 +226,7 @@ impl<'a> Site<'a> {
         };
         // Of one that is behind nobody here knows when the server was done with it.
         let goes_on = view.end.0 > (segment.number + 1) * layout.segment_bytes + LEAST_PART_BYTES;
-        let (stored, ()) = tokio::join!(self.put(&file, bytes, (!goes_on).then_some(view.asked_at)), ahead);
+        let (stored, ()) = tokio::join!(self.put(&file, bytes, view.asked_at.filter(|_| !goes_on)), ahead);
         stored?;
         self.part = None;
         self.goes_on(view, segment.number + 1);
@@ -230,7 +236,9 @@ impl<'a> Site<'a> {
     async fn part(&mut self, view: &View, segment: Segment) -> Result<Step, OperationError> {
         let (layout, to) = (view.layout, view.end.0 % view.layout.segment_bytes);
         let from = self.part.filter(|(of, _)| *of == segment).map_or(0, |(_, to)| to);
-        let is_due = view.is_last || self.part_at.is_none_or(|at| self.clock.monotonic().saturating_sub(at) >= self.part_every);
+        let is_due = view.is_last
+            || view.is_awaited
+            || self.part_at.is_none_or(|at| self.clock.monotonic().saturating_sub(at) >= self.part_every);
         // The server may be behind what was read of another one, before it was replaced.
         let is_there = segment.number == layout.segment_of(view.end) && to > from && to >= LEAST_PART_BYTES;
         if !is_there || !is_due {
@@ -244,8 +252,9 @@ impl<'a> Site<'a> {
         };
         let file = LogName::part(layout.system, &name, &(from..to)).ok_or_else(|| refused(&name, "is no name of a segment"))?;
         let began = self.clock.monotonic();
-        self.put(&file, bytes, Some(view.asked_at)).await?;
+        self.put(&file, bytes, view.asked_at).await?;
         (self.part, self.part_at) = (Some((segment, to)), Some(began));
+        self.goes_on(view, segment.number);
         Ok(Step::Done)
     }
 

@@ -1,8 +1,12 @@
 //! Whether the log of a cluster reaches the archive, by what its server says: how a policy with `wal` is examined.
 
+use super::{follow::lets_stream, replication::Unstreamed};
 use crate::{
     progress::Finding,
-    sources::{SourceError, postgres::connect::Session},
+    sources::{
+        SourceError,
+        postgres::{PostgresConfig, connect::Session},
+    },
 };
 
 /// What a policy says of a cluster's log.
@@ -14,6 +18,17 @@ pub struct LogOptions {
     pub hold_bytes: u64,
     /// Whether the policy wants it archived at all.
     pub is_wanted: bool,
+    /// Whether it is to be streamed; nothing where it is not looked at.
+    pub stream: Option<Streamed>,
+}
+
+/// How much it matters whether the log is streamed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streamed {
+    /// Where that cannot be, it is read over SQL.
+    Preferred,
+    /// It must be.
+    Required,
 }
 
 /// What the server says.
@@ -41,8 +56,35 @@ struct Received {
 }
 
 /// How the log of this cluster is archived, in findings.
-pub(super) async fn archiving(session: &Session, options: &LogOptions) -> Result<Vec<Finding>, SourceError> {
-    Ok(judge(&look(session, options).await?, options))
+pub(super) async fn archiving(
+    config: &PostgresConfig,
+    session: &Session,
+    options: &LogOptions,
+) -> Result<Vec<Finding>, SourceError> {
+    let there = look(session, options).await?;
+    let mut findings = judge(&there, options);
+    // Whoever only pushes needs no replication connection.
+    match options.stream {
+        Some(Streamed::Required) => findings.push(streaming(lets_stream(config, session, &options.slot).await, true)),
+        Some(Streamed::Preferred) if there.slot.is_some() => {
+            findings.push(streaming(lets_stream(config, session, &options.slot).await, false));
+        }
+        Some(Streamed::Preferred) | None => {}
+    }
+    Ok(findings)
+}
+
+fn streaming(lets: Result<(), Unstreamed>, is_required: bool) -> Finding {
+    let subject = "replication connection";
+    match lets.map_err(SourceError::from) {
+        Ok(()) => Finding::sound(subject, "let through: `farshore wal receive` has the log streamed"),
+        Err(error) if is_required => Finding::failed(subject, error),
+        Err(error) => Finding::note(
+            subject,
+            format!("not let through, so that `farshore wal receive` reads the log over SQL: {error}"),
+            "mend that and restart the receiver, or say receive_by = \"sql\" in the policy's wal",
+        ),
+    }
 }
 
 async fn look(session: &Session, options: &LogOptions) -> Result<Archiving, SourceError> {
@@ -140,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_log_that_reaches_no_site_is_told_with_what_mends_it() {
-        let options = LogOptions { slot: "farshore_db".to_owned(), hold_bytes: 10 << 30, is_wanted: true };
+        let options = LogOptions { slot: "farshore_db".to_owned(), hold_bytes: 10 << 30, is_wanted: true, stream: None };
         let off = Archiving { mode: "off".to_owned(), ..Archiving::default() };
         let pushed =
             Archiving { mode: "on".to_owned(), command: "farshore wal push db %p".to_owned(), timeout: 60, ..Archiving::default() };

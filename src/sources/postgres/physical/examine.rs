@@ -44,7 +44,7 @@ pub async fn physical(config: &PostgresConfig, options: &PhysicalOptions, contex
         }
         findings.extend(settings(&session).await?);
         findings.extend(timeouts(&session, &options.log.slot).await?);
-        findings.extend(archiving(&session, &options.log).await?);
+        findings.extend(archiving(config, &session, &options.log).await?);
         findings.extend(programs(options.bin_directory.as_deref(), version / 10_000, context.scratch_drills).await);
         Ok::<_, SourceError>(())
     };

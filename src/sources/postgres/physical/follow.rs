@@ -1,4 +1,5 @@
-//! The log of a server that runs, read as it is written: over one ordinary session, and held by a permanent slot.
+//! The log of a server that runs, read as it is written: over one ordinary session, and held by a permanent slot. Beside it the server may
+//! stream what is new ([`replication`](super::replication)); the session is asked for all else.
 //!
 //! Only what is flushed is read: a standby that streams would have got these bytes, too.
 
@@ -10,6 +11,7 @@ use super::{
     label::Lsn,
     log::is_history,
     read::{ROW_BYTES, Reading, Wanted},
+    replication::{Replication, Started, Unstreamed},
     server::Server,
     wal::{Layout, SegmentCheck},
 };
@@ -31,8 +33,11 @@ const STAND: &str = "SELECT e::text, (SELECT redo_lsn::text FROM pg_catalog.pg_c
      ELSE ('x' || substr(pg_catalog.pg_walfile_name(e), 1, 8))::bit(32)::int END \
      FROM (SELECT r, CASE WHEN r THEN GREATEST(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()) \
          ELSE pg_catalog.pg_current_wal_flush_lsn() END AS e FROM pg_catalog.pg_is_in_recovery() AS r) AS s";
-const SLOT: &str = "SELECT restart_lsn::text, wal_status FROM pg_catalog.pg_replication_slots \
-                    WHERE slot_name = $1::text::name AND slot_type = 'physical'";
+const SLOT: &str = "SELECT restart_lsn::text, wal_status, active_pid IS NOT NULL, coalesce((SELECT sync_state IN ('sync', 'quorum') \
+                        FROM pg_catalog.pg_stat_replication AS r WHERE r.pid = active_pid), false) \
+                    FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name AND slot_type = 'physical'";
+/// A slot that somebody streams from is free soon after that was ended.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How far a server's log goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +61,17 @@ pub enum Held {
     Lost,
 }
 
+/// A slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// What it holds.
+    pub held: Held,
+    /// Somebody streams from it.
+    pub is_streamed: bool,
+    /// Commits wait until whoever streams from it has stored them (`synchronous_standby_names`).
+    pub is_awaited: bool,
+}
+
 /// How a server stands whose log is received, or could be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receiving {
@@ -65,7 +81,7 @@ pub struct Receiving {
     pub stand: Stand,
     /// What the slot holds.
     pub held: Held,
-    /// Sessions of a receiver with this slot. It asks every second, so one that is there lives.
+    /// Sessions of a receiver with this slot, without what is streamed to it beside. It asks every second, so one that is there lives.
     pub receivers: u64,
 }
 
@@ -82,8 +98,8 @@ fn receives(slot: &str) -> String {
 /// Those of [`Follower::connect`].
 pub async fn receiving(config: &PostgresConfig, slot: &str) -> Result<Receiving, SourceError> {
     let follower = Follower::open(config, slot.to_owned()).await?;
-    let (stand, held) = (follower.stand().await?, follower.held().await?);
-    let sql = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = $1";
+    let (stand, held) = (follower.stand().await?, follower.slot().await?.held);
+    let sql = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = $1 AND backend_type = 'client backend'";
     let name = receives(slot);
     let parameters: [&(dyn ToSql + Sync); 1] = [&name];
     let asked = follower.session.client.query_one(sql, &parameters);
@@ -92,6 +108,15 @@ pub async fn receiving(config: &PostgresConfig, slot: &str) -> Result<Receiving,
     let layout = follower.layout;
     follower.session.close().await;
     Ok(Receiving { layout, stand, held, receivers })
+}
+
+/// Whether the server that a session leads to lets a replication connection through, for this slot.
+///
+/// # Errors
+/// Why it does not.
+pub(super) async fn lets_stream(config: &PostgresConfig, session: &Session, slot: &str) -> Result<(), Unstreamed> {
+    Replication::connect(&config.only(&session.place), &receives(slot)).await?.leave().await;
+    Ok(())
 }
 
 /// A session that follows a server's log.
@@ -149,19 +174,52 @@ impl Follower {
         }
     }
 
-    /// What the slot holds.
+    /// How the slot stands.
     ///
     /// # Errors
     /// The server's.
-    pub async fn held(&self) -> Result<Held, SourceError> {
+    pub async fn slot(&self) -> Result<Slot, SourceError> {
         let rows = self.bounded("looking at the replication slot", self.session.client.query(SLOT, &[&self.slot])).await?;
-        let Some(row) = rows.first() else { return Ok(Held::Nothing) };
+        let Some(row) = rows.first() else { return Ok(Slot { held: Held::Nothing, is_streamed: false, is_awaited: false }) };
         let (from, status): (Option<String>, Option<String>) = (row.get(0), row.get(1));
-        Ok(match (from.as_deref().and_then(Lsn::parse), status.as_deref()) {
+        let held = match (from.as_deref().and_then(Lsn::parse), status.as_deref()) {
             (_, Some("lost")) => Held::Lost,
             (Some(from), _) => Held::From(from),
             (None, _) => Held::Nothing,
-        })
+        };
+        Ok(Slot { held, is_streamed: row.get(2), is_awaited: row.get(3) })
+    }
+
+    /// Whether the server that this session leads to lets a replication connection through.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub async fn lets_stream(&self, config: &PostgresConfig) -> Result<(), Unstreamed> {
+        lets_stream(config, &self.session, &self.slot).await
+    }
+
+    /// Has the server stream the log from a place on, on a timeline, held by the slot: the very server that this session leads to. Nothing if the
+    /// timeline ends there.
+    ///
+    /// # Errors
+    /// [`Unstreamed`]; [`SourceError::Unfit`] for one of another server.
+    pub async fn stream(&self, config: &PostgresConfig, from: Lsn, timeline: u32) -> Result<Option<Replication>, Unstreamed> {
+        let elsewhere =
+            |detail: &str| Unstreamed::Broken(self.unfit(format!("the replication connection leads to another server: {detail}")));
+        let mut replication = Replication::connect(&config.only(&self.session.place), &receives(&self.slot)).await?;
+        let system = replication.identify().await.map_err(Unstreamed::Broken)?;
+        if system != self.layout.system {
+            return Err(elsewhere(&format!("it is the cluster {system} there, and {} here", self.layout.system)));
+        }
+        if replication.start(&self.slot, from, timeline).await.map_err(Unstreamed::Broken)? == Started::Ended {
+            replication.leave().await;
+            return Ok(None);
+        }
+        // A name may stand for several machines, and a standby has the system identifier of its primary.
+        if !self.slot().await.map_err(Unstreamed::Broken)?.is_streamed {
+            return Err(elsewhere("nobody streams from the slot here; see where the policy's url leads"));
+        }
+        Ok(Some(replication))
     }
 
     /// Makes the slot, which holds the log from the last checkpoint on.
@@ -174,22 +232,38 @@ impl Follower {
         self.bounded(doing, self.session.client.query_one(sql, &[&self.slot])).await.map(drop)
     }
 
-    /// Lets go of the log before this place. To where it is already, that only counts as a use.
+    /// Lets go of the log before this place. To where it is already, that only counts as a use. Of a slot that somebody streams from that is
+    /// for them to say, and nothing happens.
     ///
     /// # Errors
     /// The server's.
     pub async fn advance(&self, to: Lsn) -> Result<(), SourceError> {
         let sql = "SELECT (pg_catalog.pg_replication_slot_advance(slot_name, GREATEST(restart_lsn, $2::text::pg_lsn))).slot_name::text \
-                   FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name AND slot_type = 'physical' AND wal_status <> 'lost'";
+                   FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name AND slot_type = 'physical' AND wal_status <> 'lost' \
+                   AND active_pid IS NULL";
         let to = to.to_string();
         self.bounded("moving the replication slot", self.session.client.query(sql, &[&self.slot, &to])).await.map(drop)
     }
 
-    /// Gives the slot up. A logical slot of this name is somebody else's, and stays.
+    /// Gives the slot up, and ends what streams from it. A logical slot of this name is somebody else's, and stays.
     ///
     /// # Errors
     /// The server's.
     pub async fn drop_slot(&self) -> Result<(), SourceError> {
+        let ending = async {
+            let sql = "SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots \
+                       WHERE slot_name = $1::text::name AND slot_type = 'physical' AND active_pid IS NOT NULL";
+            while !self
+                .bounded("ending what streams from the slot", self.session.client.query(sql, &[&self.slot]))
+                .await?
+                .is_empty()
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Ok::<_, SourceError>(())
+        };
+        // Where it does not end, the server refuses the next statement, and says who it is.
+        tokio::time::timeout(RELEASE_PATIENCE, ending).await.unwrap_or(Ok(()))?;
         let sql = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
                    WHERE slot_name = $1::text::name AND slot_type = 'physical'";
         self.bounded("dropping the replication slot", self.session.client.query(sql, &[&self.slot])).await.map(drop)

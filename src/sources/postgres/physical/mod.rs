@@ -1,7 +1,7 @@
 //! PostgreSQL: source kind `postgres`, method `physical`: the whole cluster, file by file, over ordinary SQL connections.
 //!
 //! Promises:
-//! * No superuser, no replication connection, no access to the server's files: a role with a handful of rights is enough, and one that
+//! * No superuser, no access to the server's files, and for a backup no replication connection: a role with a handful of rights is enough, and one that
 //!   lacks some is refused with the statements that grant them.
 //! * A snapshot restores by itself: it holds the log from the beginning of the backup to its end, each segment looked at, and what
 //!   `pg_backup_stop` handed over byte for byte. It is complete or there is none.
@@ -59,6 +59,7 @@ mod part;
 mod read;
 mod records;
 mod recovery;
+pub mod replication;
 mod restored;
 mod room;
 mod scratch;
@@ -70,11 +71,11 @@ mod tablespace;
 mod target;
 mod wal;
 
-pub use archiving::LogOptions;
+pub use archiving::{LogOptions, Streamed};
 pub use capture::{PhysicalOptions, PostgresPhysical, ReadBy};
 pub use changes::{Changes, PIECE_BYTES};
 pub use control::Control;
-pub use follow::{Follower, Held, Receiving, Stand, receiving};
+pub use follow::{Follower, Held, Receiving, Slot, Stand, receiving};
 pub use in_place::{empty as empty_paths, needs_before};
 pub use label::Lsn;
 pub use lineage::Lineage;
