@@ -112,6 +112,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
         targets,
         below: args.path.map(String::into_bytes),
         into_existing: args.into_existing,
+        lost_at: None,
         retrieval,
         observer: context.terminal.observer(),
         clock: place.clock.clone(),

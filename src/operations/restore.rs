@@ -11,13 +11,13 @@ use super::{
     archived::InArchive,
     backup::at_once,
     exchange::{Inlet, lies_below},
-    log::log_ended_at,
+    log::{log_ended_at, log_ended_before},
 };
 use crate::{
     clock::SharedClock,
     progress::{Observer, Problem, SharedObserver, Tally},
     report::{RestoreReport, RestoredSource},
-    repository::{Point, Reader, Repository, RepositoryError, Snapshot},
+    repository::{Point, Reader, Repository, RepositoryError, Snapshot, site_time},
     sources::{Rebuild, RebuildContext, Replayed, postgres::physical::facts::PhysicalFacts},
     stores::Retrieval,
 };
@@ -37,6 +37,8 @@ pub struct RestoreRequest<'a> {
     pub below: Option<Vec<u8>>,
     /// The targets may hold something already.
     pub into_existing: bool,
+    /// When everything was supposedly lost: what the archived log got later does not count as brought back. Nothing in a restore for good.
+    pub lost_at: Option<DateTime<Utc>>,
     /// How packs are brought back that lie in an archive; without it a restore that needs such ones is refused.
     pub retrieval: Option<Retrieval>,
     /// Told of progress and problems.
@@ -193,7 +195,7 @@ pub(super) async fn rebuild_all(
         let took = request.clock.monotonic().saturating_sub(began);
         phases.extend(&rebuilt.phases);
         let recovered_to = match rebuilt.replayed {
-            Some(replayed) => recovered_to(request.repository, &snapshot, replayed, &tally).await,
+            Some(replayed) => recovered_to(request, &snapshot, replayed, &tally).await,
             None => None,
         };
         let named: f64 = rebuilt.phases.iter().map(|phase| phase.seconds).sum();
@@ -216,18 +218,35 @@ pub(super) async fn rebuild_all(
 }
 
 /// The moment up to which nothing is missing of a source whose log was replayed: that of its last commit, or, where the replay found no
-/// more, that of the end of the log, as its last file says.
-async fn recovered_to(repository: &Repository, snapshot: &Snapshot, replayed: Replayed, tally: &Tally) -> Option<DateTime<Utc>> {
-    let mut ended_at = None;
-    if let (Some(lsn), true, Ok(facts)) = (replayed.lsn, replayed.to_the_end, PhysicalFacts::read(&snapshot.facts)) {
-        match log_ended_at(repository, &facts, lsn).await {
-            Ok(at) => ended_at = at,
-            Err(error) => {
-                let detail =
-                    format!("its log was replayed, and until when that was complete beyond the last commit is not known: {error}");
-                tally.problem(Problem::new(&snapshot.source, detail));
-            }
+/// more, that of the end of the log, as its last file says. Where a loss is supposed, what the archive got after it does not count: then the end of
+/// what it had by then.
+async fn recovered_to(
+    request: &RestoreRequest<'_>,
+    snapshot: &Snapshot,
+    replayed: Replayed,
+    tally: &Tally,
+) -> Option<DateTime<Utc>> {
+    let unknown = |error: OperationError| {
+        let detail = format!("its log was replayed, and until when that was complete beyond the last commit is not known: {error}");
+        tally.problem(Problem::new(&snapshot.source, detail));
+        None
+    };
+    let facts = PhysicalFacts::read(&snapshot.facts).ok();
+    let ended_at = match (replayed.lsn.filter(|_| replayed.to_the_end), &facts) {
+        (Some(lsn), Some(facts)) => log_ended_at(request.repository, facts, lsn).await.unwrap_or_else(unknown),
+        _ => None,
+    };
+    let reached = replayed.last_commit.max(ended_at);
+    let now = request.clock.now();
+    match (request.lost_at, &facts) {
+        // What lies ahead of now says that a clock is wrong, and stays for whoever judges that.
+        (Some(lost_at), Some(facts)) if reached.is_some_and(|reached| reached > lost_at && reached <= now) => {
+            let before = async {
+                let moment = lost_at + (site_time(request.repository.store(), &request.clock).await? - request.clock.now());
+                log_ended_before(request.repository, facts, moment).await
+            };
+            before.await.unwrap_or_else(unknown).map(|ended_at| ended_at.min(lost_at))
         }
+        _ => reached,
     }
-    replayed.last_commit.max(ended_at)
 }

@@ -253,6 +253,7 @@ impl Recovery {
             targets: vec![("b".to_owned(), Arc::new(BucketTarget::new(target.clone())))],
             below: None,
             into_existing: false,
+            lost_at: None,
             retrieval: None,
             observer: Tally::alone(),
             clock: self.shared_clock(),

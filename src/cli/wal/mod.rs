@@ -29,7 +29,7 @@ pub(super) const OTHERS: [&str; 7] = ["push", "receive", "status", "prune", "upl
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Take a file of the log from the server: archive_command = 'farshore wal push POLICY %p'.
+    /// Take a file of the log from the server: archive_command = '/usr/bin/farshore wal push POLICY %p'.
     Push(push::Args),
     /// Deliver a file of the log to a server that recovers: restore_command = 'farshore wal get POLICY %f %p'. It ends with 1 only
     /// where it is proven that there is no such file, and with 126 or more for whatever goes wrong.

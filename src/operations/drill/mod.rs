@@ -85,6 +85,8 @@ pub struct Drilled {
 
 /// What was done so far; kept apart from the errors, so that a failed drill has it too.
 struct Progress {
+    /// The moment of the supposed loss.
+    started_at: chrono::DateTime<chrono::Utc>,
     phases: Phases,
     point: Option<DrilledPoint>,
     consistent_at: Vec<chrono::DateTime<chrono::Utc>>,
@@ -106,6 +108,7 @@ pub async fn drill(request: DrillRequest<'_>) -> Result<Drilled, OperationError>
     let observer: SharedObserver = tally.clone();
     let mut progress = Progress {
         phases: Phases::new(Arc::clone(&request.clock), Arc::clone(&observer)),
+        started_at,
         point: None,
         consistent_at: Vec::new(),
         is_restored: false,
@@ -121,7 +124,7 @@ pub async fn drill(request: DrillRequest<'_>) -> Result<Drilled, OperationError>
     let repository = progress.phases.time("obtain keys", opened).await?;
     let outcome = run(&request, &repository, &mut scratch, &mut progress, &observer).await;
     let failure = outcome.err().map(|error| error.to_string());
-    let Progress { mut phases, point, consistent_at, is_restored, isolation, sources, checks, served } = progress;
+    let Progress { started_at: _, mut phases, point, consistent_at, is_restored, isolation, sources, checks, served } = progress;
     let left_behind = phases.time("clean-up", scratch.clean_up()).await;
     for problem in left_behind {
         tally.problem(problem);
@@ -208,6 +211,7 @@ async fn run(
         targets: targets.rebuild,
         below: None,
         into_existing: false,
+        lost_at: Some(progress.started_at),
         retrieval: None,
         observer: Arc::clone(observer),
         clock: Arc::clone(&request.clock),

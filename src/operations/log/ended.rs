@@ -28,6 +28,39 @@ pub(in crate::operations) async fn log_ended_at(
     Ok(repository.log_head(last).await?.and_then(|head| head.ended_at))
 }
 
+/// When the log ended that the site had at a moment, by its own clock; nothing if it had none, or the last file does not say.
+///
+/// # Errors
+/// Those of the site.
+pub(in crate::operations) async fn log_ended_before(
+    repository: &Repository,
+    facts: &PhysicalFacts,
+    moment: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>, OperationError> {
+    let Ok(system) = facts.system_identifier.parse() else { return Ok(None) };
+    let layout = Layout { segment_bytes: facts.wal_segment_bytes, system };
+    if !layout.segment_bytes.is_power_of_two() {
+        return Ok(None);
+    }
+    let files = repository.log_files(Some(system)).await?;
+    let Some(last) = last_before(layout, moment, &files) else { return Ok(None) };
+    Ok(repository.log_head(last).await?.and_then(|head| head.ended_at))
+}
+
+/// The file that was the end of the log at a moment. Pure.
+fn last_before(layout: Layout, moment: DateTime<Utc>, files: &[StoredLog]) -> Option<&LogName> {
+    let there = files.iter().filter(|file| file.stored_at <= moment).filter_map(|file| {
+        let segment = layout.parse(file.name.segment()?)?;
+        let bytes = match file.name.kind() {
+            LogKind::Segment => layout.segment_bytes,
+            LogKind::Part => file.name.range()?.end,
+            _ => return None,
+        };
+        Some((segment.timeline, segment.number, bytes, &file.name))
+    });
+    there.max().map(|(.., name)| name)
+}
+
 /// The file that a recovery to the end of the log ended in, if the last record that it found ends at `reached`. Of a segment in progress
 /// that is the first part that has that record: the recovery may have had a later one, with nothing in it that is whole. Pure.
 fn last_replayed(layout: Layout, reached: Lsn, files: &[StoredLog]) -> Option<&LogName> {
@@ -48,7 +81,36 @@ fn last_replayed(layout: Layout, reached: Lsn, files: &[StoredLog]) -> Option<&L
 
 #[cfg(test)]
 mod tests {
-    use super::{DateTime, Layout, LogName, Lsn, StoredLog, last_replayed};
+    use super::{DateTime, Layout, LogName, Lsn, StoredLog, last_before, last_replayed};
+
+    #[test]
+    fn what_comes_after_a_moment_was_not_the_end_of_the_log_then() {
+        let layout = Layout { segment_bytes: 1 << 20, system: 7 };
+        let segment = |timeline: u32, number: u32| format!("{timeline:08X}00000000{number:08X}");
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+        let file = |name: &LogName, second| StoredLog { name: name.clone(), bytes: 1, stored_at: at(second) };
+        let part = |to| LogName::part(7, &segment(1, 3), &(0..to)).unwrap();
+        let whole = |timeline, number| LogName::new(7, &segment(timeline, number)).unwrap();
+        let history = LogName::new(7, "00000002.history").unwrap();
+        let files = [
+            file(&whole(1, 2), 10),
+            file(&part(500), 15),
+            file(&part(900), 20),
+            file(&whole(1, 3), 30),
+            file(&history, 35),
+            file(&whole(2, 3), 40),
+        ];
+        for (second, expected) in [
+            (9, None),
+            (10, Some(whole(1, 2))),
+            (19, Some(part(500))),
+            (20, Some(part(900))),
+            (39, Some(whole(1, 3))),
+            (99, Some(whole(2, 3))),
+        ] {
+            assert_eq!(last_before(layout, at(second), &files).cloned(), expected, "{second}");
+        }
+    }
 
     #[test]
     fn a_recovery_ended_in_the_first_file_that_has_its_last_record() {

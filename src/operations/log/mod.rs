@@ -34,7 +34,7 @@ pub use archives::{Archives, OpenArchive};
 pub use beyond::look_beyond;
 pub(super) use copy::{LogCopyRequest, copy_log, plan_log};
 pub use deliver::{Delivered, GetRequest, deliver};
-pub(super) use ended::log_ended_at;
+pub(super) use ended::{log_ended_at, log_ended_before};
 pub use local::system_below;
 pub use prefetch::{PrefetchRequest, prefetch};
 pub use prune::{LogPruneRequest, prune_log};

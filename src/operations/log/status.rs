@@ -124,11 +124,13 @@ pub async fn log_status(request: LogStatusRequest<'_>) -> Result<LogSiteReport, 
             Some((file, _)) => ended_at(repository, file, &mut problems).await?,
             None => newest_at,
         };
-        let end = end.map(|(_, end)| end);
-        found.end_lsn = end.map(|end| end.to_string());
-        found.behind_bytes = end.zip(server).map(|(end, server)| server.stand.end.0.saturating_sub(end.0));
-        found.rpo_seconds = match found.behind_bytes {
-            Some(0) => Some(0.0),
+        found.end_lsn = end.map(|(_, end)| end.to_string());
+        // Places of two timelines say nothing of each other.
+        let on_one_timeline = server.zip(end).filter(|(server, (file, _))| server.stand.timeline == file.name.timeline());
+        found.behind_bytes = on_one_timeline.map(|(server, (_, end))| server.stand.end.0.saturating_sub(end.0));
+        found.rpo_seconds = match (found.behind_bytes, server) {
+            // A standby may itself be behind.
+            (Some(0), Some(server)) if !server.stand.is_standby => Some(0.0),
             _ => ended_at.into_iter().chain(own.iter().map(|point| point.name.time)).max().map(|until| age(until, now)),
         };
         if let (Some(rpo), Some(objective)) = (found.rpo_seconds, found.rpo_objective_seconds)

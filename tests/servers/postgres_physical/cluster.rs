@@ -39,7 +39,8 @@ pub struct Cluster {
 /// The statements of the runbook that make [`ROLE`], without what it grants for configuration outside of the data directory only.
 pub fn role_of_runbook() -> String {
     let runbook = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/runbook.md")).unwrap();
-    let lines = runbook.lines().map(str::trim).skip_while(|line| *line != ROLE_BEGINS).take_while(|line| *line != "```");
+    let lines =
+        runbook.lines().map(str::trim).skip_while(|line| *line != ROLE_BEGINS).take_while(|line| !["```", "SQL"].contains(line));
     let (more, needed): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with(ROLE_MORE));
     assert!(
         needed.len() > 2 && more.len() == 1,

@@ -57,6 +57,11 @@ impl Kept {
         self.segments.back().map(Streamed::end)
     }
 
+    /// The same if it came on this timeline: what was streamed on the one before may lie beyond where that was left.
+    pub(super) fn end_on(&self, timeline: u32) -> Option<Lsn> {
+        self.end().filter(|_| self.timeline() == Some(timeline))
+    }
+
     /// The timeline that it was streamed on last.
     pub(super) fn timeline(&self) -> Option<u32> {
         self.segments.back().map(|last| last.segment.timeline)

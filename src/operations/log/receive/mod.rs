@@ -100,7 +100,8 @@ pub async fn receive(request: ReceiveRequest) -> Result<(), OperationError> {
         .iter()
         .zip(&confirmed)
         .map(|(site, next)| Site::new(Arc::clone(site), &feed, request.part_interval, request.clock.clone(), next).run());
-    let mut sites = std::pin::pin!(join_all(sites));
+    // Owned, so that the wait below takes them along: one that is not polled any more must not hold what is wanted after it.
+    let mut sites = Box::pin(join_all(sites));
     let mut server = Watched {
         request: &request,
         feed: &feed,
@@ -251,9 +252,12 @@ impl Watched<'_> {
         let confirmed = self.confirmed.iter().map(watch::Sender::subscribe).collect();
         self.way.see_to(follower, &self.request.config, (feed, confirmed, &self.request.clock), course).await?;
         // At the end the sites get what the server has, whatever of it has come by then.
-        let streamed = if self.way.is_streaming() && !is_last { feed.kept().end() } else { None };
+        let streamed = if self.way.is_streaming() && !is_last { feed.kept().end_on(lineage.timeline()) } else { None };
         let end = streamed.unwrap_or(stand.end);
-        self.looks.push_back((asked_at, stand.end));
+        // What a standby has says nothing of when it was committed.
+        if !stand.is_standby {
+            self.looks.push_back((asked_at, stand.end));
+        }
         let asked_at = known_to_end(&mut self.looks, end);
         feed.view.send_replace(Some(View { layout, end, asked_at, lineage, histories, first, held, is_awaited, is_last }));
         Ok(())

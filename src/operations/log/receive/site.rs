@@ -25,7 +25,7 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// The header of a segment, without which nobody can tell its parts. Bytes.
-const LEAST_PART_BYTES: u64 = 64;
+const LEAST_PART_BYTES: u64 = 40;
 
 /// The first segment that a site does not have for sure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

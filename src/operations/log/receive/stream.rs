@@ -229,9 +229,10 @@ impl Stream {
 
     /// Shows the sites how far the log has come. What is asked for at the end is more, and stays.
     fn show(&self) {
+        let timeline = self.course.lineage.timeline();
         let Some(end) = self.feed.kept().end() else { return };
         self.feed.view.send_if_modified(|view| match view {
-            Some(view) if !view.is_last && view.end < end => {
+            Some(view) if !view.is_last && view.end < end && view.lineage.timeline() == timeline => {
                 view.end = end;
                 true
             }

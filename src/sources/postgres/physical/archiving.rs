@@ -129,13 +129,13 @@ fn judge(there: &Archiving, options: &LogOptions) -> Vec<Finding> {
         (None, None) if is_archived => Finding::note(
             "log archive",
             "what the server archives does not go through `farshore wal push`, and nobody receives it: nothing between two backups reaches the sites",
-            "set archive_command = 'farshore wal push POLICY %p'; or leave it to whom it serves, and run `farshore wal receive` beside it",
+            "set archive_command = '/usr/bin/farshore wal push POLICY %p'; or leave it to whom it serves, and run `farshore wal receive` beside it",
         ),
         (_, Some(_)) => Finding::sound("log archive", format!("received over the slot {slot}")),
         (_, None) => (if options.is_wanted { Finding::wrong } else { Finding::note })(
             "log archive",
             format!("archive_mode = {}, and there is no slot {slot}: nothing between two backups reaches the sites", there.mode),
-            "set archive_mode = on (a restart) and archive_command = 'farshore wal push POLICY %p'; or run `farshore wal receive`",
+            "set archive_mode = on (a restart) and archive_command = '/usr/bin/farshore wal push POLICY %p'; or run `farshore wal receive`",
         ),
     });
     if is_archived && there.slot.is_none() {

@@ -30,7 +30,7 @@ const MOST_HISTORY_BYTES: i64 = 1 << 20;
 /// receives before its control file does.
 const STAND: &str = "SELECT e::text, (SELECT redo_lsn::text FROM pg_catalog.pg_control_checkpoint()), CASE WHEN r THEN GREATEST( \
          (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver), (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())) \
-     ELSE ('x' || substr(pg_catalog.pg_walfile_name(e), 1, 8))::bit(32)::int END \
+     ELSE ('x' || substr(pg_catalog.pg_walfile_name(e), 1, 8))::bit(32)::int END, r \
      FROM (SELECT r, CASE WHEN r THEN GREATEST(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()) \
          ELSE pg_catalog.pg_current_wal_flush_lsn() END AS e FROM pg_catalog.pg_is_in_recovery() AS r) AS s";
 const SLOT: &str = "SELECT restart_lsn::text, wal_status, active_pid IS NOT NULL, coalesce((SELECT sync_state IN ('sync', 'quorum') \
@@ -48,6 +48,8 @@ pub struct Stand {
     pub redo: Lsn,
     /// On which timeline.
     pub timeline: u32,
+    /// Whether it is another server's log, as far as it has come.
+    pub is_standby: bool,
 }
 
 /// What a slot holds.
@@ -168,7 +170,7 @@ impl Follower {
         let end = end.as_deref().and_then(Lsn::parse).zip(Lsn::parse(&redo));
         let timeline = timeline.and_then(|timeline| u32::try_from(timeline).ok());
         match (end, timeline) {
-            (Some((end, redo)), Some(timeline)) => Ok(Stand { end, redo, timeline }),
+            (Some((end, redo)), Some(timeline)) => Ok(Stand { end, redo, timeline, is_standby: row.get(3) }),
             _ => Err(self
                 .unfit("the server does not say how far its log goes; on a standby, see that it receives or replays".to_owned())),
         }

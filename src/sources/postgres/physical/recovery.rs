@@ -196,7 +196,7 @@ impl Recovery {
         set("recovery_target_timeline", &timeline);
         if !self.archives {
             text.push_str(
-                "# Nothing is archived until this line is gone (ALTER SYSTEM RESET archive_mode; restart): the living primary may use the same archive.\n",
+                "# Nothing is archived until this line is gone (ALTER SYSTEM SET archive_mode = on; restart): the living primary may use the same archive.\n",
             );
             text.push_str("archive_mode = 'off'\n");
         }

@@ -39,6 +39,9 @@ pub struct Start {
     pub bin_directory: Option<PathBuf>,
 }
 
+/// How often what was fetched ahead is removed, while more comes.
+const REMOVE_TRIES: u32 = 20;
+const BETWEEN_REMOVES: Duration = Duration::from_millis(50);
 /// Where its log goes until its own settings say otherwise, below the data directory.
 const LOG: &str = "farshore-start.log";
 /// Left by `farshore wal get` for its next call.
@@ -93,11 +96,19 @@ impl Start {
             ));
         }
         cluster.stop().await?;
-        // Made by the server's own calls of us, and of no use to anybody now.
-        if let Err(error) = std::fs::remove_dir_all(directory.join(FETCHED_AHEAD))
+        // Made by the server's own calls of us, and of no use to anybody now. What still fetches ahead may put a file there meanwhile; it ends when
+        // it sees that all is gone.
+        let ahead = directory.join(FETCHED_AHEAD);
+        let mut tries = 0;
+        while let Err(error) = std::fs::remove_dir_all(&ahead)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!(%error, "{FETCHED_AHEAD} was left behind: remove it");
+            tries += 1;
+            if tries == REMOVE_TRIES {
+                tracing::warn!(%error, "{FETCHED_AHEAD} was left behind: remove it");
+                break;
+            }
+            tokio::time::sleep(BETWEEN_REMOVES).await;
         }
         let recovered = clock.monotonic();
         context.observer.phase("cut-over", None);

@@ -235,7 +235,11 @@ struct Last {
 const MOST_LAST_BYTES: u64 = 1 << 20;
 
 impl Last {
-    async fn gather(origin: &Arc<dyn Origin>, mapping: &[(&TablespaceFacts, &Path)]) -> Result<Self, SourceError> {
+    async fn gather(
+        origin: &Arc<dyn Origin>,
+        mapping: &[(&TablespaceFacts, &Path)],
+        is_isolated: bool,
+    ) -> Result<Self, SourceError> {
         let tablespace_bytes = mapping.iter().map(|(one, _)| (one.oid, 0)).collect();
         let mut last = Self { tablespace_bytes, ..Self::default() };
         let mut entries = origin.entries();
@@ -246,7 +250,7 @@ impl Last {
                 path => {
                     last.config += u64::from(path.starts_with(CONFIG.as_bytes()));
                     *last.part_of(path) += room::taken(entry.size());
-                    if path.strip_prefix(DATA.as_bytes()) != Some(AUTO_CONF.as_bytes()) {
+                    if !is_isolated || path.strip_prefix(DATA.as_bytes()) != Some(AUTO_CONF.as_bytes()) {
                         continue;
                     }
                     &mut last.auto_conf
@@ -347,7 +351,7 @@ impl Rebuild for PhysicalTarget {
         }
         let facts = self.facts(context.facts)?;
         let mapping = self.mapping(&facts)?;
-        let last = Last::gather(&context.origin, &mapping).await?;
+        let last = Last::gather(&context.origin, &mapping, self.options.is_isolated).await?;
         let missing = |what: &str| SourceError::Malformed { subject: what.to_owned(), detail: "is not in the snapshot".to_owned() };
         let label = last.label.as_ref().ok_or_else(|| missing(LABEL))?;
         let control = last.control.as_ref().ok_or_else(|| missing(CONTROL))?;
