@@ -26,8 +26,8 @@ pub(super) struct View {
     pub(super) layout: Layout,
     /// As far as the log is on the server's disk, and has come where it is streamed.
     pub(super) end: Lsn,
-    /// A moment of which all that was committed until then lies before `end`. Nothing while that is known of none.
-    pub(super) asked_at: Option<DateTime<Utc>>,
+    /// When the server was asked, and how far its log was then, in this order.
+    pub(super) looks: Vec<(DateTime<Utc>, Lsn)>,
     pub(super) lineage: Arc<Lineage>,
     /// By name.
     pub(super) histories: Arc<Vec<(String, Bytes)>>,
@@ -39,6 +39,18 @@ pub(super) struct View {
     pub(super) is_awaited: bool,
     /// There will be no other: whoever has stored this much ends.
     pub(super) is_last: bool,
+}
+
+impl View {
+    /// The last moment of which it is known that all that was committed until then lies before the end; nothing while the stream is behind all looks.
+    pub(super) fn ended_at(&self) -> Option<DateTime<Utc>> {
+        known_at(&self.looks, self.end)
+    }
+}
+
+/// The last look at which the log went no further than `end`.
+pub(super) fn known_at(looks: &[(DateTime<Utc>, Lsn)], end: Lsn) -> Option<DateTime<Utc>> {
+    looks.iter().rev().find(|(_, at)| *at <= end).map(|(asked_at, _)| *asked_at)
 }
 
 /// A segment as far as it was read.

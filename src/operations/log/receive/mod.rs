@@ -258,8 +258,9 @@ impl Watched<'_> {
         if !stand.is_standby {
             self.looks.push_back((asked_at, stand.end));
         }
-        let asked_at = known_to_end(&mut self.looks, end);
-        feed.view.send_replace(Some(View { layout, end, asked_at, lineage, histories, first, held, is_awaited, is_last }));
+        forget_passed(&mut self.looks, end);
+        let looks = self.looks.iter().copied().collect();
+        feed.view.send_replace(Some(View { layout, end, looks, lineage, histories, first, held, is_awaited, is_last }));
         Ok(())
     }
 
@@ -446,14 +447,13 @@ impl Watched<'_> {
     }
 }
 
-/// The last look at which the server's log went no further than `end`: what was committed until then is in what has come. Forgets those before.
-fn known_to_end(looks: &mut VecDeque<(DateTime<Utc>, Lsn)>, end: Lsn) -> Option<DateTime<Utc>> {
+/// Of the looks that the log has passed only the last is wanted.
+fn forget_passed(looks: &mut VecDeque<(DateTime<Utc>, Lsn)>, end: Lsn) {
     while looks.get(1).is_some_and(|(_, at)| *at <= end) {
         looks.pop_front();
     }
     // A stream that does not come along passes none of them: one a second, of which the oldest will do.
     looks.truncate(MOST_LOOKS);
-    looks.front().filter(|(_, at)| *at <= end).map(|(asked_at, _)| *asked_at)
 }
 
 #[cfg(test)]
@@ -462,20 +462,24 @@ mod tests {
 
     use chrono::{DateTime, TimeDelta};
 
-    use super::{Lsn, MOST_LOOKS, known_to_end};
+    use super::{Lsn, MOST_LOOKS, feed::known_at, forget_passed};
 
     #[test]
     fn a_moment_is_known_only_of_a_log_that_has_all_from_before_it() {
         let at = |second: i64| DateTime::UNIX_EPOCH + TimeDelta::seconds(second);
         let mut looks = VecDeque::from([(at(1), Lsn(10)), (at(2), Lsn(20)), (at(3), Lsn(30))]);
-        assert_eq!(known_to_end(&mut looks, Lsn(9)), None);
-        assert_eq!(known_to_end(&mut looks, Lsn(10)), Some(at(1)));
-        assert_eq!(known_to_end(&mut looks, Lsn(25)), Some(at(2)));
+        let known = |looks: &mut VecDeque<_>, end| {
+            forget_passed(looks, end);
+            known_at(looks.make_contiguous(), end)
+        };
+        assert_eq!(known(&mut looks, Lsn(9)), None);
+        assert_eq!(known(&mut looks, Lsn(10)), Some(at(1)));
+        assert_eq!(known(&mut looks, Lsn(25)), Some(at(2)));
         assert_eq!(looks.len(), 2, "what is passed is forgotten");
-        assert_eq!(known_to_end(&mut looks, Lsn(30)), Some(at(3)));
+        assert_eq!(known_at(looks.make_contiguous(), Lsn(30)), Some(at(3)), "the stream has come along meanwhile");
         looks.extend((4..2 * MOST_LOOKS as i64).map(|second| (at(second), Lsn(99))));
-        assert_eq!(known_to_end(&mut looks, Lsn(30)), Some(at(3)));
+        assert_eq!(known(&mut looks, Lsn(30)), Some(at(3)));
         assert_eq!(looks.len(), MOST_LOOKS);
-        assert_eq!(known_to_end(&mut looks, Lsn(99)), Some(at(MOST_LOOKS as i64 + 2)));
+        assert_eq!(known(&mut looks, Lsn(99)), Some(at(MOST_LOOKS as i64 + 2)));
     }
 }

@@ -226,7 +226,7 @@ impl<'a> Site<'a> {
         };
         // Of one that is behind nobody here knows when the server was done with it.
         let goes_on = view.end.0 > (segment.number + 1) * layout.segment_bytes + LEAST_PART_BYTES;
-        let (stored, ()) = tokio::join!(self.put(&file, bytes, view.asked_at.filter(|_| !goes_on)), ahead);
+        let (stored, ()) = tokio::join!(self.put(&file, bytes, view.ended_at().filter(|_| !goes_on)), ahead);
         stored?;
         self.part = None;
         self.goes_on(view, segment.number + 1);
@@ -252,7 +252,7 @@ impl<'a> Site<'a> {
         };
         let file = LogName::part(layout.system, &name, &(from..to)).ok_or_else(|| refused(&name, "is no name of a segment"))?;
         let began = self.clock.monotonic();
-        self.put(&file, bytes, view.asked_at).await?;
+        self.put(&file, bytes, view.ended_at()).await?;
         (self.part, self.part_at) = (Some((segment, to)), Some(began));
         self.goes_on(view, segment.number);
         Ok(Step::Done)
