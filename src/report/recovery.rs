@@ -46,7 +46,8 @@ impl RpoFigures {
     }
 
     /// The moment up to which a point came back whose sources were taken along their logs: for each of them how far, nothing for one that is
-    /// as of the point. `now` is when that was found. What reached the archive after the loss was there only because a drill loses nothing.
+    /// as of the point. `now` is when that was found. What reached the archive after the
+    /// loss does not count for a source; a little more than nothing lost is a difference of clocks.
     pub fn restored_to(
         point: DateTime<Utc>,
         sources: impl IntoIterator<Item = Option<DateTime<Utc>>>,
