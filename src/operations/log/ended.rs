@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     operations::OperationError,
     repository::{LogKind, LogName, Repository, StoredLog},
-    sources::postgres::physical::{Layout, Lsn, facts::PhysicalFacts},
+    sources::postgres::physical::{Layout, Lsn, Segment, facts::PhysicalFacts},
 };
 
 /// When the server's log ended where a recovery ended that found no more of it, by the file that it ended in; nothing where that file does
@@ -18,14 +18,7 @@ pub(in crate::operations) async fn log_ended_at(
     facts: &PhysicalFacts,
     reached: Lsn,
 ) -> Result<Option<DateTime<Utc>>, OperationError> {
-    let Ok(system) = facts.system_identifier.parse() else { return Ok(None) };
-    let layout = Layout { segment_bytes: facts.wal_segment_bytes, system };
-    if !layout.segment_bytes.is_power_of_two() {
-        return Ok(None);
-    }
-    let files = repository.log_files(Some(system)).await?;
-    let Some(last) = last_replayed(layout, reached, &files) else { return Ok(None) };
-    Ok(repository.log_head(last).await?.and_then(|head| head.ended_at))
+    ended_at(repository, facts, |layout, files| last_replayed(layout, reached, files)).await
 }
 
 /// When the log ended that the site had at a moment, by its own clock; nothing if it had none, or the last file does not say.
@@ -37,25 +30,39 @@ pub(in crate::operations) async fn log_ended_before(
     facts: &PhysicalFacts,
     moment: DateTime<Utc>,
 ) -> Result<Option<DateTime<Utc>>, OperationError> {
+    ended_at(repository, facts, |layout, files| last_before(layout, moment, files)).await
+}
+
+/// When the log ended, by the one of a cluster's files that is chosen.
+async fn ended_at(
+    repository: &Repository,
+    facts: &PhysicalFacts,
+    choose: impl for<'a> FnOnce(Layout, &'a [StoredLog]) -> Option<&'a LogName>,
+) -> Result<Option<DateTime<Utc>>, OperationError> {
     let Ok(system) = facts.system_identifier.parse() else { return Ok(None) };
     let layout = Layout { segment_bytes: facts.wal_segment_bytes, system };
     if !layout.segment_bytes.is_power_of_two() {
         return Ok(None);
     }
     let files = repository.log_files(Some(system)).await?;
-    let Some(last) = last_before(layout, moment, &files) else { return Ok(None) };
+    let Some(last) = choose(layout, &files) else { return Ok(None) };
     Ok(repository.log_head(last).await?.and_then(|head| head.ended_at))
+}
+
+/// Of a segment or a part of one: which segment, and where in it the file ends. Nothing for any other file.
+fn end_of(layout: Layout, file: &StoredLog) -> Option<(Segment, u64)> {
+    let bytes = match file.name.kind() {
+        LogKind::Segment => layout.segment_bytes,
+        LogKind::Part => file.name.range()?.end,
+        _ => return None,
+    };
+    Some((layout.parse(file.name.segment()?)?, bytes))
 }
 
 /// The file that was the end of the log at a moment. Pure.
 fn last_before(layout: Layout, moment: DateTime<Utc>, files: &[StoredLog]) -> Option<&LogName> {
     let there = files.iter().filter(|file| file.stored_at <= moment).filter_map(|file| {
-        let segment = layout.parse(file.name.segment()?)?;
-        let bytes = match file.name.kind() {
-            LogKind::Segment => layout.segment_bytes,
-            LogKind::Part => file.name.range()?.end,
-            _ => return None,
-        };
+        let (segment, bytes) = end_of(layout, file)?;
         Some((segment.timeline, segment.number, bytes, &file.name))
     });
     there.max().map(|(.., name)| name)
@@ -66,12 +73,7 @@ fn last_before(layout: Layout, moment: DateTime<Utc>, files: &[StoredLog]) -> Op
 fn last_replayed(layout: Layout, reached: Lsn, files: &[StoredLog]) -> Option<&LogName> {
     let number = layout.segment_before(reached);
     let of_it = files.iter().filter_map(|file| {
-        let segment = layout.parse(file.name.segment()?).filter(|segment| segment.number == number)?;
-        let end = match file.name.kind() {
-            LogKind::Segment => layout.segment_bytes,
-            LogKind::Part => file.name.range()?.end,
-            _ => return None,
-        };
+        let (segment, end) = end_of(layout, file).filter(|(segment, _)| segment.number == number)?;
         let has_it = number * layout.segment_bytes + end >= reached.0;
         // The newest timeline is the one that was followed to the end.
         has_it.then_some((std::cmp::Reverse(segment.timeline), end, &file.name))

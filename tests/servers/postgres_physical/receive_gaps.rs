@@ -72,7 +72,7 @@ impl Pair {
 }
 
 /// Whole segments at a site.
-fn segments(archive: &Archive, site: &str) -> Vec<String> {
+pub fn segments(archive: &Archive, site: &str) -> Vec<String> {
     let mut names: Vec<String> = files(&archive.path(site).join("wal"))
         .into_iter()
         .map(|key| key.rsplit('/').next().unwrap().to_owned())

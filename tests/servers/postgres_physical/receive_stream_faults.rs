@@ -6,9 +6,10 @@ use super::{
     archive::Archive,
     cluster::Cluster,
     receive::{Load, Receiver, STREAMS, TABLE, prepared, recovered, restored_from, slot},
+    receive_gaps::segments,
     receive_stream::known,
 };
-use crate::{postgres::Server, support::agent::files};
+use crate::postgres::Server;
 
 #[test]
 fn a_stream_that_is_cut_and_a_server_that_is_restarted_leave_nothing_out() {
@@ -86,10 +87,7 @@ fn a_site_that_is_away_does_not_hold_up_the_other_and_reads_over_sql_what_is_not
     for _ in 0..9 {
         primary.psql("postgres", "INSERT INTO markers (at) VALUES (clock_timestamp()); SELECT pg_switch_wal()");
     }
-    let whole = |site: &str| {
-        let keys = files(&archive.path(site).join("wal"));
-        keys.iter().filter(|key| key.rsplit('/').next().unwrap().len() == 24).count()
-    };
+    let whole = |site: &str| segments(&archive, site).len();
     receiver.waits_until("the other site has all", || whole("site") >= 9);
     assert_eq!(known(&primary, "coalesce(flush_lsn, '0/0') < write_lsn"), "t");
     fs::rename(archive.path("away"), archive.path("near")).unwrap();
@@ -140,16 +138,7 @@ fn a_standby_that_streams_and_is_promoted_is_followed_over_its_timelines_and_so_
     let receiver = Receiver::start(&archive);
     receiver.waits_until("it streams", || receiver.log().matches(STREAMS).count() == 2);
     is_stored(&receiver);
-    let names = |site: &str| {
-        let mut names: Vec<String> = files(&archive.path(site).join("wal"))
-            .into_iter()
-            .map(|key| key.rsplit('/').next().unwrap().to_owned())
-            .filter(|name| name.len() == 24)
-            .collect();
-        names.sort();
-        names
-    };
-    let (near, far) = (names("near"), names("site"));
+    let (near, far) = (segments(&archive, "near"), segments(&archive, "site"));
     for timeline in ["00000001", "00000002"] {
         assert!(near.iter().any(|name| name.starts_with(timeline)), "{timeline}: {near:?}");
     }
