@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Stdio,
-    time::{Duration, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -166,7 +166,9 @@ fn another_clusters_directory_is_not_written_to() {
 #[test]
 fn a_restore_that_was_killed_cannot_be_started_and_goes_on_with_what_it_has() {
     let (cluster, agent) = backed_up();
+    let began = Instant::now();
     restore(&agent, "fresh", &[]).succeeds();
+    let took = began.elapsed();
     let whole = files(&agent.path("fresh"));
     let mut random = StdRng::seed_from_u64(1);
     let mut cut_off = 0;
@@ -182,7 +184,8 @@ fn a_restore_that_was_killed_cannot_be_started_and_goes_on_with_what_it_has() {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            std::thread::sleep(Duration::from_millis(random.random_range(100..900)));
+            // In the middle of it, however long that is on this machine.
+            std::thread::sleep(took.mul_f64(random.random_range(0.2..0.9)));
             restoring.kill().unwrap();
             restoring.wait().unwrap();
             let control = agent.path(&format!("{name}/data/global/pg_control")).exists();
