@@ -208,22 +208,58 @@ def archived(bench, count, command, at_site):
     return (seconds, 0, 0), names
 
 
-def fetched(bench, names, get):
-    """One call a file, in order, as a server in recovery does; each must be whole."""
-    target = bench.work / f"fetched-{time.monotonic_ns()}"  # whoever fetched ahead into an earlier one may still be there
-    target.mkdir(mode=0o700)
-    give(target)
-    start = time.monotonic()
-    peak = cpu = 0
-    for name in names:
-        _, memory, spent, _ = get(name, target / "RECOVERYXLOG")
-        peak, cpu = max(peak, memory), cpu + spent
-        if (target / "RECOVERYXLOG").stat().st_size != SEGMENT:
-            sys.exit(f"{name} did not come whole")
-        (target / "RECOVERYXLOG").rename(target / "last")
-    seconds = time.monotonic() - start
-    shutil.rmtree(target, ignore_errors=True)
+def called(commands, target):
+    """Starts a command for each file, as cheaply as a server does, which starts them by `system`. Returns as `measure` does, of the commands alone: what lies
+    between two of them is the server's, which renames the file to its own name. (Replacing the one before would write that to the disk.)"""
+    seconds = peak = cpu = 0
+    before = None
+    errors = f"{target}.errors"
+    actions = [(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0), (os.POSIX_SPAWN_OPEN, 2, errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)]
+    for number, command in enumerate(commands):
+        start = time.monotonic()
+        child = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
+        _, status, usage = os.wait4(child, 0)
+        seconds += time.monotonic() - start
+        peak, cpu = max(peak, usage.ru_maxrss / 1024), cpu + usage.ru_utime + usage.ru_stime
+        if status != 0:
+            raise RuntimeError(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}:\n{open(errors).read()}")
+        if os.stat(target).st_size != SEGMENT:
+            raise RuntimeError(f"{' '.join(command)}: the file did not come whole")
+        if before:
+            os.unlink(before)
+        before = f"{target}.{number}"
+        os.rename(target, before)
     return seconds, peak, cpu
+
+
+def fetched(bench, names, command):
+    """Calls of a command for each file, in order, by the server's user; each must be whole."""
+    directory = bench.work / f"fetched-{time.monotonic_ns()}"  # whoever fetched ahead into an earlier one may still be there
+    directory.mkdir(mode=0o700)
+    give(directory)
+    target = directory / "RECOVERYXLOG"
+    commands = [[str(word) for word in command(name, target)] for name in names]
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            user = as_postgres()
+            os.chdir("/")
+            if user:
+                os.setgroups([])
+                os.setgid(user["group"])
+                os.setuid(user["user"])
+            said = called(commands, target)
+        except BaseException as error:
+            said = str(error)
+        os.write(writing, json.dumps(said).encode()[:60_000])
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as said:
+        said = json.load(said)
+    os.waitpid(child, 0)
+    shutil.rmtree(directory, ignore_errors=True)
+    return said if isinstance(said, list) else sys.exit(said)
 
 
 def log(bench):
@@ -241,13 +277,13 @@ def log(bench):
         def theirs():
             at_site = lambda: bench.site.count("repo/archive", ".zst")
             took, names = archived(bench, count, f"{PGBACKREST} --config={bench.config} --stanza=main --archive-async archive-push %p", at_site)
-            return took, fetched(bench, names, lambda name, path: bench.pgbackrest("archive-get", "--archive-async", name, path))
+            return took, fetched(bench, names, lambda name, path: [PGBACKREST, f"--config={bench.config}", "--stanza=main", "--archive-async", "archive-get", name, path])
 
         def ours():
             at_site = lambda: bench.site.count("site/wal")
             took, names = archived(bench, count, f"env FARSHORE_CACHE_DIR={bench.work}/server-cache {FARSHORE} wal push --quiet {bench.policy} %p", at_site)
-            return took, fetched(bench, names, lambda name, path: measure(
-                FARSHORE, "wal", "get", "--quiet", "--system", system, "--identity", bench.key, bench.policy, name, path, **as_postgres()))
+            return took, fetched(bench, names, lambda name, path: [
+                FARSHORE, "wal", "get", "--quiet", "--system", system, "--identity", bench.key, bench.policy, name, path])
 
         (their_push, their_get), (our_push, our_get) = in_turns(pair, theirs, ours)
         push.add(pair, their_push, our_push)

@@ -63,6 +63,11 @@ impl Budget {
         Bytes::from_owner(Lent { bytes, buffers: Arc::clone(&self.buffers), _share: share })
     }
 
+    /// Bytes of somebody else's that own a share as long as they are needed.
+    pub fn hold(&self, bytes: Bytes, share: Option<Share>) -> Bytes {
+        Bytes::from_owner(Held { bytes, _share: share })
+    }
+
     /// Packs in flight to the site at once.
     pub fn uploads(&self) -> usize {
         self.uploads
@@ -172,6 +177,17 @@ struct Lent {
 }
 
 impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+struct Held {
+    bytes: Bytes,
+    _share: Option<Share>,
+}
+
+impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }

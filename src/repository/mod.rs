@@ -67,7 +67,8 @@ pub use keys::{
 };
 pub use lock::LockTerm;
 pub use log::{
-    LogAnswer, LogHead, LogKey, LogKeys, LogKind, LogName, LogPut, LogReader, LogRemoved, LogWriter, MAX_LOG_FILE_BYTES, StoredLog,
+    FetchedLogFile, LogAnswer, LogHead, LogKey, LogKeys, LogKind, LogName, LogPut, LogReader, LogRemoved, LogWriter,
+    MAX_LOG_FILE_BYTES, StoredLog,
 };
 pub use marks::{Mark, MarkState, Marks};
 pub use memory::Budget;

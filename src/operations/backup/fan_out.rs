@@ -271,7 +271,7 @@ impl ContentWriter for Contents {
             };
             let piece = bytes.split_to(bytes.len().min(room));
             self.written += piece.len() as u64;
-            self.streams().for_each(|stream| stream.push(&piece));
+            self.streams().for_each(|stream| stream.push(piece.clone()));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 use super::{local::check, refused};
 use crate::{
     operations::OperationError,
-    repository::{LogAnswer, LogKind, LogName, LogReader},
+    repository::{FetchedLogFile, LogAnswer, LogKind, LogName, LogReader},
 };
 
 /// A site that can be opened.
@@ -70,6 +70,19 @@ impl Archives {
             (None, Some((next, site))) => Ok(Answer::Gap { next, site }),
             (None, None) => Ok(Answer::Absent),
         }
+    }
+
+    /// A file as the first site has it that has it, still sealed; nothing if none has.
+    ///
+    /// # Errors
+    /// Of the first site that failed before one had it.
+    pub(super) async fn fetch_sealed(&self, name: &LogName) -> Result<Option<FetchedLogFile>, OperationError> {
+        for (site, reader) in &self.sites {
+            if let Some(file) = opened(site.as_ref(), reader).await?.fetch_sealed(name).await? {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
     }
 
     /// The beginning of a segment that no site has whole, from the site whose parts of it go furthest; nothing if there are none.

@@ -174,16 +174,26 @@ impl Lasting {
 
 /// Writes a file that is whole when it gets its name.
 pub(super) fn write(to: &Path, bytes: &[u8], lasting: Lasting) -> Result<(), OperationError> {
+    write_by(to, lasting, |file| file.write_all(bytes).map_err(io(to.display().to_string())))
+}
+
+/// Writes a file that gets its name when `fill` has ended well.
+pub(super) fn write_by(
+    to: &Path,
+    lasting: Lasting,
+    fill: impl FnOnce(&mut File) -> Result<(), OperationError>,
+) -> Result<(), OperationError> {
     let place = to.display().to_string();
     let directory = directory_of(to)?;
     let path = directory.join(format!("{TEMPORARY}{:016x}", rand::random::<u64>()));
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(&path).map_err(io(&place))?;
     let mut temporary = Temporary(Some(path.clone()));
-    let written = file.write_all(bytes).and_then(|()| match lasting {
+    fill(&mut file)?;
+    let written = match lasting {
         Lasting::Synced => file.sync_all(),
         Lasting::Cached => Ok(()),
-    });
+    };
     written.and_then(|()| fs::rename(&path, to)).map_err(io(&place))?;
     temporary.0 = None;
     if lasting == Lasting::Cached {

@@ -11,7 +11,7 @@ use super::{io, refused};
 use crate::{
     operations::OperationError,
     repository::{LogKind, LogName, MAX_LOG_FILE_BYTES},
-    sources::postgres::physical::{CONTROL_FILE, Control, FirstPage, Segment},
+    sources::postgres::physical::{CONTROL_FILE, Control, FirstPage},
 };
 
 /// A server writes the file in one piece; whoever reads it in between looks again.
@@ -104,16 +104,22 @@ pub(super) fn examine(path: &Path, system: u64) -> Result<Examined, OperationErr
 /// # Errors
 /// What is wrong, in words.
 pub(super) fn check(name: &LogName, bytes: &[u8]) -> Result<(), String> {
-    match (name.kind(), name.segment()) {
-        (LogKind::Segment | LogKind::Partial, Some(segment)) => check_segment(name.system(), segment, bytes).map(|_| ()),
-        _ if bytes.is_empty() => Err("is empty".to_owned()),
-        _ => Ok(()),
-    }
+    check_beginning(name, bytes, bytes.len() as u64)
 }
 
-fn check_segment(system: u64, segment: &str, bytes: &[u8]) -> Result<Segment, String> {
-    let page = FirstPage::read(bytes).ok_or_else(|| "does not begin with the header of a segment".to_owned())?;
-    page.check(segment, system, bytes.len() as u64)
+/// The same for a file of so many bytes, of which these are the first: its header at least.
+///
+/// # Errors
+/// What is wrong, in words.
+pub(super) fn check_beginning(name: &LogName, beginning: &[u8], bytes: u64) -> Result<(), String> {
+    match (name.kind(), name.segment()) {
+        (LogKind::Segment | LogKind::Partial, Some(segment)) => {
+            let page = FirstPage::read(beginning).ok_or_else(|| "does not begin with the header of a segment".to_owned())?;
+            page.check(segment, name.system(), bytes).map(|_| ())
+        }
+        _ if bytes == 0 => Err("is empty".to_owned()),
+        _ => Ok(()),
+    }
 }
 
 /// The whole segment that begins with these bytes, with zeros for those that are not known: replay ends where they begin. Nothing if they

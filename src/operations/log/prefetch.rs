@@ -15,7 +15,7 @@
 use std::{
     collections::HashSet,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::ErrorKind,
+    io::{ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -23,16 +23,19 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rustix::fs::{FlockOperation, flock};
+use tokio::sync::Semaphore;
 
 use super::{
-    archives::{Answer, Archives},
-    deliver::{Lasting, StartPrefetch, is_temporary, write},
-    io, off_thread,
+    archives::Archives,
+    deliver::{Lasting, StartPrefetch, is_temporary, write_by},
+    io,
+    local::check_beginning,
+    off_thread, refused,
 };
 use crate::{
     clock::SharedClock,
     operations::OperationError,
-    repository::{LogKind, LogName},
+    repository::{FetchedLogFile, LogKind, LogName},
 };
 
 const DIRECTORY: &str = ".farshore";
@@ -171,18 +174,32 @@ impl Ahead {
     }
 
     /// Fetches a segment. One that is not there is nobody's error: it was listed, and a prune may have been faster.
-    async fn fetch(&self, archives: &Archives, name: &LogName) -> Result<(), OperationError> {
+    async fn fetch(&self, archives: &Archives, openers: &Semaphore, name: &LogName) -> Result<(), OperationError> {
         let (path, coming) = (self.path(name), self.coming(name));
         let lasting = if self.boot.is_some() { Lasting::Cached } else { Lasting::Synced };
         fs::write(&coming, []).map_err(io(coming.display().to_string()))?;
         let fetched = async {
-            let Answer::File(bytes) = archives.fetch(name).await? else { return Ok(()) };
-            off_thread(move || write(&path, &bytes, lasting)).await
+            let Some(file) = archives.fetch_sealed(name).await? else { return Ok(()) };
+            let _turn = openers.acquire().await;
+            let name = name.clone();
+            off_thread(move || write_by(&path, lasting, |out| open_into(&file, &name, out))).await
         };
         let outcome = fetched.await;
         let _ = fs::remove_file(coming);
         outcome
     }
+}
+
+/// Opens a file into another, a piece at a time: what is at hand is in the processor's caches then, and no memory is new.
+fn open_into(file: &FetchedLogFile, name: &LogName, out: &mut File) -> Result<(), OperationError> {
+    let mut is_checked = false;
+    file.open(|piece| {
+        if !is_checked {
+            check_beginning(name, piece, file.size()).map_err(|detail| refused(name.file(), detail))?;
+            is_checked = true;
+        }
+        out.write_all(piece).map_err(io(name.file()))
+    })
 }
 
 /// What fetching ahead needs.
@@ -225,6 +242,8 @@ async fn follow(ahead: &Ahead, request: &PrefetchRequest<'_>) -> Result<End, Ope
     // What the archive has after `last`, as it was listed; and when that was.
     let (mut listed, mut listed_at): (Vec<LogName>, Option<Duration>) = (Vec::new(), None);
     let mut failed_at = None;
+    // More at once than there are processors only take each other's caches.
+    let openers = Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from));
     let (mut fetches, mut on_their_way) = (FuturesUnordered::new(), HashSet::new());
     let mut moved_at = clock.monotonic();
     while let Some(now) = ahead.last() {
@@ -268,8 +287,8 @@ async fn follow(ahead: &Ahead, request: &PrefetchRequest<'_>) -> Result<End, Ope
         for name in wanted {
             if may_ask && on_their_way.len() < AT_ONCE && !on_their_way.contains(name) && !ahead.path(name).exists() {
                 on_their_way.insert(name.clone());
-                let name = name.clone();
-                fetches.push(async move { (ahead.fetch(request.archives, &name).await, name) });
+                let (name, openers) = (name.clone(), &openers);
+                fetches.push(async move { (ahead.fetch(request.archives, openers, &name).await, name) });
             }
         }
         tokio::select! {

@@ -103,6 +103,11 @@ impl Catalogue {
         *blake3::keyed_hash(&self.log_ids, plain).as_bytes()
     }
 
+    /// For [`Self::log_id`] of what comes in pieces.
+    pub fn log_hasher(&self) -> blake3::Hasher {
+        blake3::Hasher::new_keyed(&self.log_ids)
+    }
+
     /// The key under which a new run seals its catalogue objects. `run` must be fresh.
     pub fn sealing_key(&self, run: &Id) -> SealingKey {
         SealingKey::new(&Zeroizing::new(derive(&self.secret, run, RUN_PURPOSE)))

@@ -8,8 +8,9 @@
 //! The JSON is sealed under the run's catalogue key: whoever writes must be able to tell what is there already. The blocks are sealed
 //! under a key of the log, each bound to the header, its number, whether it is the last, and the object's key.
 
-use std::io::Cursor;
+use std::{io::Cursor, sync::Arc};
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -184,7 +185,7 @@ pub(super) fn seal_log_file(
     for number in 0..blocks {
         let from = number * MAX_LOG_BLOCK_BYTES;
         let block = &plain[from..plain.len().min(from + MAX_LOG_BLOCK_BYTES)];
-        let encoding = desk.encode(block);
+        let encoding = desk.encode_log(block);
         let encoded = if encoding == Encoding::Zstd { &desk.scratch } else { block };
         sealing.block(encoding, block.len() as u32, encoded, number + 1 == blocks);
     }
@@ -207,60 +208,137 @@ pub fn open_log_file(
     key: &OpeningKey,
     catalogue: &Catalogue,
 ) -> Result<Vec<u8>> {
-    let damaged = |detail: String| RepositoryError::Damaged { place: place.to_owned(), detail };
-    let object = name.to_string();
+    let mut room = LogRoom::new(place)?;
     // The head is authentic, and says no more than `MAX_LOG_FILE_BYTES`.
-    let mut plain = Vec::with_capacity(usize::try_from(head.size).map_err(|error| damaged(error.to_string()))?);
-    let mut encoded = Vec::new();
-    let mut decompressor = zstd::bulk::Decompressor::new().map_err(|error| damaged(format!("zstd has no memory: {error}")))?;
-    let (mut at, mut number) = (head.blocks_at, 0_u32);
-    loop {
-        let broken = |detail: &str| damaged(format!("block {number} {detail}"));
-        let (Some(sealed_bytes), Some(plain_bytes)) = (word(bytes, at), word(bytes, at + 4)) else {
+    room.plain.reserve_exact(usize::try_from(head.size).unwrap_or(0));
+    let mut blocks = Blocks { place, object: name.to_string(), head, bytes, at: head.blocks_at, number: 0, opened: 0 };
+    let mut hasher = catalogue.log_hasher();
+    while let Some(from) = blocks.next(key, &mut room)? {
+        hasher.update(&room.plain[from..]);
+    }
+    blocks.end(hasher)?;
+    Ok(room.plain)
+}
+
+/// The same, a block at a time: each goes to `take`. What was taken is the file only if this returns no error.
+///
+/// # Errors
+/// [`RepositoryError::Damaged`], and those of `take`.
+pub(super) fn open_log_blocks<E: From<RepositoryError>>(
+    sealed: &SealedLogFile,
+    catalogue: &Catalogue,
+    room: &mut LogRoom,
+    mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let SealedLogFile { place, name, head, bytes, key } = sealed;
+    let mut blocks = Blocks { place, object: name.to_string(), head, bytes, at: head.blocks_at, number: 0, opened: 0 };
+    let mut hasher = catalogue.log_hasher();
+    room.plain.clear();
+    while blocks.next(key, room)?.is_some() {
+        hasher.update(&room.plain);
+        take(&room.plain)?;
+        room.plain.clear();
+    }
+    Ok(blocks.end(hasher)?)
+}
+
+/// What opening takes: costly to make, and used again.
+pub(super) struct LogRoom {
+    decompressor: zstd::bulk::Decompressor<'static>,
+    encoded: Vec<u8>,
+    plain: Vec<u8>,
+}
+
+impl LogRoom {
+    pub(super) fn new(place: &str) -> Result<Self> {
+        let decompressor = zstd::bulk::Decompressor::new().map_err(|error| RepositoryError::Damaged {
+            place: place.to_owned(),
+            detail: format!("cannot be opened: zstd has no memory: {error}"),
+        })?;
+        Ok(Self { decompressor, encoded: Vec::new(), plain: Vec::new() })
+    }
+}
+
+/// An object as it was fetched, whose head and key are known.
+pub(super) struct SealedLogFile {
+    pub(super) place: String,
+    pub(super) name: LogName,
+    pub(super) head: LogHead,
+    pub(super) bytes: Bytes,
+    pub(super) key: Arc<OpeningKey>,
+}
+
+/// Where the opening of an object has come to.
+struct Blocks<'a> {
+    place: &'a str,
+    object: String,
+    head: &'a LogHead,
+    bytes: &'a [u8],
+    at: usize,
+    number: u32,
+    /// Plain bytes so far.
+    opened: u64,
+}
+
+impl Blocks<'_> {
+    fn damaged(&self, detail: String) -> RepositoryError {
+        RepositoryError::Damaged { place: self.place.to_owned(), detail }
+    }
+
+    /// Opens the next block onto the end of `room.plain`; returns where it begins there, and nothing after the last.
+    fn next(&mut self, key: &OpeningKey, room: &mut LogRoom) -> Result<Option<usize>> {
+        if self.number > 0 && self.at == self.bytes.len() {
+            return Ok(None);
+        }
+        let (bytes, number) = (self.bytes, self.number);
+        let broken = |detail: &str| self.damaged(format!("block {number} {detail}"));
+        let (Some(sealed_bytes), Some(plain_bytes)) = (word(bytes, self.at), word(bytes, self.at + 4)) else {
             return Err(broken("is cut off"));
         };
-        let encoding = bytes.get(at + 8).and_then(|number| Encoding::from_number(*number));
+        let encoding = bytes.get(self.at + 8).and_then(|number| Encoding::from_number(*number));
         let encoding = encoding.ok_or_else(|| broken("has an unknown encoding"))?;
         let possible = match encoding {
             Encoding::Plain => sealed_bytes == plain_bytes + OVERHEAD_BYTES,
             Encoding::Zstd => sealed_bytes < plain_bytes + OVERHEAD_BYTES,
         };
-        if plain_bytes > MAX_LOG_BLOCK_BYTES || !possible || (plain.len() + plain_bytes) as u64 > head.size {
+        if plain_bytes > MAX_LOG_BLOCK_BYTES || !possible || self.opened + plain_bytes as u64 > self.head.size {
             return Err(broken("says impossible lengths"));
         }
-        let from = at + BLOCK_HEAD_BYTES;
+        let from = self.at + BLOCK_HEAD_BYTES;
         let sealed = bytes.get(from..from + sealed_bytes).ok_or_else(|| broken("is cut off"))?;
-        at = from + sealed_bytes;
-        let is_last = at == bytes.len();
-        let bound = associated(&bytes[..HEADER_BYTES], &object, number, plain_bytes as u32, encoding, is_last);
-        key.open(&bound, sealed, &mut encoded).map_err(|error| broken(&error.to_string()))?;
-        let before = plain.len();
+        let end = from + sealed_bytes;
+        let bound = associated(&bytes[..HEADER_BYTES], &self.object, number, plain_bytes as u32, encoding, end == bytes.len());
+        key.open(&bound, sealed, &mut room.encoded).map_err(|error| broken(&error.to_string()))?;
+        let before = room.plain.len();
         match encoding {
-            Encoding::Plain => plain.extend_from_slice(&encoded),
-            // Onto the end of what is there, of which the room that was just checked is left.
+            Encoding::Plain => room.plain.extend_from_slice(&room.encoded),
+            // Onto the end of what is there, into room for just what the block says to hold.
             Encoding::Zstd => {
-                let mut end = Cursor::new(&mut plain);
-                end.set_position(before as u64);
-                let opened = decompressor.decompress_to_buffer(&encoded, &mut end);
+                room.plain.reserve(plain_bytes);
+                let mut after = Cursor::new(&mut room.plain);
+                after.set_position(before as u64);
+                let opened = room.decompressor.decompress_to_buffer(&room.encoded, &mut after);
                 opened.map_err(|error| broken(&format!("does not decompress: {error}")))?;
             }
         }
-        if plain.len() - before != plain_bytes {
+        if room.plain.len() - before != plain_bytes {
             return Err(broken("has another length than it says"));
         }
-        if is_last {
-            break;
+        (self.at, self.number, self.opened) = (end, number + 1, self.opened + plain_bytes as u64);
+        Ok(Some(before))
+    }
+
+    /// Whether this is all of the file that was meant.
+    fn end(&self, hasher: blake3::Hasher) -> Result<()> {
+        if self.opened != self.head.size {
+            return Err(self.damaged(format!("has {} bytes instead of {}", self.opened, self.head.size)));
         }
-        number += 1;
+        // The tags show that a holder of the key wrote it, only this that it is the file that was meant.
+        if *hasher.finalize().as_bytes() != self.head.hash {
+            return Err(self.damaged("holds other bytes than its head says".to_owned()));
+        }
+        Ok(())
     }
-    if plain.len() as u64 != head.size {
-        return Err(damaged(format!("has {} bytes instead of {}", plain.len(), head.size)));
-    }
-    // The tags show that a holder of the key wrote it, only this that it is the file that was meant.
-    if catalogue.log_id(&plain) != head.hash {
-        return Err(damaged("holds other bytes than its head says".to_owned()));
-    }
-    Ok(plain)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Storing files of the log.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex as Lock, PoisonError},
+};
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -71,6 +74,34 @@ pub struct LogWriter {
     recipients: Recipients,
     key: LogKey,
     level: i32,
+    desks: Arc<Desks>,
+}
+
+/// Compressors that nobody uses just now: they are costly to make.
+#[derive(Default)]
+struct Desks(Lock<Vec<Desk>>);
+
+impl fmt::Debug for Desks {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Desks")
+    }
+}
+
+impl Desks {
+    /// Work at one of them, made anew at zstd `level` if none is free.
+    fn at<T>(&self, level: i32, work: impl FnOnce(&mut Desk) -> T) -> Result<T> {
+        let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut desk = match free {
+            Some(desk) => desk,
+            None => Desk::new(level).map_err(|error| RepositoryError::Refused {
+                subject: "zstd".to_owned(),
+                detail: format!("has no memory: {error}"),
+            })?,
+        };
+        let done = work(&mut desk);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(desk);
+        Ok(done)
+    }
 }
 
 impl LogWriter {
@@ -83,7 +114,7 @@ impl LogWriter {
             let detail = "the policy and the repository do not agree on whether it is encrypted; mend [encryption] in the policy";
             return Err(RepositoryError::Key { place: repository.store.describe(), detail: detail.to_owned() });
         }
-        Ok(Self { repository, recipients, key, level })
+        Ok(Self { repository, recipients, key, level, desks: Arc::default() })
     }
 
     /// The repository that it writes to.
@@ -125,12 +156,10 @@ impl LogWriter {
         }
         let (id, key) = self.key().await?;
         let (catalogue, sealed_name, level, bytes) = (Arc::clone(&repository.catalogue), name.clone(), self.level, plain.clone());
+        let desks = Arc::clone(&self.desks);
         let (object, hash) = off_thread(move || {
-            let mut desk = Desk::new(level).map_err(|error| RepositoryError::Refused {
-                subject: "zstd".to_owned(),
-                detail: format!("has no memory: {error}"),
-            })?;
-            let object = seal_log_file(&catalogue, &sealed_name, (&id, &key), (&bytes, ended_at), &mut desk);
+            let seal = |desk: &mut Desk| seal_log_file(&catalogue, &sealed_name, (&id, &key), (&bytes, ended_at), desk);
+            let object = desks.at(level, seal)?;
             let hash = sha256(&object);
             Ok((object, hash))
         })

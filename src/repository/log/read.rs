@@ -1,18 +1,21 @@
 //! Fetching files of the log, and telling what is not there from what cannot be got.
 
-use std::sync::Arc;
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use chrono::{DateTime, Utc};
 
 use super::{
     LogHead, LogKind, LogName,
-    format::{MAX_OBJECT_BYTES, open_log_file},
+    format::{LogRoom, MAX_OBJECT_BYTES, SealedLogFile, open_log_blocks, open_log_file},
 };
 use crate::{
     repository::{
         Repository, RepositoryError,
         error::{Result, reading},
-        keys::DataKeys,
+        keys::{Catalogue, DataKeys},
         workers::off_thread,
     },
     stores::{GetOptions, StoreError, read_all},
@@ -41,13 +44,54 @@ pub struct LogKeys(DataKeys);
 pub struct LogReader {
     repository: Arc<Repository>,
     keys: LogKeys,
+    rooms: Arc<Rooms>,
+}
+
+/// What opening takes, of those that nobody uses just now.
+#[derive(Default)]
+struct Rooms(Mutex<Vec<LogRoom>>);
+
+impl fmt::Debug for Rooms {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Rooms")
+    }
+}
+
+/// A file as the site has it, fetched and not opened yet.
+pub struct FetchedLogFile {
+    sealed: SealedLogFile,
+    catalogue: Arc<Catalogue>,
+    rooms: Arc<Rooms>,
+}
+
+impl FetchedLogFile {
+    /// Plain bytes of the file, by its head.
+    pub fn size(&self) -> u64 {
+        self.sealed.head.size
+    }
+
+    /// Opens it: its bytes go to `take`, some MiB at a time, so that no more of it is ever in memory. What was taken is the file only if this
+    /// returns no error. For a thread that may work.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Damaged`], and those of `take`.
+    pub fn open<E: From<RepositoryError>>(
+        &self,
+        take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let free = self.rooms.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut room = free.map_or_else(|| LogRoom::new(&self.sealed.place), Ok)?;
+        let opened = open_log_blocks(&self.sealed, &self.catalogue, &mut room, take);
+        self.rooms.0.lock().unwrap_or_else(PoisonError::into_inner).push(room);
+        opened
+    }
 }
 
 impl LogReader {
     /// With the identities that the repository was opened with.
     pub fn new(repository: Arc<Repository>) -> Self {
         let keys = repository.log_keys();
-        Self { repository, keys }
+        Self { repository, keys, rooms: Arc::default() }
     }
 
     /// The repository that it reads from.
@@ -63,7 +107,17 @@ impl LogReader {
         self.fetch_ended(name).await.map(|(answer, _)| answer)
     }
 
-    /// The same, with what the file says of when it ended ([`LogHead::ended_at`]).
+    /// Fetches a file without opening it; nothing if the site says that there is none.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`], but for what only opening it shows.
+    pub async fn fetch_sealed(&self, name: &LogName) -> Result<Option<FetchedLogFile>> {
+        let sealed = self.repository.sealed_log_file(name, &self.keys).await?;
+        let (catalogue, rooms) = (Arc::clone(&self.repository.catalogue), Arc::clone(&self.rooms));
+        Ok(sealed.map(|sealed| FetchedLogFile { sealed, catalogue, rooms }))
+    }
+
+    /// The same as [`Self::fetch`], with what the file says of when it ended ([`LogHead::ended_at`]).
     ///
     /// # Errors
     /// Those of [`Self::fetch`].
@@ -99,6 +153,17 @@ impl Repository {
 
     /// A file, whole, and when it ended; nothing if the site says that there is none.
     async fn log_file(&self, name: &LogName, keys: &LogKeys) -> Result<Option<(Vec<u8>, Option<DateTime<Utc>>)>> {
+        let Some(sealed) = self.sealed_log_file(name, keys).await? else { return Ok(None) };
+        let (catalogue, ended_at) = (Arc::clone(&self.catalogue), sealed.head.ended_at);
+        let opened = off_thread(move || {
+            let SealedLogFile { place, name, head, bytes, key } = &sealed;
+            open_log_file(place, name, head, bytes, key, &catalogue)
+        });
+        Ok(Some((opened.await?, ended_at)))
+    }
+
+    /// A file as the site has it, and the key that opens it.
+    async fn sealed_log_file(&self, name: &LogName, keys: &LogKeys) -> Result<Option<SealedLogFile>> {
         let key = name.to_string();
         let place = format!("{}/{key}", self.store.describe());
         let bytes = match read_all(self.store.as_ref(), &key, GetOptions::default(), MAX_OBJECT_BYTES).await {
@@ -107,10 +172,8 @@ impl Repository {
             Err(error) => return Err(reading(error)),
         };
         let head = LogHead::read(&place, name, &bytes, &self.catalogue)?;
-        let opener = keys.0.get(&head.log_key()).await?;
-        let (catalogue, name, ended_at) = (Arc::clone(&self.catalogue), name.clone(), head.ended_at);
-        let opened = off_thread(move || open_log_file(&place, &name, &head, &bytes, &opener, &catalogue)).await?;
-        Ok(Some((opened, ended_at)))
+        let key = keys.0.get(&head.log_key()).await?;
+        Ok(Some(SealedLogFile { place, name: name.clone(), head, bytes, key }))
     }
 
     /// Why a file cannot be fetched that the site says it has not: by its listings, which answer or fail as a whole.

@@ -164,7 +164,9 @@ pub struct ContentStream {
     /// Bytes still expected, if the hint was right.
     expected: Option<u64>,
     buffer: Vec<u8>,
-    /// Where the bytes begin in it; before that there is room for what the last cut leaves over.
+    /// A part of a fixed size that came in one piece, in place of the buffer.
+    whole: Option<Bytes>,
+    /// Where the bytes begin in the buffer; before that there is room for what the last cut leaves over.
     start: usize,
     /// How long the buffer may grow; `share` covers it.
     capacity: usize,
@@ -178,7 +180,8 @@ pub struct ContentStream {
 impl ContentStream {
     pub(super) fn new(shared: Arc<Shared>, class: Class, cutting: Cutting, expected: Option<u64>) -> Self {
         let (buffer, refs) = (Vec::new(), Arc::default());
-        Self { shared, class, cutting, expected, buffer, start: 0, capacity: 0, share: None, tail: None, refs, size: 0 }
+        let (start, capacity, size) = (0, 0, 0);
+        Self { shared, class, cutting, expected, buffer, whole: None, start, capacity, share: None, tail: None, refs, size }
     }
 
     fn full_capacity(&self) -> usize {
@@ -200,21 +203,32 @@ impl ContentStream {
                 self.make_room().await?;
             }
             let piece = bytes.split_to(bytes.len().min(self.room()));
-            self.push(&piece);
+            self.push(piece);
         }
         Ok(())
     }
 
     /// Bytes that [`Self::push`] takes before [`Self::hand_over`] and [`Self::make_room`] are due.
     pub fn room(&self) -> usize {
-        self.capacity - self.buffer.len()
+        self.capacity - self.whole.as_ref().map_or(self.buffer.len(), Bytes::len)
     }
 
     /// Takes bytes, at most [`Self::room`] of them; what is beyond that would not be covered by the memory limit.
-    pub fn push(&mut self, piece: &[u8]) {
-        self.buffer.extend_from_slice(piece);
+    ///
+    /// A whole part of a fixed size is not copied. What it is a piece of lives as long as it does: parts are worked on in their order, so
+    /// that this is at most one such piece for each worker and each stream more than the limit knows of.
+    pub fn push(&mut self, piece: Bytes) {
         self.size += piece.len() as u64;
         self.expected = self.expected.map(|expected| expected.saturating_sub(piece.len() as u64));
+        if matches!(self.cutting, Cutting::Fixed(_)) && piece.len() == self.full_capacity() && piece.len() == self.room() {
+            self.whole = Some(piece);
+            return;
+        }
+        if self.buffer.capacity() == 0 {
+            self.buffer = self.shared.budget.buffer(self.capacity);
+            self.buffer.clear();
+        }
+        self.buffer.extend_from_slice(&piece);
     }
 
     /// Takes chunks that the repository has ([`super::Writer::has`]) for the next bytes. Only where a cut falls in any case: between two
@@ -228,7 +242,7 @@ impl ContentStream {
             return Err(not_at_a_cut());
         }
         self.shared.check()?;
-        if !self.buffer.is_empty() {
+        if !self.is_empty() {
             self.send(false).await?;
         }
         for chunk in chunks {
@@ -237,6 +251,12 @@ impl ContentStream {
             self.expected = self.expected.map(|expected| expected.saturating_sub(u64::from(chunk.length)));
         }
         Ok(())
+    }
+
+    /// Whether no bytes wait to be cut.
+    fn is_empty(&self) -> bool {
+        // A tail never comes alone: a buffer is made for bytes that are there.
+        self.whole.is_none() && self.buffer.len() <= self.start
     }
 
     /// Whether the part of a fixed size is not whole yet, because the hint was wrong.
@@ -275,9 +295,11 @@ impl ContentStream {
         let room = if expected == 0 { full } else { expected.min(full) };
         self.start = if self.tail.is_some() { MAX_CUT_BYTES } else { 0 };
         self.share = Some(self.shared.unless_failed(self.shared.budget.share(self.start + room)).await?);
-        self.buffer = self.shared.budget.buffer(self.start + room);
-        self.buffer.resize(self.start, 0);
         self.capacity = self.start + room;
+        if self.start > 0 {
+            self.buffer = self.shared.budget.buffer(self.capacity);
+            self.buffer.resize(self.start, 0);
+        }
         Ok(())
     }
 
@@ -292,7 +314,10 @@ impl ContentStream {
         }
         let (buffer, share) = (std::mem::take(&mut self.buffer), self.share.take());
         self.capacity = 0;
-        let bytes = self.shared.budget.lend(buffer, share).slice(start..);
+        let bytes = match self.whole.take() {
+            Some(whole) => self.shared.budget.hold(whole, share),
+            None => self.shared.budget.lend(buffer, share).slice(start..),
+        };
         let whole = match self.cutting {
             Cutting::Fixed(_) => true,
             Cutting::ContentDefined => last && bytes.len() <= MIN_CUT_BYTES,
@@ -323,8 +348,7 @@ impl ContentStream {
     /// # Errors
     /// The first error of the run.
     pub async fn finish(mut self) -> Result<(ChunkList, u64)> {
-        // A tail never comes alone: a buffer is made for bytes that are there.
-        if self.buffer.len() > self.start {
+        if !self.is_empty() {
             self.send(true).await?;
             if let Some(tail) = self.tail.take() {
                 self.shared.unless_failed(tail).await?.map_err(|_| lost())?;

@@ -13,6 +13,7 @@ use rustix::{
 };
 
 use super::{FILE, attributes::FileAttributes, metadata::kind, place::Placing, sparse, writeback};
+use crate::sources::Piece;
 
 /// A file that is being written under a temporary name beside its own.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub(super) struct Writing {
     attributes: FileAttributes,
     temporary: Vec<u8>,
     state: Mutex<State>,
-    /// Held by who writes a piece: the kernel lets one write to a file at a time, and others would spin for it instead of doing something else.
+    /// Held by who writes pieces: the kernel lets one write to a file at a time, and others would spin for it instead of doing something else.
     pub(super) turn: tokio::sync::Mutex<()>,
 }
 
@@ -39,12 +40,12 @@ enum End {
     Abandoned,
 }
 
-/// What a piece brought.
+/// What pieces brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     More,
     Whole,
-    /// It belongs to a file that was given up.
+    /// They belong to a file that was given up.
     Unwanted,
 }
 
@@ -64,10 +65,10 @@ impl Writing {
         Ok(Self { path, stored, attributes, temporary, state: Mutex::default(), turn: tokio::sync::Mutex::default() })
     }
 
-    /// Writes a piece; the last one completes the file and gives it its name.
-    pub(super) fn piece(&self, placing: &Placing, offset: u64, bytes: &[u8]) -> io::Result<Progress> {
-        let length = bytes.len() as u64;
-        if offset.checked_add(length).is_none_or(|end| end > self.stored) {
+    /// Writes pieces; the last one completes the file and gives it its name.
+    pub(super) fn pieces(&self, placing: &Placing, pieces: &[Piece]) -> io::Result<Progress> {
+        let is_beyond = |piece: &Piece| piece.offset.checked_add(piece.bytes.len() as u64).is_none_or(|end| end > self.stored);
+        if pieces.iter().any(is_beyond) {
             return Err(io::Error::other("a piece came that lies beyond its end"));
         }
         let place = placing.tree.place(&self.path, true)?;
@@ -88,20 +89,12 @@ impl Writing {
             }
             file
         };
-        match &self.attributes.data {
-            None => file.write_all_at(bytes, offset)?,
-            Some(segments) => {
-                let mut rest = bytes;
-                for (start, count) in sparse::places(segments, offset, length) {
-                    let (now, later) = rest.split_at(usize::try_from(count).map_err(io::Error::other)?);
-                    file.write_all_at(now, start)?;
-                    rest = later;
-                }
-            }
+        for piece in pieces {
+            self.put(&file, piece.offset, &piece.bytes)?;
         }
         let mut state = self.lock();
         let steps = state.arrived / writeback::STEP;
-        state.arrived += length;
+        state.arrived += pieces.iter().map(|piece| piece.bytes.len() as u64).sum::<u64>();
         if state.arrived < self.stored {
             let is_due = state.arrived / writeback::STEP > steps;
             drop(state);
@@ -121,6 +114,17 @@ impl Writing {
             writeback::begin(&file);
         }
         Ok(Progress::Whole)
+    }
+
+    /// Writes stored bytes to where they belong.
+    fn put(&self, file: &File, offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        let Some(segments) = &self.attributes.data else { return file.write_all_at(bytes, offset) };
+        for (start, count) in sparse::places(segments, offset, bytes.len() as u64) {
+            let (now, later) = bytes.split_at(usize::try_from(count).map_err(io::Error::other)?);
+            file.write_all_at(now, start)?;
+            bytes = later;
+        }
+        Ok(())
     }
 
     /// Gives the file up, unless it is whole, and removes what was written. Returns whether it was given up by this call.
