@@ -242,7 +242,45 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
-    use super::{Desk, Encoding, TEST_FROM_BYTES, TRUST_BELOW_BYTES};
+    use super::{Desk, Encoding, PAGES_BYTES, TEST_FROM_BYTES, TRUST_BELOW_BYTES};
+
+    /// Rows as a log has them: much that was said just before, and as much that is new.
+    fn rows(bytes: usize) -> Vec<u8> {
+        let row = |number: u32| format!("{} the channel was {} ", blake3::hash(&number.to_le_bytes()).to_hex(), number % 97);
+        let mut out: Vec<u8> = (0..)
+            .map(row)
+            .scan(0, |length, row| {
+                (*length < bytes).then(|| {
+                    *length += row.len();
+                    row.into_bytes()
+                })
+            })
+            .flatten()
+            .collect();
+        out.truncate(bytes);
+        out
+    }
+
+    #[test]
+    fn pages_and_logs_come_back_and_take_no_more_room_with_small_tables() {
+        for level in [1, 3, 9] {
+            let mut desk = Desk::new(level).unwrap();
+            for bytes in [1, 8192, PAGES_BYTES, PAGES_BYTES + 1, 4 << 20] {
+                let plain = rows(bytes);
+                let Encoding::Zstd = desk.encode_log(&plain) else {
+                    assert_eq!(bytes, 1, "level {level}");
+                    continue;
+                };
+                assert!(zstd::bulk::decompress(&desk.scratch, bytes).unwrap() == plain, "{bytes} bytes at level {level}");
+                let usual = zstd::bulk::compress(&plain, level).unwrap().len();
+                assert!(
+                    desk.scratch.len() <= usual + usual / 50,
+                    "{bytes} bytes at level {level}: {}, {usual}",
+                    desk.scratch.len()
+                );
+            }
+        }
+    }
 
     #[test]
     fn what_does_not_compress_is_stored_as_it_is_whatever_came_before() {

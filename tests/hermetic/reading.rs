@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use farshore::{
-    repository::{Budget, ChunkList, Reader, Repository},
+    repository::{Budget, ChunkList, Cutting, Reader, Repository, Writer},
     stores::{Limit, MemoryStore, SharedStore},
 };
+
 use futures_util::{StreamExt, TryStreamExt};
 
 use crate::support::{
@@ -64,4 +66,51 @@ async fn what_is_read_ahead_and_not_asked_for_leaves_others_their_requests() {
     let rest = pieces.map_ok(|piece| piece.len()).try_fold(0, |sum, bytes| std::future::ready(Ok(sum + bytes)));
     let rest: usize = tokio::time::timeout(Duration::from_secs(60), rest).await.expect("it hangs").unwrap();
     assert_eq!(first.len() + rest, BYTES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_of_a_fixed_size_is_the_same_however_its_bytes_come() {
+    const PART: usize = 128 << 10;
+    let recovery = Recovery::new(true);
+    let store: SharedStore = MemoryStore::new("site");
+    recovery.init(&store).await;
+    let repository = recovery.open(store.clone(), &recovery.fresh_cache()).await.unwrap();
+    let writer = Writer::begin(&repository, &recovery.recipients, Arc::clone(&recovery.workers), Budget::new(0)).await.unwrap();
+    // Three times what the least memory holds, so that shares go back.
+    let bytes = Bytes::from(noise(96 << 20, 7));
+    let kept = 9 * PART + 100;
+    let mut lists = Vec::new();
+    for (length, step, hint) in [
+        (kept, kept, Some(kept as u64)),
+        (kept, PART, Some(kept as u64)),
+        (kept, 1 << 20, None),
+        (kept, PART - 1, Some(5 * PART as u64)),
+        (kept, PART + 1, Some(100 * PART as u64)),
+        (kept, 7000, Some(0)),
+        (bytes.len(), 1 << 20, Some(bytes.len() as u64)),
+    ] {
+        let mut content = writer.content(Cutting::Fixed(PART as u32), hint);
+        for from in (0..length).step_by(step) {
+            let piece = bytes.slice(from..length.min(from + step));
+            tokio::time::timeout(Duration::from_secs(60), content.write(piece)).await.expect("it hangs").unwrap();
+        }
+        let (list, size) = content.finish().await.unwrap();
+        assert_eq!(size, length as u64);
+        lists.push((list, length, step));
+    }
+    writer.flush().await.unwrap();
+    let repository = recovery.open(store, &recovery.fresh_cache()).await.unwrap();
+    let reader = Reader::open(&repository, Arc::clone(&recovery.workers), Budget::new(0)).await.unwrap();
+    for (list, length, step) in lists {
+        let chunks = reader.flatten(&list).await.unwrap();
+        let parts: Vec<usize> = chunks.iter().map(|chunk| chunk.length as usize).collect();
+        assert!(parts[..length / PART].iter().all(|part| *part == PART), "in steps of {step}");
+        assert_eq!(parts.iter().sum::<usize>(), length);
+        let (mut pieces, mut at) = (reader.read(&list), 0);
+        while let Some(piece) = pieces.try_next().await.unwrap() {
+            assert!(piece == bytes[at..at + piece.len()], "in steps of {step}, at {at}");
+            at += piece.len();
+        }
+        assert_eq!(at, length);
+    }
 }

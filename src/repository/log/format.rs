@@ -346,8 +346,8 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::{
-        Catalogue, DateTime, Desk, LogHead, LogName, MAX_LOG_BLOCK_BYTES, OpeningKey, Result, SealingKey, Utc, open_log_file,
-        seal_log_file,
+        Arc, Bytes, Catalogue, DateTime, Desk, LogHead, LogName, LogRoom, MAX_LOG_BLOCK_BYTES, OpeningKey, RepositoryError, Result,
+        SealedLogFile, SealingKey, Utc, open_log_blocks, open_log_file, seal_log_file,
     };
 
     fn catalogue() -> Catalogue {
@@ -363,27 +363,67 @@ mod tests {
     }
 
     fn sealed(plain: &[u8]) -> Vec<u8> {
-        seal_log_file(
-            &catalogue(),
-            &name(1),
-            (&[4; 16], &SealingKey::new(&[5; 32])),
-            (plain, Some(ended())),
-            &mut Desk::new(1).unwrap(),
-        )
+        sealed_at(1, plain)
     }
 
+    fn sealed_at(level: i32, plain: &[u8]) -> Vec<u8> {
+        let mut desk = Desk::new(level).unwrap();
+        seal_log_file(&catalogue(), &name(1), (&[4; 16], &SealingKey::new(&[5; 32])), (plain, Some(ended())), &mut desk)
+    }
+
+    /// At once and a block at a time, which must end alike.
     fn opened(of: u8, bytes: &[u8]) -> Result<Vec<u8>> {
         let (name, catalogue) = (name(of), catalogue());
         let head = LogHead::read("x", &name, bytes, &catalogue)?;
-        open_log_file("x", &name, &head, bytes, &OpeningKey::new(&[5; 32]), &catalogue)
+        let whole = open_log_file("x", &name, &head, bytes, &OpeningKey::new(&[5; 32]), &catalogue);
+        let key = Arc::new(OpeningKey::new(&[5; 32]));
+        let sealed = SealedLogFile { place: "x".to_owned(), name, head, bytes: Bytes::copy_from_slice(bytes), key };
+        let (mut room, mut taken) = (LogRoom::new("x").unwrap(), Vec::new());
+        let ended = open_log_blocks(&sealed, &catalogue, &mut room, |block| {
+            assert!(block.len() <= MAX_LOG_BLOCK_BYTES);
+            taken.extend_from_slice(block);
+            Ok::<_, RepositoryError>(())
+        });
+        match (&whole, ended) {
+            (Ok(whole), Ok(())) => assert!(*whole == taken),
+            (Err(one), Err(other)) => assert_eq!(one.to_string(), other.to_string()),
+            (whole, ended) => panic!("{:?}, and by blocks {ended:?}", whole.as_ref().map(Vec::len)),
+        }
+        whole
     }
 
     #[test]
     fn a_file_comes_back_whatever_its_size() {
         let noise = |bytes: usize| (0..bytes).map(|at| blake3::hash(&at.to_le_bytes()).as_bytes()[0]).collect::<Vec<u8>>();
         for plain in [vec![], vec![7], noise(100_000), vec![0; MAX_LOG_BLOCK_BYTES], vec![1; 2 * MAX_LOG_BLOCK_BYTES + 1]] {
-            assert!(opened(1, &sealed(&plain)).unwrap() == plain, "{} bytes", plain.len());
+            for level in [1, 3, 9] {
+                assert!(opened(1, &sealed_at(level, &plain)).unwrap() == plain, "{} bytes at level {level}", plain.len());
+            }
         }
+    }
+
+    #[test]
+    fn whoever_takes_blocks_ends_it() {
+        let bytes = sealed(&vec![3; 3 * MAX_LOG_BLOCK_BYTES]);
+        let (name, catalogue) = (name(1), catalogue());
+        let head = LogHead::read("x", &name, &bytes, &catalogue).unwrap();
+        let key = Arc::new(OpeningKey::new(&[5; 32]));
+        let sealed = SealedLogFile { place: "x".to_owned(), name, head, bytes: bytes.into(), key };
+        let (mut room, mut taken) = (LogRoom::new("x").unwrap(), 0);
+        let full = || RepositoryError::Refused { subject: "disk".to_owned(), detail: "is full".to_owned() };
+        let ended = open_log_blocks(&sealed, &catalogue, &mut room, |_| {
+            taken += 1;
+            if taken == 2 { Err(full()) } else { Ok(()) }
+        });
+        assert_eq!((ended.unwrap_err().to_string(), taken), (full().to_string(), 2));
+        // What it worked with is as good as new.
+        let mut again = Vec::new();
+        let take = |block: &[u8]| {
+            again.extend_from_slice(block);
+            Ok::<_, RepositoryError>(())
+        };
+        open_log_blocks(&sealed, &catalogue, &mut room, take).unwrap();
+        assert!(again == vec![3; 3 * MAX_LOG_BLOCK_BYTES]);
     }
 
     #[test]
