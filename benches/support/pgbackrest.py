@@ -209,17 +209,16 @@ def archived(bench, count, command, at_site):
 
 
 def called(commands, target):
-    """Starts a command for each file, as cheaply as a server does, which starts them by `system`. Returns as `measure` does, of the commands alone: what lies
-    between two of them is the server's, which renames the file to its own name. (Replacing the one before would write that to the disk.)"""
-    seconds = peak = cpu = 0
+    """Starts a command for each file, as cheaply as a server does, which starts them by `system`, and gives each file its own name, as a server does. (Replacing the
+    one before would write that to the disk.) Returns as `measure` does; peak and CPU are of the commands that were called, not of what they leave running."""
+    start = time.monotonic()
+    peak = cpu = 0
     before = None
     errors = f"{target}.errors"
     actions = [(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0), (os.POSIX_SPAWN_OPEN, 2, errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)]
     for number, command in enumerate(commands):
-        start = time.monotonic()
-        child = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
+        child = os.posix_spawnp(command[0], command, os.environ, file_actions=actions)
         _, status, usage = os.wait4(child, 0)
-        seconds += time.monotonic() - start
         peak, cpu = max(peak, usage.ru_maxrss / 1024), cpu + usage.ru_utime + usage.ru_stime
         if status != 0:
             raise RuntimeError(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}:\n{open(errors).read()}")
@@ -229,7 +228,7 @@ def called(commands, target):
             os.unlink(before)
         before = f"{target}.{number}"
         os.rename(target, before)
-    return seconds, peak, cpu
+    return time.monotonic() - start, peak, cpu
 
 
 def fetched(bench, names, command):

@@ -220,4 +220,16 @@ mod tests {
         drop(all);
         drop(budget.share(usize::MAX).now_or_never().expect("all of it came back"));
     }
+
+    #[tokio::test]
+    async fn bytes_of_somebody_else_own_their_share_until_the_last_reference_goes() {
+        let budget = Budget::new(0);
+        let all = budget.share(usize::MAX).await;
+        let held = budget.hold(vec![1; 1000].into(), Some(all));
+        let part = held.slice(10..20);
+        drop(held);
+        assert!(budget.share(1).now_or_never().is_none(), "a part of it is still in use");
+        drop(part);
+        drop(budget.share(usize::MAX).now_or_never().expect("all of it came back"));
+    }
 }

@@ -56,8 +56,8 @@ impl Desk {
 
 /// zstd's level 3 keeps two tables of what it has seen, of 256 and 512 KiB for long input, and looks back 2 MiB. In pages and in a log what
 /// repeats lies near. With an eighth of the tables, which a processor's inner caches have room for, segments of the log take a third less time
-/// and pieces of relations a twentieth less, and most become smaller by that (`docs/soak.md`); programs and texts would become larger. Other
-/// levels have small tables anyway, or search in another way.
+/// and pieces of relations a twentieth less, and most become smaller by that (decision 0043); programs and texts would become larger. Levels 1
+/// and 2 have one small table, 5 and above search in another way, and who asks for 4 asks for its large ones.
 fn for_pages(level: i32) -> std::io::Result<zstd::bulk::Compressor<'static>> {
     let mut compressor = zstd::bulk::Compressor::new(level)?;
     if level == 3 {
@@ -279,6 +279,19 @@ mod tests {
                     desk.scratch.len()
                 );
             }
+        }
+    }
+
+    #[test]
+    fn small_tables_are_for_pages_and_logs_alone() {
+        let plain = rows(4 << 20);
+        let usual = |level| zstd::bulk::compress(&plain, level).unwrap();
+        for (level, is_other) in [(1, false), (3, true), (4, false)] {
+            let mut desk = Desk::new(level).unwrap();
+            desk.encode(&plain);
+            assert!(desk.scratch == usual(level), "a chunk of a file at level {level}");
+            desk.encode_log(&plain);
+            assert_eq!(desk.scratch != usual(level), is_other, "a block of a log at level {level}");
         }
     }
 

@@ -72,17 +72,18 @@ impl Archives {
         }
     }
 
-    /// A file as the first site has it that has it, still sealed; nothing if none has.
+    /// How many sites there are.
+    pub(super) fn count(&self) -> usize {
+        self.sites.len()
+    }
+
+    /// A file as one of the sites has it, still sealed; nothing if it has none.
     ///
     /// # Errors
-    /// Of the first site that failed before one had it.
-    pub(super) async fn fetch_sealed(&self, name: &LogName) -> Result<Option<FetchedLogFile>, OperationError> {
-        for (site, reader) in &self.sites {
-            if let Some(file) = opened(site.as_ref(), reader).await?.fetch_sealed(name).await? {
-                return Ok(Some(file));
-            }
-        }
-        Ok(None)
+    /// Of that site.
+    pub(super) async fn fetch_sealed(&self, site: usize, name: &LogName) -> Result<Option<FetchedLogFile>, OperationError> {
+        let Some((site, reader)) = self.sites.get(site) else { return Ok(None) };
+        Ok(opened(site.as_ref(), reader).await?.fetch_sealed(name).await?)
     }
 
     /// The beginning of a segment that no site has whole, from the site whose parts of it go furthest; nothing if there are none.

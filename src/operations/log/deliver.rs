@@ -203,3 +203,28 @@ pub(super) fn write_by(
     let _ = File::open(directory).and_then(|directory| directory.sync_all());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Lasting, Write, fs, refused, write_by};
+
+    #[test]
+    fn of_a_file_that_could_not_be_filled_nothing_is_left() {
+        let place = tempfile::tempdir().unwrap();
+        let to = place.path().join("RECOVERYXLOG");
+        for lasting in [Lasting::Cached, Lasting::Synced] {
+            let error = write_by(&to, lasting, |file| {
+                file.write_all(b"half of it").unwrap();
+                Err(refused("the other half", "is damaged"))
+            });
+            assert!(error.unwrap_err().to_string().contains("the other half"));
+            assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+        }
+        write_by(&to, Lasting::Cached, |file| {
+            file.write_all(b"all").unwrap();
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!((fs::read(&to).unwrap(), fs::read_dir(place.path()).unwrap().count()), (b"all".to_vec(), 1));
+    }
+}

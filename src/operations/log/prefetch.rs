@@ -178,13 +178,24 @@ impl Ahead {
         let (path, coming) = (self.path(name), self.coming(name));
         let lasting = if self.boot.is_some() { Lasting::Cached } else { Lasting::Synced };
         fs::write(&coming, []).map_err(io(coming.display().to_string()))?;
-        let fetched = async {
-            let Some(file) = archives.fetch_sealed(name).await? else { return Ok(()) };
-            let _turn = openers.acquire().await;
-            let name = name.clone();
-            off_thread(move || write_by(&path, lasting, |out| open_into(&file, &name, out))).await
-        };
-        let outcome = fetched.await;
+        let mut outcome = Ok(());
+        for site in 0..archives.count() {
+            let fetched = async {
+                let Some(file) = archives.fetch_sealed(site, name).await? else { return Ok(false) };
+                let _turn = openers.acquire().await;
+                let (path, name) = (path.clone(), name.clone());
+                off_thread(move || write_by(&path, lasting, |out| open_into(&file, &name, out))).await.map(|()| true)
+            };
+            match fetched.await {
+                Ok(true) => {
+                    outcome = Ok(());
+                    break;
+                }
+                Ok(false) => {}
+                // Another site may have it, and have it whole.
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
         let _ = fs::remove_file(coming);
         outcome
     }

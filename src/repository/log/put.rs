@@ -90,8 +90,8 @@ impl fmt::Debug for Desks {
 impl Desks {
     /// Work at one of them, made anew at zstd `level` if none is free.
     fn at<T>(&self, level: i32, work: impl FnOnce(&mut Desk) -> T) -> Result<T> {
-        let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut desk = match free {
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut desk = match found {
             Some(desk) => desk,
             None => Desk::new(level).map_err(|error| RepositoryError::Refused {
                 subject: "zstd".to_owned(),
@@ -99,7 +99,11 @@ impl Desks {
             })?,
         };
         let done = work(&mut desk);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(desk);
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // More were only waited for once.
+        if free.len() < std::thread::available_parallelism().map_or(1, usize::from) {
+            free.push(desk);
+        }
         Ok(done)
     }
 }

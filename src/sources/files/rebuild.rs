@@ -18,6 +18,7 @@ use super::{
     room::free_bytes,
     tree::Tree,
     write::{Progress, Writing, is_there, link},
+    writeback,
 };
 use crate::{
     progress::PhaseTime,
@@ -160,7 +161,7 @@ impl FilesTarget {
                         let writing = Arc::clone(&file);
                         let work = {
                             let placing = Arc::clone(&placing);
-                            move || writing.pieces(&placing, &pieces)
+                            move || writing.pieces(&placing, pieces)
                         };
                         let _turn = file.turn.lock().await;
                         match blocking(work).await {
@@ -230,16 +231,18 @@ impl FilesTarget {
     }
 }
 
-/// Pieces of each content, in the order in which they came.
+/// Pieces by content, in the order in which they came, at most so many bytes together that the disk can be told of them in time.
 fn by_content(pieces: Vec<Piece>) -> Vec<(usize, Vec<Piece>)> {
-    let mut contents: Vec<(usize, Vec<Piece>)> = Vec::new();
+    let mut groups: Vec<(usize, Vec<Piece>)> = Vec::new();
+    let bytes = |pieces: &[Piece]| pieces.iter().map(|piece| piece.bytes.len() as u64).sum::<u64>();
     for piece in pieces {
-        match contents.iter_mut().find(|(index, _)| *index == piece.index) {
-            Some((_, pieces)) => pieces.push(piece),
-            None => contents.push((piece.index, vec![piece])),
+        // The last of a content: those before it are full.
+        match groups.iter_mut().rfind(|(index, _)| *index == piece.index) {
+            Some((_, group)) if bytes(group) + piece.bytes.len() as u64 <= writeback::STEP => group.push(piece),
+            _ => groups.push((piece.index, vec![piece])),
         }
     }
-    contents
+    groups
 }
 
 /// Tells a blocking thread that nobody waits for it any more.
@@ -300,7 +303,7 @@ fn prepare_file(placing: &Placing, state: &mut State, entry: Entry, attributes: 
     let temporary = format!(".farshore-{:016x}-{}", state.secret, state.batch.files.len()).into_bytes();
     let file = Writing::new(path, content.size, attributes, temporary)?;
     if content.size == 0 {
-        return match file.pieces(placing, &[]) {
+        return match file.pieces(placing, Vec::new()) {
             Ok(_) => Ok(Some(true)),
             Err(error) => {
                 file.abandon(placing);

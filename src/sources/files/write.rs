@@ -66,7 +66,7 @@ impl Writing {
     }
 
     /// Writes pieces; the last one completes the file and gives it its name.
-    pub(super) fn pieces(&self, placing: &Placing, pieces: &[Piece]) -> io::Result<Progress> {
+    pub(super) fn pieces(&self, placing: &Placing, pieces: Vec<Piece>) -> io::Result<Progress> {
         let is_beyond = |piece: &Piece| piece.offset.checked_add(piece.bytes.len() as u64).is_none_or(|end| end > self.stored);
         if pieces.iter().any(is_beyond) {
             return Err(io::Error::other("a piece came that lies beyond its end"));
@@ -89,12 +89,14 @@ impl Writing {
             }
             file
         };
+        let length: u64 = pieces.iter().map(|piece| piece.bytes.len() as u64).sum();
+        // Each gives its memory back as soon as it is written.
         for piece in pieces {
             self.put(&file, piece.offset, &piece.bytes)?;
         }
         let mut state = self.lock();
         let steps = state.arrived / writeback::STEP;
-        state.arrived += pieces.iter().map(|piece| piece.bytes.len() as u64).sum::<u64>();
+        state.arrived += length;
         if state.arrived < self.stored {
             let is_due = state.arrived / writeback::STEP > steps;
             drop(state);

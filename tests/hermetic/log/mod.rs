@@ -95,6 +95,19 @@ impl Server {
         server
     }
 
+    /// With a second site, the directory `second`, beside the first.
+    pub(crate) fn with_second_site() -> Self {
+        let server = Self::new();
+        let site = |name: &str, directory: &str| {
+            let path = server.agent.text(directory);
+            format!("[[site]]\nname = \"{name}\"\nstore = {{ kind = \"filesystem\", path = \"{path}\" }}\n")
+        };
+        let sites = format!("{}{}", site("far", "site"), site("second", "second"));
+        server.agent.write_policy_with(&server.source("limit = \"64MiB\""), &sites, &server.agent.drill_table());
+        server.agent.run(["init", "policy.toml", "--create", "--site", "second"]).succeeds();
+        server
+    }
+
     /// The `[[source]]` table.
     pub(crate) fn source(&self, wal: &str) -> String {
         format!(

@@ -81,3 +81,49 @@ fn a_recovery_that_goes_elsewhere_is_followed_and_half_a_file_is_never_taken() {
     gets(&server, 3);
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
+
+#[test]
+fn a_site_that_cannot_give_a_segment_keeps_no_other_from_it() {
+    let server = Server::with_second_site();
+    (1..=12).for_each(|number| server.pushes(number));
+    server.settles();
+    let at_first = |number: u64| server.agent.path(&format!("site/wal/{SYSTEM}/00000001")).join(name(1, number));
+    // One is damaged where it ends, so that all but that has been opened when it is found; the other is nothing at all.
+    let mut bytes = fs::read(at_first(3)).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(at_first(3), bytes).unwrap();
+    fs::write(at_first(4), b"").unwrap();
+    gets(&server, 1);
+    (2..=9).for_each(|number| comes(&server, number));
+    // Whoever takes them goes to no site.
+    for directory in ["site", "second"] {
+        fs::rename(server.agent.path(directory), server.agent.path(&format!("away-{directory}"))).unwrap();
+    }
+    (2..=9).for_each(|number| gets(&server, number));
+    // The first one stays away.
+    fs::rename(server.agent.path("away-second"), server.agent.path("second")).unwrap();
+    gets(&server, 10);
+    (11..=12).for_each(|number| comes(&server, number));
+    (11..=12).for_each(|number| gets(&server, number));
+}
+
+#[test]
+fn of_a_segment_that_is_damaged_everywhere_nothing_lies_there() {
+    let server = Server::new();
+    (1..=4).for_each(|number| server.pushes(number));
+    server.settles();
+    let path = server.agent.path(&format!("site/wal/{SYSTEM}/00000001")).join(name(1, 3));
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+    gets(&server, 1);
+    [2, 4].into_iter().for_each(|number| comes(&server, number));
+    server.get_with(&name(1, 3), &[]).fails(126, &["tag does not match"]);
+    let there = || fs::read_dir(ahead(&server)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let began = Instant::now();
+    // It is tried again every second; what it writes then goes again.
+    while there().any(|file| file.starts_with(".farshore-")) {
+        assert!(began.elapsed() < Duration::from_secs(10), "half a file stays");
+    }
+    assert!(!there().any(|file| file.starts_with(&name(1, 3)) && !file.ends_with(".coming")));
+}

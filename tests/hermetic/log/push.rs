@@ -209,14 +209,7 @@ fn synchronously_a_push_returns_only_when_every_site_has_it() {
 
 #[test]
 fn one_site_that_is_down_keeps_no_other_from_having_the_log() {
-    let server = Server::new();
-    let site = |name: &str| {
-        let path = server.agent.text(if name == "far" { "site" } else { name });
-        format!("[[site]]\nname = \"{name}\"\nstore = {{ kind = \"filesystem\", path = \"{path}\" }}\n")
-    };
-    let sites = format!("{}{}", site("far"), site("second"));
-    server.agent.write_policy_with(&server.source("limit = \"64MiB\""), &sites, &server.agent.drill_table());
-    server.agent.run(["init", "policy.toml", "--create", "--site", "second"]).succeeds();
+    let server = Server::with_second_site();
     let second = || crate::support::agent::files(&server.agent.path("second/wal")).len();
     fs::rename(server.agent.path("site"), server.agent.path("away")).unwrap();
     (1..=5).for_each(|number| server.pushes(number));

@@ -118,13 +118,8 @@ fn what_is_not_what_its_name_says_is_left_for_its_push_to_refuse() {
 
 #[test]
 fn while_a_site_is_away_everything_goes_through_the_spool() {
-    let server = Server::new();
+    let server = Server::with_second_site();
     let second = server.agent.text("second");
-    let site =
-        |name: &str, path: &str| format!("[[site]]\nname = \"{name}\"\nstore = {{ kind = \"filesystem\", path = \"{path}\" }}\n");
-    let sites = format!("{}{}", site("far", &server.agent.text("site")), site("second", &second));
-    server.agent.write_policy_with(&server.source("limit = \"64MiB\""), &sites, &server.agent.drill_table());
-    server.agent.run(["init", "policy.toml", "--create", "--site", "second"]).succeeds();
     server.has_ready(1..=6);
     fs::rename(&second, server.agent.path("away")).unwrap();
     for number in 1..=6 {
