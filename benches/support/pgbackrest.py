@@ -208,6 +208,13 @@ def archived(bench, count, command, at_site):
     return (seconds, 0, 0), names
 
 
+def alone(bench):
+    """Ends what either side has left running, which waits for more to do: our uploader would go on and take what the server has ready for the other."""
+    left = f"(wal (upload|prefetch)|archive-(push|get):async).*{bench.work}|{bench.work}.*(wal (upload|prefetch)|archive-(push|get):async)"
+    while subprocess.run(["pkill", "-f", left]).returncode == 0:
+        time.sleep(0.1)
+
+
 def called(commands, target):
     """Starts a command for each file, as cheaply as a server does, which starts them by `system`, and gives each file its own name, as a server does. (Replacing the
     one before would write that to the disk.) Returns as `measure` does; peak and CPU are of the commands that were called, not of what they leave running."""
@@ -274,11 +281,13 @@ def log(bench):
         bench.hand_over()
 
         def theirs():
+            alone(bench)
             at_site = lambda: bench.site.count("repo/archive", ".zst")
             took, names = archived(bench, count, f"{PGBACKREST} --config={bench.config} --stanza=main --archive-async archive-push %p", at_site)
             return took, fetched(bench, names, lambda name, path: [PGBACKREST, f"--config={bench.config}", "--stanza=main", "--archive-async", "archive-get", name, path])
 
         def ours():
+            alone(bench)
             at_site = lambda: bench.site.count("site/wal")
             took, names = archived(bench, count, f"env FARSHORE_CACHE_DIR={bench.work}/server-cache {FARSHORE} wal push --quiet {bench.policy} %p", at_site)
             return took, fetched(bench, names, lambda name, path: [
