@@ -7,7 +7,6 @@ use farshore::{
     repository::{Budget, ChunkList, Cutting, Reader, Repository, Writer},
     stores::{Limit, MemoryStore, SharedStore},
 };
-
 use futures_util::{StreamExt, TryStreamExt};
 
 use crate::support::{

@@ -69,6 +69,7 @@ fn nothing_that_was_acknowledged_is_lost_whatever_is_killed() {
             let _ = fs::remove_file(agent.path("pg/pg_wal/archive_status").join(format!("{}.ready", name(1, number))));
         }
     }
+    assert!(!acknowledged.is_empty());
     assert!(killed > 0, "none of {} was killed: the moments are badly chosen (a whole push took {whole:?})", soak(40));
     server.settles();
     uploader.kill().unwrap();
