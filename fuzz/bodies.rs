@@ -237,7 +237,7 @@ pub fn open_sealed_chunk(bytes: &[u8]) -> Option<Result<Vec<u8>, String>> {
     let place = Place { id, offset: 64, sealed_bytes: sealed.len() as u32, plain_bytes, encoding };
     let mut plain = Vec::new();
     let mut desk = Desk::new(3).expect("there is memory for zstd");
-    Some(desk.open_chunk(&OpeningKey::new(&[7; 32]), &place, &sealed, &mut plain).map(|()| plain))
+    Some(desk.open_chunk(&OpeningKey::new(&[7; 32]), &place, &sealed, &mut plain, 0).map(|()| plain))
 }
 
 fn wrap(bytes: &[u8]) {

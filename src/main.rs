@@ -19,7 +19,11 @@ fn main() -> ExitCode {
     // Whatever happens to a `restore_command`, the server must not take it for the end of the log.
     let failed: report::ExitCode =
         if cli::serves_recovery(&arguments) { report::GetCode::Undelivered.into() } else { report::ExitCode::Other };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let built = match cli::is_brief(&arguments) {
+        true => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        false => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+    };
+    let runtime = match built {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("farshore: the operating system gives no threads: {error}");

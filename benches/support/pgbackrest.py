@@ -289,7 +289,7 @@ def log(bench):
         def ours():
             alone(bench)
             at_site = lambda: bench.site.count("site/wal")
-            took, names = archived(bench, count, f"env FARSHORE_CACHE_DIR={bench.work}/server-cache {FARSHORE} wal push --quiet {bench.policy} %p", at_site)
+            took, names = archived(bench, count, f"{FARSHORE} wal push --quiet --cache-dir {bench.work}/server-cache {bench.policy} %p", at_site)
             return took, fetched(bench, names, lambda name, path: [
                 FARSHORE, "wal", "get", "--quiet", "--system", system, "--identity", bench.key, bench.policy, name, path])
 

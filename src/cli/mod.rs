@@ -56,6 +56,27 @@ pub struct Cli {
     command: Command,
 }
 
+/// The command line of those that are started for each file of a log.
+#[derive(Debug, Parser)]
+#[command(name = "farshore")]
+struct Brief {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: BriefCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum BriefCommand {
+    Wal(wal::Args),
+}
+
+impl From<Brief> for Cli {
+    fn from(Brief { global, command: BriefCommand::Wal(args) }: Brief) -> Self {
+        Self { global, command: Command::Wal(args) }
+    }
+}
+
 /// Flags of every command.
 #[derive(Debug, clap::Args)]
 struct Global {
@@ -156,7 +177,9 @@ impl Context {
 /// Runs the program: arguments in, exit code out. What ends it early is printed to standard error.
 pub async fn run(arguments: Vec<OsString>) -> ExitCode {
     let is_get = serves_recovery(&arguments);
-    let cli = match Cli::try_parse_from(arguments) {
+    // What is started for each file of a log does not wait for all other commands to be described. What is wrong with it, the others tell.
+    let brief = is_brief(&arguments).then(|| Brief::try_parse_from(&arguments).ok()).flatten();
+    let cli = match brief.map_or_else(|| Cli::try_parse_from(arguments), |brief| Ok(brief.into())) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap knows where each is printed.
@@ -221,8 +244,40 @@ pub fn serves_recovery(arguments: &[OsString]) -> bool {
     has(&["get"]) || (has(&["wal"]) && !has(&wal::OTHERS))
 }
 
+/// Whether a command does next to nothing, and is started for each file of a log: it needs no threads beside the first.
+pub fn is_brief(arguments: &[OsString]) -> bool {
+    let has = |word: &str| arguments.iter().skip(1).any(|argument| argument == word);
+    has("wal") && (has("push") || has("get"))
+}
+
 /// Whether a command takes signals itself: `wal receive` stores what is there before it ends.
 pub fn takes_signals(arguments: &[OsString]) -> bool {
     let has = |word: &str| arguments.iter().skip(1).any(|argument| argument == word);
     has("wal") && has("receive")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::{Brief, Cli, is_brief};
+
+    #[test]
+    fn what_is_started_for_each_file_of_a_log_reads_its_words_as_every_command_does() {
+        for line in [
+            "farshore wal push prod pg_wal/000000010000000000000001",
+            "farshore --quiet wal push --cache-dir /var/cache/x --source db --wait 5s --no-upload prod pg_wal/1",
+            "farshore wal get --json prod 000000010000000000000001 pg_wal/RECOVERYXLOG",
+            "farshore wal --log-format json get --site ./far --identity key --system 7 00000002.history x --tablespaces-in-place",
+        ] {
+            let words: Vec<_> = line.split(' ').map(std::ffi::OsString::from).collect();
+            assert!(is_brief(&words), "{line}");
+            let brief: Cli = Brief::try_parse_from(&words).unwrap().into();
+            assert_eq!(format!("{brief:?}"), format!("{:?}", Cli::try_parse_from(&words).unwrap()), "{line}");
+        }
+        for line in ["farshore wal status prod", "farshore backup prod", "farshore wal gett x"] {
+            assert!(!is_brief(&line.split(' ').map(Into::into).collect::<Vec<_>>()), "{line}");
+        }
+        assert!(Brief::try_parse_from(["farshore", "wal", "push"]).is_err(), "what is wrong is left for the others to tell");
+    }
 }

@@ -163,7 +163,7 @@ pub fn seal_chunk(key: &SealingKey, id: &ChunkId, encoding: Encoding, plain_byte
     key.seal_into(&associated(id, encoding, plain_bytes), encoded, out);
 }
 
-/// Opens a sealed chunk into `encoded`, whose contents are replaced.
+/// Opens a sealed chunk into `encoded` from `start` on, whose contents are replaced.
 ///
 /// # Errors
 /// [`Forged`].
@@ -174,8 +174,9 @@ pub fn open_chunk(
     plain_bytes: u32,
     sealed: &[u8],
     encoded: &mut Vec<u8>,
+    start: usize,
 ) -> Result<(), Forged> {
-    key.open(&associated(id, encoding, plain_bytes), sealed, encoded)
+    key.open_at(&associated(id, encoding, plain_bytes), sealed, encoded, start)
 }
 
 /// Deepest nesting of MessagePack that is read: nothing that is stored has more than a few levels, and a reader's stack is finite.

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::stores::direct::ALIGNMENT;
+
 /// How the policy's memory limit is divided.
 #[derive(Debug, Clone)]
 pub struct Budget {
@@ -51,6 +53,14 @@ impl Budget {
     /// A buffer that can hold `bytes`, perhaps a used one: its length and contents mean nothing.
     pub fn buffer(&self, bytes: usize) -> Vec<u8> {
         self.buffers.take(bytes)
+    }
+
+    /// The same, and where in it to begin, so that `bytes` from there on lie at a multiple of [`ALIGNMENT`].
+    pub fn aligned(&self, bytes: usize) -> (Vec<u8>, usize) {
+        let buffer = self.buffer(bytes + ALIGNMENT - 1);
+        let start = buffer.as_ptr().align_offset(ALIGNMENT);
+        // The function may give up; then they lie somewhere, and are written as any.
+        if start < ALIGNMENT { (buffer, start) } else { (buffer, 0) }
     }
 
     /// Takes back a buffer that nobody needs any more.
@@ -143,8 +153,8 @@ struct Buffers {
     most_bytes: usize,
 }
 
-/// Smaller buffers are not worth keeping, bytes.
-const SMALLEST_KEPT: usize = 256 << 10;
+/// Smaller buffers are not worth keeping, bytes: a piece of a relation is.
+const SMALLEST_KEPT: usize = 128 << 10;
 
 impl Buffers {
     fn take(&self, bytes: usize) -> Vec<u8> {
@@ -203,7 +213,7 @@ impl Drop for Lent {
 mod tests {
     use futures_util::FutureExt;
 
-    use super::{Budget, Lane};
+    use super::{ALIGNMENT, Budget, Lane};
 
     #[tokio::test]
     async fn a_stream_has_its_own_lane_when_the_budget_is_spent() {
@@ -219,6 +229,17 @@ mod tests {
         drop(first.share(&budget, 1).await);
         drop(all);
         drop(budget.share(usize::MAX).now_or_never().expect("all of it came back"));
+    }
+
+    #[test]
+    fn bytes_in_an_aligned_buffer_lie_where_a_disk_takes_them_new_or_used() {
+        let budget = Budget::new(0);
+        for bytes in [1, ALIGNMENT, 128 << 10, 128 << 10, 1 << 20] {
+            let (mut buffer, start) = budget.aligned(bytes);
+            buffer.resize(start + bytes, 7);
+            assert!(buffer[start..].as_ptr().align_offset(ALIGNMENT) == 0, "{bytes} bytes from {start}");
+            budget.reuse(buffer);
+        }
     }
 
     #[tokio::test]

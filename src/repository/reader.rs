@@ -322,7 +322,7 @@ impl Reader {
                 for chunk in &entry.places {
                     let start = chunk.offset as usize;
                     let sealed = &bytes[start..start + chunk.sealed_bytes as usize];
-                    worker.open(desk, &opener, record.class, chunk, sealed, &mut plain, &place)?;
+                    worker.open(desk, &opener, record.class, chunk, sealed, (&mut plain, 0), &place)?;
                     plain_bytes += u64::from(chunk.plain_bytes);
                 }
                 worker.budget.reuse(bytes);
@@ -366,7 +366,7 @@ impl Reader {
                 for chunk in &entry.places {
                     let start = chunk.offset as usize;
                     let sealed = &bytes[start..start + chunk.sealed_bytes as usize];
-                    if worker.open(desk, &opener, record.class, chunk, sealed, &mut plain, &place).is_err() {
+                    if worker.open(desk, &opener, record.class, chunk, sealed, (&mut plain, 0), &place).is_err() {
                         unusable.insert(chunk.id);
                     }
                 }
@@ -532,16 +532,16 @@ impl Shared {
         for (chunk, wanted) in &range.chunks {
             let from = u64::from(chunk.offset) - range.start();
             let sealed = sealed.joined(from..from + u64::from(chunk.sealed_bytes), &mut joined);
-            let mut plain = self.budget.buffer(chunk.plain_bytes as usize);
-            self.open(desk, key, class, chunk, sealed, &mut plain, place)?;
-            let bytes = self.budget.lend(plain, share.split(chunk.plain_bytes as usize));
+            let (mut plain, start) = self.budget.aligned(chunk.plain_bytes as usize);
+            self.open(desk, key, class, chunk, sealed, (&mut plain, start), place)?;
+            let bytes = self.budget.lend(plain, share.split(chunk.plain_bytes as usize)).slice(start..);
             pieces.extend(wanted.iter().map(|(index, offset)| Piece { index: *index, offset: *offset, bytes: bytes.clone() }));
         }
         desk.joined = joined;
         Ok(pieces)
     }
 
-    /// Opens one chunk into `plain`: tag, length, keyed hash.
+    /// Opens one chunk into `plain` from where it says on: tag, length, keyed hash.
     #[allow(clippy::too_many_arguments, reason = "one step of the two functions above, not an interface")]
     fn open(
         &self,
@@ -550,12 +550,12 @@ impl Shared {
         class: Class,
         chunk: &Place,
         sealed: &[u8],
-        plain: &mut Vec<u8>,
+        (plain, start): (&mut Vec<u8>, usize),
         place: &str,
     ) -> Result<()> {
         let damaged = |detail: String| RepositoryError::Damaged { place: format!("{place}, chunk {}", chunk.id), detail };
-        desk.open_chunk(key, chunk, sealed, plain).map_err(damaged)?;
-        if self.catalogue.chunk_id(class, plain) != chunk.id {
+        desk.open_chunk(key, chunk, sealed, plain, start).map_err(damaged)?;
+        if self.catalogue.chunk_id(class, &plain[start..]) != chunk.id {
             return Err(damaged("its bytes are not what its name says: somebody with a writer's keys put it there".to_owned()));
         }
         Ok(())

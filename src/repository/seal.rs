@@ -48,13 +48,21 @@ impl OpeningKey {
     /// # Errors
     /// [`Forged`]; `plain` is empty then.
     pub fn open(&self, associated: &[u8], sealed: &[u8], plain: &mut Vec<u8>) -> Result<(), Forged> {
+        self.open_at(associated, sealed, plain, 0)
+    }
+
+    /// The same, from `start` on; what lies before it means nothing.
+    ///
+    /// # Errors
+    /// [`Forged`]; `plain` is empty then.
+    pub fn open_at(&self, associated: &[u8], sealed: &[u8], plain: &mut Vec<u8>, start: usize) -> Result<(), Forged> {
         let length = sealed.len().checked_sub(OVERHEAD_BYTES).ok_or(Forged)?;
         let (nonce, rest) = sealed.split_at(NONCE_BYTES);
         let (ciphertext, tag) = rest.split_at(length);
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Forged)?;
         // Of a used buffer only what it grows by is cleared.
-        plain.resize(length, 0);
-        self.0.open_separate_gather(nonce, Aad::from(associated), ciphertext, tag, plain).map_err(|_| {
+        plain.resize(start + length, 0);
+        self.0.open_separate_gather(nonce, Aad::from(associated), ciphertext, tag, &mut plain[start..]).map_err(|_| {
             plain.clear();
             Forged
         })

@@ -4,6 +4,7 @@
 
 use std::{
     fmt,
+    io::Cursor,
     sync::Arc,
     thread::{self, JoinHandle},
 };
@@ -61,7 +62,7 @@ impl Desk {
 fn for_pages(level: i32) -> std::io::Result<zstd::bulk::Compressor<'static>> {
     let mut compressor = zstd::bulk::Compressor::new(level)?;
     if level == 3 {
-        for parameter in [CParameter::WindowLog(18), CParameter::ChainLog(13), CParameter::HashLog(14)] {
+        for parameter in [CParameter::WindowLog(18), CParameter::ChainLog(11), CParameter::HashLog(13)] {
             compressor.set_parameter(parameter)?;
         }
     }
@@ -214,27 +215,36 @@ impl Desk {
         compressed < 3 * SAMPLE_BYTES * 97 / 100
     }
 
-    /// Opens a sealed chunk into `plain`, whose contents are replaced: tag, decoding, length. Whether the bytes are those that its
-    /// id names is the caller's to find out.
+    /// Opens a sealed chunk into `plain` from `start` on, whose contents are replaced: tag, decoding, length. Whether the bytes are those that
+    /// its id names is the caller's to find out.
     ///
     /// # Errors
     /// What is wrong, in words.
-    pub fn open_chunk(&mut self, key: &OpeningKey, chunk: &Place, sealed: &[u8], plain: &mut Vec<u8>) -> Result<(), String> {
+    pub fn open_chunk(
+        &mut self,
+        key: &OpeningKey,
+        chunk: &Place,
+        sealed: &[u8],
+        plain: &mut Vec<u8>,
+        start: usize,
+    ) -> Result<(), String> {
         let length = chunk.plain_bytes as usize;
         if length > MAX_CHUNK_BYTES {
             return Err(format!("says {length} plain bytes"));
         }
-        let encoded = if chunk.encoding == Encoding::Plain { &mut *plain } else { &mut self.scratch };
-        open_chunk(key, &chunk.id, chunk.encoding, chunk.plain_bytes, sealed, encoded).map_err(|error| error.to_string())?;
+        let (encoded, at) = if chunk.encoding == Encoding::Plain { (&mut *plain, start) } else { (&mut self.scratch, 0) };
+        open_chunk(key, &chunk.id, chunk.encoding, chunk.plain_bytes, sealed, encoded, at).map_err(|error| error.to_string())?;
         if chunk.encoding == Encoding::Zstd {
-            plain.clear();
+            plain.resize(start, 0);
             plain.reserve(length);
+            let mut rest = Cursor::new(&mut *plain);
+            rest.set_position(start as u64);
             self.decompressor
-                .decompress_to_buffer(&self.scratch, plain)
+                .decompress_to_buffer(&self.scratch, &mut rest)
                 .map_err(|error| format!("does not decompress: {error}"))?;
         }
-        if plain.len() != length {
-            return Err(format!("has {} plain bytes instead of {length}", plain.len()));
+        if plain.len() != start + length {
+            return Err(format!("has {} plain bytes instead of {length}", plain.len().saturating_sub(start)));
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ mod archive;
 mod azure;
 mod bandwidth;
 mod bounds;
+pub mod direct;
 mod error;
 mod filesystem;
 mod header_values;
@@ -354,7 +355,7 @@ impl Pieces {
 /// Those of [`read_all`].
 pub async fn read_pieces(store: &dyn Store, key: &str, options: GetOptions, limit: u64) -> Result<Pieces, StoreError> {
     let mut pieces = Pieces::default();
-    read_each(store, key, options, limit, |piece| pieces.0.push(piece)).await?;
+    read_each(store, key, options, limit, |piece, _| pieces.0.push(piece)).await?;
     Ok(pieces)
 }
 
@@ -363,9 +364,21 @@ pub async fn read_pieces(store: &dyn Store, key: &str, options: GetOptions, limi
 /// # Errors
 /// Those of the store; [`StoreError::Corrupt`] if there are more than `limit` bytes.
 pub async fn read_all(store: &dyn Store, key: &str, options: GetOptions, limit: u64) -> Result<Bytes, StoreError> {
-    let mut all = Vec::new();
-    read_into(store, key, options, limit, &mut all).await?;
-    Ok(all.into())
+    let (mut only, mut all) = (None, Vec::new());
+    let each = |piece: Bytes, size: u64| {
+        if only.is_none() && all.is_empty() {
+            // Small objects come in one piece, which is handed on as it is.
+            only = Some(piece);
+            return;
+        }
+        if let Some(first) = only.take() {
+            all.reserve_exact(usize::try_from(size.min(limit)).unwrap_or(0));
+            all.extend_from_slice(&first);
+        }
+        all.extend_from_slice(&piece);
+    };
+    read_each(store, key, options, limit, each).await?;
+    Ok(only.unwrap_or_else(|| all.into()))
 }
 
 /// Like [`read_all`], into a buffer that the caller brings and whose contents are replaced.
@@ -374,7 +387,7 @@ pub async fn read_all(store: &dyn Store, key: &str, options: GetOptions, limit: 
 /// Those of [`read_all`].
 pub async fn read_into(store: &dyn Store, key: &str, options: GetOptions, limit: u64, all: &mut Vec<u8>) -> Result<(), StoreError> {
     all.clear();
-    read_each(store, key, options, limit, |piece| all.extend_from_slice(&piece)).await
+    read_each(store, key, options, limit, |piece, _| all.extend_from_slice(&piece)).await
 }
 
 async fn read_each(
@@ -382,11 +395,13 @@ async fn read_each(
     key: &str,
     options: GetOptions,
     limit: u64,
-    mut each: impl FnMut(Bytes) + Send,
+    mut each: impl FnMut(Bytes, u64) + Send,
 ) -> Result<(), StoreError> {
     use futures_util::StreamExt;
     let mut bytes = 0;
+    let range = options.range.clone();
     let mut download = store.get(key, options).await?;
+    let size = range.map_or(download.stat.size, |range| range.end.saturating_sub(range.start));
     while let Some(piece) = download.body.next().await {
         let piece = piece?;
         bytes += piece.len() as u64;
@@ -396,7 +411,7 @@ async fn read_each(
                 detail: format!("more than the {limit} bytes that this kind of object may have"),
             });
         }
-        each(piece);
+        each(piece, size);
     }
     Ok(())
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -20,6 +19,7 @@ use crate::{
     clock::SharedClock,
     operations::OperationError,
     repository::{LogKind, LogName},
+    stores::direct::write_cached,
 };
 
 /// Starts the process that fetches ahead into this directory.
@@ -174,7 +174,7 @@ impl Lasting {
 
 /// Writes a file that is whole when it gets its name.
 pub(super) fn write(to: &Path, bytes: &[u8], lasting: Lasting) -> Result<(), OperationError> {
-    write_by(to, lasting, |file| file.write_all(bytes).map_err(io(to.display().to_string())))
+    write_by(to, lasting, |file| write_cached(file, bytes).map_err(io(to.display().to_string())))
 }
 
 /// Writes a file that gets its name when `fill` has ended well.
@@ -206,7 +206,9 @@ pub(super) fn write_by(
 
 #[cfg(test)]
 mod tests {
-    use super::{Lasting, Write, fs, refused, write_by};
+    use std::io::Write;
+
+    use super::{Lasting, fs, refused, write_by};
 
     #[test]
     fn of_a_file_that_could_not_be_filled_nothing_is_left() {

@@ -68,6 +68,14 @@ pub(super) struct Examined {
 /// # Errors
 /// [`OperationError::Refused`] for one that belongs to another cluster or is not what its name says.
 pub(super) fn examine(path: &Path, system: u64) -> Result<Examined, OperationError> {
+    examine_into(Vec::new(), path, system)
+}
+
+/// The same, into an empty buffer that was used before.
+///
+/// # Errors
+/// As above.
+pub(super) fn examine_into(mut bytes: Vec<u8>, path: &Path, system: u64) -> Result<Examined, OperationError> {
     let place = path.display().to_string();
     let file_name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let Some(name) = LogName::new(system, file_name) else {
@@ -88,7 +96,7 @@ pub(super) fn examine(path: &Path, system: u64) -> Result<Examined, OperationErr
             ),
         ));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    bytes.reserve_exact(usize::try_from(length).unwrap_or(0));
     file.take(MAX_LOG_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io(&place))?;
     check(&name, &bytes).map_err(|detail| {
         refused(

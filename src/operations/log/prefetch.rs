@@ -15,14 +15,14 @@
 use std::{
     collections::HashSet,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{ErrorKind, Write},
+    io::ErrorKind,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -36,6 +36,7 @@ use crate::{
     clock::SharedClock,
     operations::OperationError,
     repository::{FetchedLogFile, LogKind, LogName},
+    stores::direct::write_cached,
 };
 
 const DIRECTORY: &str = ".farshore";
@@ -204,12 +205,14 @@ impl Ahead {
 /// Opens a file into another, a piece at a time: what is at hand is in the processor's caches then, and no memory is new.
 fn open_into(file: &FetchedLogFile, name: &LogName, out: &mut File) -> Result<(), OperationError> {
     let mut is_checked = false;
+    // The file system finds room for all of it at once. One that cannot says so when it is written.
+    let _ = fallocate(&*out, FallocateFlags::empty(), 0, file.size());
     file.open(|piece| {
         if !is_checked {
             check_beginning(name, piece, file.size()).map_err(|detail| refused(name.file(), detail))?;
             is_checked = true;
         }
-        out.write_all(piece).map_err(io(name.file()))
+        write_cached(out, piece).map_err(io(name.file()))
     })
 }
 

@@ -25,7 +25,7 @@ use super::{
     Spool,
     deliver::{Lasting, is_temporary, write},
     io,
-    local::{Examined, examine},
+    local::{Examined, examine_into},
     spool::Waiting,
 };
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Segments after the one that is being pushed: half of them may be stored already and wait for their pushes.
-const AHEAD: usize = 16;
+const AHEAD: usize = 32;
 /// Where PostgreSQL says what it wants archived.
 const STATUS: &str = "archive_status";
 const READY: &str = ".ready";
@@ -147,11 +147,11 @@ impl Ready<'_> {
         }
     }
 
-    /// The bytes of a segment where the server has it, and when it wrote the last of them; nothing if it is not there any more, or changed meanwhile.
+    /// The bytes of a segment where the server has it, in an empty buffer that was used before, and when it wrote the last of them; nothing if it is not there any more, or changed meanwhile.
     ///
     /// # Errors
     /// [`OperationError::Refused`] for one that is not what its name says; [`OperationError::Io`].
-    pub(super) fn read(&self, name: &LogName) -> Result<Option<(Vec<u8>, SystemTime, Identity)>, OperationError> {
+    pub(super) fn read(&self, name: &LogName, into: Vec<u8>) -> Result<Option<(Vec<u8>, SystemTime, Identity)>, OperationError> {
         let Some(server) = self.server(name.system()) else { return Ok(None) };
         let path = server.join(name.file());
         let look = || match fs::metadata(&path) {
@@ -160,7 +160,7 @@ impl Ready<'_> {
             Err(error) => Err(io(path.display().to_string())(error)),
         };
         let Some(before) = look()? else { return Ok(None) };
-        let Examined { bytes, written_at, .. } = examine(&path, name.system())?;
+        let Examined { bytes, written_at, .. } = examine_into(into, &path, name.system())?;
         Ok((look()?.as_ref() == Some(&before)).then_some((bytes, written_at, before)))
     }
 
@@ -214,7 +214,7 @@ mod tests {
         let spool = Spool::new(directory, 1 << 30);
         let ready = Ready(&spool);
         ready.follow(7, &path);
-        assert!(ready.read(&name).unwrap().is_some());
+        assert!(ready.read(&name, Vec::new()).unwrap().is_some());
         let done = AtomicBool::new(false);
         let is_seen = std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -225,7 +225,7 @@ mod tests {
                 }
             });
             // A clock that ticks every few milliseconds tells some of these reads.
-            let is_seen = (0..5000).any(|_| ready.read(&name).unwrap().is_none());
+            let is_seen = (0..5000).any(|_| ready.read(&name, Vec::new()).unwrap().is_none());
             done.store(true, Ordering::SeqCst);
             is_seen
         });

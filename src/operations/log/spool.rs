@@ -13,7 +13,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{ErrorKind, Read, Write},
+    io::{ErrorKind, Read},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -24,7 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::{io, refused};
-use crate::{operations::OperationError, repository::LogName, sources::files::writeback};
+use crate::{operations::OperationError, repository::LogName, sources::files::writeback, stores::direct::write_cached};
 
 /// What did not get its name after so long was left behind by a process that died.
 const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
@@ -225,17 +225,16 @@ impl Spool {
         self.path(name).exists()
     }
 
-    /// The bytes of a file that waits, and when the server wrote the last of them; nothing if it does not.
-    pub(super) fn read(&self, name: &LogName) -> Result<Option<(Vec<u8>, SystemTime)>, OperationError> {
+    /// Reads a file that waits into an empty buffer; says when the server wrote the last of its bytes, and nothing if it does not wait.
+    pub(super) fn read(&self, name: &LogName, bytes: &mut Vec<u8>) -> Result<Option<SystemTime>, OperationError> {
         let path = self.path(name);
-        let read = || -> std::io::Result<_> {
+        let mut read = || -> std::io::Result<_> {
             let mut file = File::open(&path)?;
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            Ok((bytes, file.metadata()?.modified()?))
+            file.read_to_end(bytes)?;
+            file.metadata()?.modified()
         };
         match read() {
-            Ok(found) => Ok(Some(found)),
+            Ok(written_at) => Ok(Some(written_at)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io(path.display().to_string())(error)),
         }
@@ -319,7 +318,7 @@ fn since(file: &fs::Metadata) -> DateTime<Utc> {
 fn write_new(path: &Path, bytes: &[u8], written_at: Option<SystemTime>) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     for piece in bytes.chunks(PIECE_BYTES) {
-        file.write_all(piece)?;
+        write_cached(&mut file, piece)?;
         if piece.len() == PIECE_BYTES {
             writeback::begin(&file);
         }
@@ -362,17 +361,15 @@ mod tests {
         assert_eq!(order, names.iter().rev().cloned().collect::<Vec<_>>());
         assert_eq!(spool.add(&names[0], b"one", written()).unwrap(), Added::There);
         assert_eq!(spool.add(&names[0], b"two", written()).unwrap(), Added::Other);
-        assert_eq!(
-            spool.read(&names[0]).unwrap().unwrap(),
-            (b"one".to_vec(), written()),
-            "as of the time at which the server wrote it"
-        );
+        let mut bytes = Vec::new();
+        assert_eq!(spool.read(&names[0], &mut bytes).unwrap(), Some(written()), "as of the time at which the server wrote it");
+        assert_eq!(bytes, b"one");
         let waits = SystemClock::shared().now() - spool.waiting().unwrap()[0].since;
         assert!(waits < chrono::TimeDelta::minutes(10), "and it waits since it came: {waits}");
         assert!(!spool.has_room(1).unwrap());
         for name in &names {
             spool.remove(name).unwrap();
-            assert_eq!((spool.read(name).unwrap(), spool.holds(name)), (None, false));
+            assert_eq!((spool.read(name, &mut bytes).unwrap(), spool.holds(name)), (None, false));
         }
         assert!(spool.has_room(1000).unwrap(), "an empty spool takes any file");
     }

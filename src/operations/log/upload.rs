@@ -13,6 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::{StreamExt, future::join_all, stream};
 
 use super::{
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     clock::SharedClock,
     operations::OperationError,
-    repository::{LogName, LogPut, LogWriter},
+    repository::{LogName, LogPut, LogWriter, Pool},
 };
 
 /// How often the spool is looked at while it is empty.
@@ -127,6 +128,8 @@ struct Work<'a> {
     request: &'a UploadRequest<'a>,
     held: &'a Held,
     known: Mutex<Known>,
+    /// What files were read into.
+    buffers: Pool<Vec<u8>>,
 }
 
 struct Known {
@@ -163,7 +166,8 @@ impl<'a> Work<'a> {
             told: now,
             busy: now,
         };
-        Self { request, held, known: Mutex::new(known) }
+        let buffers = Pool::of(usize::try_from(MOST_AT_ONCE).unwrap_or(1));
+        Self { request, held, known: Mutex::new(known), buffers }
     }
 
     fn ready(&self) -> Ready<'_> {
@@ -216,6 +220,7 @@ impl<'a> Work<'a> {
             let at_once = (request.memory_bytes / (COPIES * largest)).clamp(1, MOST_AT_ONCE) as usize;
             let files = self.due(site, waiting, &met, &refused);
             if files.is_empty() {
+                self.buffers.clear();
                 tokio::time::sleep(LOOK_EVERY).await;
                 continue;
             }
@@ -293,7 +298,9 @@ impl<'a> Work<'a> {
                     // Every site has it by now, or its push will bring it.
                     None => return Ok((name, None, None)),
                     Some((bytes, written_at, identity)) => {
-                        (writer.put_ended(&name, bytes.into(), Some(written_at.into())).await?, identity)
+                        let put = writer.put_ended(&name, bytes.clone(), Some(written_at.into())).await?;
+                        self.buffers.reuse(bytes);
+                        (put, identity)
                     }
                 };
                 Ok::<_, OperationError>((name, Some(put), identity))
@@ -316,16 +323,17 @@ impl<'a> Work<'a> {
 
     /// The bytes of a file, and when the server wrote the last of them: from the spool, or, if it is not there, from where the server has it,
     /// and as what. Nothing if it is at neither.
-    async fn read(&self, name: &LogName) -> Result<Option<(Vec<u8>, SystemTime, Option<Identity>)>, OperationError> {
-        let (spool, wanted) = (Arc::clone(&self.request.spool), name.clone());
-        if let Some((bytes, written_at)) = off_thread(move || spool.read(&wanted)).await? {
-            return Ok(Some((bytes, written_at, None)));
+    async fn read(&self, name: &LogName) -> Result<Option<(Bytes, SystemTime, Option<Identity>)>, OperationError> {
+        let (spool, wanted, mut buffer) = (Arc::clone(&self.request.spool), name.clone(), self.buffers.buffer());
+        let (written_at, buffer) = off_thread(move || Ok((spool.read(&wanted, &mut buffer)?, buffer))).await?;
+        if let Some(written_at) = written_at {
+            return Ok(Some((buffer.into(), written_at, None)));
         }
         if !self.known().taken.contains_key(name) {
             return Ok(None);
         }
         let (spool, wanted) = (Arc::clone(&self.request.spool), name.clone());
-        let read = off_thread(move || Ready(&spool).read(&wanted)).await.unwrap_or_else(|error| {
+        let read = off_thread(move || Ready(&spool).read(&wanted, buffer)).await.unwrap_or_else(|error| {
             tracing::debug!(%error, "not taken from the server");
             None
         });
@@ -335,7 +343,7 @@ impl<'a> Work<'a> {
             self.leave(&mut known, name);
             return Ok(None);
         };
-        Ok(Some((bytes, written_at, Some(identity))))
+        Ok(Some((bytes.into(), written_at, Some(identity))))
     }
 
     /// A site has a file; one that was taken from the server, as it was there.

@@ -134,6 +134,7 @@ fn associated(header: &[u8], name: &str, number: u32, plain_bytes: u32, encoding
 pub struct LogSealing<'a> {
     key: &'a SealingKey,
     object: String,
+    run: Id,
     header: [u8; HEADER_BYTES],
     blocks: u32,
     out: Vec<u8>,
@@ -141,14 +142,34 @@ pub struct LogSealing<'a> {
 
 impl<'a> LogSealing<'a> {
     /// Begins the object of this name with its head, a JSON text. The key of the log is `(id, key)`.
-    pub fn begin(catalogue: &Catalogue, name: &LogName, (id, key): (&Id, &'a SealingKey), json: &[u8]) -> Self {
+    pub fn begin(catalogue: &Catalogue, name: &LogName, key: (&Id, &'a SealingKey), json: &[u8]) -> Self {
+        Self::with_room(Vec::new(), catalogue, name, key, json.len()).with_head(catalogue, json)
+    }
+
+    /// Begins it in an empty buffer that was used before, with room for a head of so many bytes.
+    fn with_room(
+        mut out: Vec<u8>,
+        catalogue: &Catalogue,
+        name: &LogName,
+        (id, key): (&Id, &'a SealingKey),
+        head_bytes: usize,
+    ) -> Self {
         let run: Id = random();
         let header = Header { kind: Kind::LogFile, catalogue_key: catalogue.id, run, data_key: *id }.encode();
+        out.extend_from_slice(&header);
+        out.extend_from_slice(&length(head_bytes + OVERHEAD_BYTES));
+        out.resize(out.len() + head_bytes + OVERHEAD_BYTES, 0);
+        Self { key, object: name.to_string(), run, header, blocks: 0, out }
+    }
+
+    /// Puts the head into the room that was left for it.
+    fn with_head(mut self, catalogue: &Catalogue, json: &[u8]) -> Self {
         let mut sealed = Vec::new();
         // Like a piece of evidence, a file is a run of its own with one seal.
-        catalogue.sealing_key(&run).seal_into(&header, json, &mut sealed);
-        let out = [header.as_slice(), &length(sealed.len()), &sealed].concat();
-        Self { key, object: name.to_string(), header, blocks: 0, out }
+        catalogue.sealing_key(&self.run).seal_into(&self.header, json, &mut sealed);
+        let from = HEADER_BYTES + 4;
+        self.out[from..from + sealed.len()].copy_from_slice(&sealed);
+        self
     }
 
     /// Adds a block.
@@ -167,29 +188,35 @@ impl<'a> LogSealing<'a> {
     }
 }
 
-/// Makes the object of a file, compressing by `desk`.
+/// Makes the object of a file in an empty buffer, compressing by `desk`.
 pub(super) fn seal_log_file(
     catalogue: &Catalogue,
     name: &LogName,
     key: (&Id, &SealingKey),
     (plain, ended_at): (&[u8], Option<DateTime<Utc>>),
     desk: &mut Desk,
+    out: Vec<u8>,
 ) -> Vec<u8> {
-    let hash = hex::encode(catalogue.log_id(plain));
-    let meta = Meta { object: name.to_string(), size: plain.len() as u64, hash, ended_at };
-    let json = serde_json::to_vec(&meta).expect("strings, a number and a time always serialise");
-    let mut sealing = LogSealing::begin(catalogue, name, key, &json);
+    let json = |hash: &[u8; 32]| {
+        let meta = Meta { object: name.to_string(), size: plain.len() as u64, hash: hex::encode(hash), ended_at };
+        serde_json::to_vec(&meta).expect("strings, a number and a time always serialise")
+    };
+    // Every hash is as long as every other.
+    let mut sealing = LogSealing::with_room(out, catalogue, name, key, json(&[0; 32]).len());
     sealing.out.reserve(plain.len() / 4);
+    let mut hasher = catalogue.log_hasher();
     // A file without bytes has one block without bytes.
     let blocks = plain.len().div_ceil(MAX_LOG_BLOCK_BYTES).max(1);
     for number in 0..blocks {
         let from = number * MAX_LOG_BLOCK_BYTES;
         let block = &plain[from..plain.len().min(from + MAX_LOG_BLOCK_BYTES)];
+        // Block by block: what was hashed is in the processor's caches when it is compressed.
+        hasher.update(block);
         let encoding = desk.encode_log(block);
         let encoded = if encoding == Encoding::Zstd { &desk.scratch } else { block };
         sealing.block(encoding, block.len() as u32, encoded, number + 1 == blocks);
     }
-    sealing.finish()
+    sealing.with_head(catalogue, &json(hasher.finalize().as_bytes())).finish()
 }
 
 fn length(bytes: usize) -> [u8; 4] {
@@ -211,7 +238,7 @@ pub fn open_log_file(
     let mut room = LogRoom::new(place)?;
     // The head is authentic, and says no more than `MAX_LOG_FILE_BYTES`.
     room.plain.reserve_exact(usize::try_from(head.size).unwrap_or(0));
-    let mut blocks = Blocks { place, object: name.to_string(), head, bytes, at: head.blocks_at, number: 0, opened: 0 };
+    let mut blocks = Blocks::of(place, name, head, bytes);
     let mut hasher = catalogue.log_hasher();
     while let Some(from) = blocks.next(key, &mut room)? {
         hasher.update(&room.plain[from..]);
@@ -231,7 +258,7 @@ pub(super) fn open_log_blocks<E: From<RepositoryError>>(
     mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
     let SealedLogFile { place, name, head, bytes, key } = sealed;
-    let mut blocks = Blocks { place, object: name.to_string(), head, bytes, at: head.blocks_at, number: 0, opened: 0 };
+    let mut blocks = Blocks::of(place, name, head, bytes);
     let mut hasher = catalogue.log_hasher();
     room.plain.clear();
     while blocks.next(key, room)?.is_some() {
@@ -280,7 +307,11 @@ struct Blocks<'a> {
     opened: u64,
 }
 
-impl Blocks<'_> {
+impl<'a> Blocks<'a> {
+    fn of(place: &'a str, name: &LogName, head: &'a LogHead, bytes: &'a [u8]) -> Self {
+        Self { place, object: name.to_string(), head, bytes, at: head.blocks_at, number: 0, opened: 0 }
+    }
+
     fn damaged(&self, detail: String) -> RepositoryError {
         RepositoryError::Damaged { place: self.place.to_owned(), detail }
     }
@@ -368,7 +399,7 @@ mod tests {
 
     fn sealed_at(level: i32, plain: &[u8]) -> Vec<u8> {
         let mut desk = Desk::new(level).unwrap();
-        seal_log_file(&catalogue(), &name(1), (&[4; 16], &SealingKey::new(&[5; 32])), (plain, Some(ended())), &mut desk)
+        seal_log_file(&catalogue(), &name(1), (&[4; 16], &SealingKey::new(&[5; 32])), (plain, Some(ended())), &mut desk, Vec::new())
     }
 
     /// At once and a block at a time, which must end alike.

@@ -1,9 +1,6 @@
 //! Storing files of the log.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex as Lock, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -19,7 +16,8 @@ use crate::{
         Recipients, Repository, RepositoryError,
         error::{Result, reading},
         format::Id,
-        keys::{SetName, create_log_key, sha256},
+        keys::{SetName, create_log_key},
+        pool::Pool,
         seal::SealingKey,
         workers::{Desk, off_thread},
     },
@@ -74,38 +72,10 @@ pub struct LogWriter {
     recipients: Recipients,
     key: LogKey,
     level: i32,
-    desks: Arc<Desks>,
-}
-
-/// Compressors that nobody uses just now: they are costly to make.
-#[derive(Default)]
-struct Desks(Lock<Vec<Desk>>);
-
-impl fmt::Debug for Desks {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Desks")
-    }
-}
-
-impl Desks {
-    /// Work at one of them, made anew at zstd `level` if none is free.
-    fn at<T>(&self, level: i32, work: impl FnOnce(&mut Desk) -> T) -> Result<T> {
-        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut desk = match found {
-            Some(desk) => desk,
-            None => Desk::new(level).map_err(|error| RepositoryError::Refused {
-                subject: "zstd".to_owned(),
-                detail: format!("has no memory: {error}"),
-            })?,
-        };
-        let done = work(&mut desk);
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // More were only waited for once.
-        if free.len() < std::thread::available_parallelism().map_or(1, usize::from) {
-            free.push(desk);
-        }
-        Ok(done)
-    }
+    /// Compressors.
+    desks: Arc<Pool<Desk>>,
+    /// Room for what was sealed.
+    objects: Arc<Pool<Vec<u8>>>,
 }
 
 impl LogWriter {
@@ -118,7 +88,14 @@ impl LogWriter {
             let detail = "the policy and the repository do not agree on whether it is encrypted; mend [encryption] in the policy";
             return Err(RepositoryError::Key { place: repository.store.describe(), detail: detail.to_owned() });
         }
-        Ok(Self { repository, recipients, key, level, desks: Arc::default() })
+        Ok(Self {
+            repository,
+            recipients,
+            key,
+            level,
+            desks: Arc::new(Pool::for_processors()),
+            objects: Arc::new(Pool::for_processors()),
+        })
     }
 
     /// The repository that it writes to.
@@ -160,16 +137,23 @@ impl LogWriter {
         }
         let (id, key) = self.key().await?;
         let (catalogue, sealed_name, level, bytes) = (Arc::clone(&repository.catalogue), name.clone(), self.level, plain.clone());
-        let desks = Arc::clone(&self.desks);
-        let (object, hash) = off_thread(move || {
-            let seal = |desk: &mut Desk| seal_log_file(&catalogue, &sealed_name, (&id, &key), (&bytes, ended_at), desk);
-            let object = desks.at(level, seal)?;
-            let hash = sha256(&object);
-            Ok((object, hash))
+        let (desks, room) = (Arc::clone(&self.desks), self.objects.buffer());
+        let object: Bytes = off_thread(move || {
+            let make = || {
+                Desk::new(level).map_err(|error| RepositoryError::Refused {
+                    subject: "zstd".to_owned(),
+                    detail: format!("has no memory: {error}"),
+                })
+            };
+            desks.with(make, |desk| seal_log_file(&catalogue, &sealed_name, (&id, &key), (&bytes, ended_at), desk, room))
         })
-        .await?;
-        let options = PutOptions { if_absent: true, sha256: Some(hash), ..PutOptions::default() };
-        match repository.store.put(&name.to_string(), object.into(), options).await {
+        .await?
+        .into();
+        // The store makes the checksum that its site wants; who reads goes by the tags of what was sealed.
+        let options = PutOptions { if_absent: true, ..PutOptions::default() };
+        let stored = repository.store.put(&name.to_string(), object.clone(), options).await;
+        self.objects.reuse(object);
+        match stored {
             Ok(_) => Ok(LogPut::Stored),
             Err(there @ StoreError::AlreadyExists { .. }) => self.compare(name, plain).await?.ok_or_else(|| there.into()),
             Err(error) => Err(error.into()),

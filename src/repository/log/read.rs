@@ -1,9 +1,6 @@
 //! Fetching files of the log, and telling what is not there from what cannot be got.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
@@ -16,6 +13,7 @@ use crate::{
         Repository, RepositoryError,
         error::{Result, reading},
         keys::{Catalogue, DataKeys},
+        pool::Pool,
         workers::off_thread,
     },
     stores::{GetOptions, StoreError, read_all},
@@ -44,24 +42,15 @@ pub struct LogKeys(DataKeys);
 pub struct LogReader {
     repository: Arc<Repository>,
     keys: LogKeys,
-    rooms: Arc<Rooms>,
-}
-
-/// What opening takes, of those that nobody uses just now.
-#[derive(Default)]
-struct Rooms(Mutex<Vec<LogRoom>>);
-
-impl fmt::Debug for Rooms {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Rooms")
-    }
+    /// What opening takes.
+    rooms: Arc<Pool<LogRoom>>,
 }
 
 /// A file as the site has it, fetched and not opened yet.
 pub struct FetchedLogFile {
     sealed: SealedLogFile,
     catalogue: Arc<Catalogue>,
-    rooms: Arc<Rooms>,
+    rooms: Arc<Pool<LogRoom>>,
 }
 
 impl FetchedLogFile {
@@ -79,11 +68,8 @@ impl FetchedLogFile {
         &self,
         take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let free = self.rooms.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut room = free.map_or_else(|| LogRoom::new(&self.sealed.place), Ok)?;
-        let opened = open_log_blocks(&self.sealed, &self.catalogue, &mut room, take);
-        self.rooms.0.lock().unwrap_or_else(PoisonError::into_inner).push(room);
-        opened
+        let make = || LogRoom::new(&self.sealed.place);
+        self.rooms.with(make, |room| open_log_blocks(&self.sealed, &self.catalogue, room, take))?
     }
 }
 
@@ -91,7 +77,7 @@ impl LogReader {
     /// With the identities that the repository was opened with.
     pub fn new(repository: Arc<Repository>) -> Self {
         let keys = repository.log_keys();
-        Self { repository, keys, rooms: Arc::default() }
+        Self { repository, keys, rooms: Arc::new(Pool::for_processors()) }
     }
 
     /// The repository that it reads from.

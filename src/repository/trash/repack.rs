@@ -175,7 +175,7 @@ fn move_chunks(
         match record.class {
             Class::Data => builder.push_sealed(chunk, sealed),
             Class::Catalogue => {
-                open_chunk(&opener, &chunk.id, chunk.encoding, chunk.plain_bytes, sealed, &mut encoded).map_err(|error| {
+                open_chunk(&opener, &chunk.id, chunk.encoding, chunk.plain_bytes, sealed, &mut encoded, 0).map_err(|error| {
                     RepositoryError::Damaged { place: format!("{place}, chunk {}", chunk.id), detail: error.to_string() }
                 })?;
                 builder.push(key, chunk.id, chunk.plain_bytes, chunk.encoding, &encoded);

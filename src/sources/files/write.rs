@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::{FILE, attributes::FileAttributes, metadata::kind, place::Placing, sparse, writeback};
-use crate::sources::Piece;
+use crate::{sources::Piece, stores::direct};
 
 /// A file that is being written under a temporary name beside its own.
 #[derive(Debug)]
@@ -90,10 +90,9 @@ impl Writing {
             file
         };
         let length: u64 = pieces.iter().map(|piece| piece.bytes.len() as u64).sum();
-        // Each gives its memory back as soon as it is written.
-        for piece in pieces {
-            self.put(&file, piece.offset, &piece.bytes)?;
-        }
+        self.put(&file, &pieces)?;
+        // Their memory goes back as soon as it is written.
+        drop(pieces);
         let mut state = self.lock();
         let steps = state.arrived / writeback::STEP;
         state.arrived += length;
@@ -119,12 +118,20 @@ impl Writing {
     }
 
     /// Writes stored bytes to where they belong.
-    fn put(&self, file: &File, offset: u64, mut bytes: &[u8]) -> io::Result<()> {
-        let Some(segments) = &self.attributes.data else { return file.write_all_at(bytes, offset) };
-        for (start, count) in sparse::places(segments, offset, bytes.len() as u64) {
-            let (now, later) = bytes.split_at(usize::try_from(count).map_err(io::Error::other)?);
-            file.write_all_at(now, start)?;
-            bytes = later;
+    fn put(&self, file: &File, pieces: &[Piece]) -> io::Result<()> {
+        let Some(segments) = &self.attributes.data else {
+            let mut pieces: Vec<_> = pieces.iter().map(|piece| (piece.offset, &piece.bytes[..])).collect();
+            // Several that a source read at once lie in turn in a pack.
+            pieces.sort_unstable_by_key(|(offset, _)| *offset);
+            return direct::write_pieces(file, &pieces);
+        };
+        for Piece { offset, bytes, .. } in pieces {
+            let mut bytes = &bytes[..];
+            for (start, count) in sparse::places(segments, *offset, bytes.len() as u64) {
+                let (now, later) = bytes.split_at(usize::try_from(count).map_err(io::Error::other)?);
+                file.write_all_at(now, start)?;
+                bytes = later;
+            }
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ mod upload;
 use std::{
     fmt,
     fs::File,
-    io::{self, Write},
+    io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -40,7 +40,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::{
     Download, GetOptions, ObjectAttributes, ObjectStat, Page, PutOptions, Store, StoreError, UploadedPart,
     bounds::{check_body, check_key, object_place, resolve_range},
-    no_locks, no_versions,
+    direct, no_locks, no_versions,
 };
 use crate::clock::{SharedClock, SystemClock};
 use directory::{Missing, descend, install, open_object, open_root, remove, stat_object};
@@ -112,8 +112,8 @@ impl Inner {
         if if_absent && self.stat(key).is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let (mut file, temporary) = self.temporaries.file()?;
-        file.write_all(body)?;
+        let (file, temporary) = self.temporaries.file()?;
+        direct::write_file(&file, body)?;
         self.install(key, &file, temporary, attributes, if_absent)
     }
 
