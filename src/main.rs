@@ -19,7 +19,8 @@ fn main() -> ExitCode {
     // Whatever happens to a `restore_command`, the server must not take it for the end of the log.
     let failed: report::ExitCode =
         if cli::serves_recovery(&arguments) { report::GetCode::Undelivered.into() } else { report::ExitCode::Other };
-    let built = match cli::is_brief(&arguments) {
+    let brief = cli::brief(&arguments);
+    let built = match brief.is_some() {
         true => tokio::runtime::Builder::new_current_thread().enable_all().build(),
         false => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
     };
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     let takes_signals = cli::takes_signals(&arguments);
     let work = async {
         if takes_signals {
-            return cli::run(arguments).await;
+            return cli::run(arguments, brief).await;
         }
         let (mut interrupt, mut terminate) = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
             (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
         };
         // A signal drops the work where it waits: every guard on the way cleans up behind it.
         tokio::select! {
-            code = cli::run(arguments) => code,
+            code = cli::run(arguments, brief) => code,
             _ = interrupt.recv() => stopped("SIGINT", report::ExitCode::Interrupted),
             _ = terminate.recv() => stopped("SIGTERM", report::ExitCode::Terminated),
         }

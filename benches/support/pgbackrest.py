@@ -161,27 +161,43 @@ def damage(directory, seed):
     return total
 
 
+def keep_in_memory(directory, is_kept):
+    """Brings what lies in a directory into the page cache, or takes it out: for both sides alike, whichever way each has written it."""
+    os.sync()
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with open(path, "rb", buffering=0) as file:
+                while is_kept and file.read(1 << 20):
+                    pass
+                if not is_kept:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def backups(bench):
-    """Full backup, one after one per cent changed, full restore, restore over what is there with one per cent damaged."""
+    """Full backup, one after one per cent changed, full restore, restore over what is there with one per cent damaged, where what is there lies in memory,
+    and where it lies on the disk."""
     fill_database("bench", 5 * SCALE, bench.url)
     full, changed = Ratios("full backup", 1.3), Ratios("backup after 1 % changed", 3)
-    restored, delta = Ratios("full restore", 1.3), Ratios("restore over 1 % of damage", 2)
+    restored = Ratios("full restore", 1.3)
+    deltas = {True: Ratios("restore over 1 % of damage, in memory", 2), False: Ratios("restore over 1 % of damage, on the disk", 2)}
     for pair in range(RUNS + 1):
         bench.sql("CHECKPOINT")
         bench.fresh()
         full.add(pair, *in_turns(pair, lambda: bench.their_backup("full"), bench.our_backup))
         stored = bench.site.bytes("repo/backup"), bench.site.bytes("site")
         restored.add(pair, *in_turns(pair, bench.their_restore, bench.our_restore))
-        for name in ("theirs", "ours"):
-            total = damage(bench.work / name, pair)
-        delta.add(pair, *in_turns(pair, lambda: bench.their_restore("--delta", "--force"), lambda: bench.our_restore("--delta")))
+        for is_kept, delta in deltas.items():
+            for name in ("theirs", "ours"):
+                total = damage(bench.work / name, 2 * pair + is_kept)
+                keep_in_memory(bench.work / name, is_kept)
+            delta.add(pair, *in_turns(pair, lambda: bench.their_restore("--delta", "--force"), lambda: bench.our_restore("--delta")))
         one = f"BETWEEN (SELECT max(%s) * {pair * 10} / 100 FROM %s) AND (SELECT max(%s) * {pair * 10 + 1} / 100 FROM %s)"
         bench.sql(f"UPDATE posts SET props = props || '{{\"pair\": {pair}}}' WHERE id " + one % ("id", "posts", "id", "posts"), "bench")
         bench.sql("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid " + one % ("aid", "pgbench_accounts", "aid", "pgbench_accounts"), "bench")
         bench.sql("CHECKPOINT")
         changed.add(pair, *in_turns(pair, lambda: bench.their_backup("incr"), lambda: bench.our_backup("incremental")))
     say(f"bytes stored of {total / 2**20:.0f} MiB in databases: farshore {stored[1] / 2**20:.0f} MiB, pgBackRest {stored[0] / 2**20:.0f} MiB (wanted: no more)")
-    for ratios in (full, changed, restored, delta):
+    for ratios in (full, changed, restored, *deltas.values()):
         ratios.tell()
 
 

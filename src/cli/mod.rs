@@ -71,6 +71,13 @@ enum BriefCommand {
     Wal(wal::Args),
 }
 
+impl Brief {
+    fn is_brief(&self) -> bool {
+        let BriefCommand::Wal(args) = &self.command;
+        args.is_brief()
+    }
+}
+
 impl From<Brief> for Cli {
     fn from(Brief { global, command: BriefCommand::Wal(args) }: Brief) -> Self {
         Self { global, command: Command::Wal(args) }
@@ -174,12 +181,10 @@ impl Context {
     }
 }
 
-/// Runs the program: arguments in, exit code out. What ends it early is printed to standard error.
-pub async fn run(arguments: Vec<OsString>) -> ExitCode {
+/// Runs the program: arguments in, exit code out. What ends it early is printed to standard error. `brief` is what [`brief`] made of the arguments.
+pub async fn run(arguments: Vec<OsString>, brief: Option<Cli>) -> ExitCode {
     let is_get = serves_recovery(&arguments);
-    // What is started for each file of a log does not wait for all other commands to be described. What is wrong with it, the others tell.
-    let brief = is_brief(&arguments).then(|| Brief::try_parse_from(&arguments).ok()).flatten();
-    let cli = match brief.map_or_else(|| Cli::try_parse_from(arguments), |brief| Ok(brief.into())) {
+    let cli = match brief.map_or_else(|| Cli::try_parse_from(arguments), Ok) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap knows where each is printed.
@@ -244,10 +249,12 @@ pub fn serves_recovery(arguments: &[OsString]) -> bool {
     has(&["get"]) || (has(&["wal"]) && !has(&wal::OTHERS))
 }
 
-/// Whether a command does next to nothing, and is started for each file of a log: it needs no threads beside the first.
-pub fn is_brief(arguments: &[OsString]) -> bool {
+/// A command that does next to nothing and is started for each file of a log (`wal push`, `wal get`): it needs no threads beside the first, and does
+/// not wait for all other commands to be described. What is wrong with one, the description of all tells.
+pub fn brief(arguments: &[OsString]) -> Option<Cli> {
     let has = |word: &str| arguments.iter().skip(1).any(|argument| argument == word);
-    has("wal") && (has("push") || has("get"))
+    let may_be = has("wal") && (has("push") || has("get"));
+    may_be.then(|| Brief::try_parse_from(arguments).ok()).flatten().filter(|brief| brief.is_brief()).map(Cli::from)
 }
 
 /// Whether a command takes signals itself: `wal receive` stores what is there before it ends.
@@ -260,7 +267,7 @@ pub fn takes_signals(arguments: &[OsString]) -> bool {
 mod tests {
     use clap::Parser;
 
-    use super::{Brief, Cli, is_brief};
+    use super::{Cli, brief};
 
     #[test]
     fn what_is_started_for_each_file_of_a_log_reads_its_words_as_every_command_does() {
@@ -271,13 +278,19 @@ mod tests {
             "farshore wal --log-format json get --site ./far --identity key --system 7 00000002.history x --tablespaces-in-place",
         ] {
             let words: Vec<_> = line.split(' ').map(std::ffi::OsString::from).collect();
-            assert!(is_brief(&words), "{line}");
-            let brief: Cli = Brief::try_parse_from(&words).unwrap().into();
-            assert_eq!(format!("{brief:?}"), format!("{:?}", Cli::try_parse_from(&words).unwrap()), "{line}");
+            let short = brief(&words).unwrap();
+            assert_eq!(format!("{short:?}"), format!("{:?}", Cli::try_parse_from(&words).unwrap()), "{line}");
         }
-        for line in ["farshore wal status prod", "farshore backup prod", "farshore wal gett x"] {
-            assert!(!is_brief(&line.split(' ').map(Into::into).collect::<Vec<_>>()), "{line}");
+        for line in [
+            "farshore wal status prod",
+            "farshore backup prod",
+            "farshore wal gett x",
+            "farshore wal receive push",
+            "farshore backup wal --source get",
+            "farshore wal push",
+        ] {
+            let words: Vec<_> = line.split(' ').map(std::ffi::OsString::from).collect();
+            assert!(brief(&words).is_none(), "{line}");
         }
-        assert!(Brief::try_parse_from(["farshore", "wal", "push"]).is_err(), "what is wrong is left for the others to tell");
     }
 }

@@ -55,8 +55,12 @@ impl Budget {
         self.buffers.take(bytes)
     }
 
-    /// The same, and where in it to begin, so that `bytes` from there on lie at a multiple of [`ALIGNMENT`].
+    /// The same, and where in it to begin: where so many bytes can be written directly, so that they lie at a multiple of [`ALIGNMENT`]. Others
+    /// get no byte more than they need: a hostile site may have a million chunks of one byte.
     pub fn aligned(&self, bytes: usize) -> (Vec<u8>, usize) {
+        if bytes == 0 || !bytes.is_multiple_of(ALIGNMENT) {
+            return (self.buffer(bytes), 0);
+        }
         let buffer = self.buffer(bytes + ALIGNMENT - 1);
         let start = buffer.as_ptr().align_offset(ALIGNMENT);
         // The function may give up; then they lie somewhere, and are written as any.
@@ -234,7 +238,9 @@ mod tests {
     #[test]
     fn bytes_in_an_aligned_buffer_lie_where_a_disk_takes_them_new_or_used() {
         let budget = Budget::new(0);
-        for bytes in [1, ALIGNMENT, 128 << 10, 128 << 10, 1 << 20] {
+        let (small, start) = budget.aligned(1);
+        assert!(small.capacity() < ALIGNMENT && start == 0, "what cannot be written directly takes no more than it needs");
+        for bytes in [ALIGNMENT, 128 << 10, 128 << 10, 1 << 20] {
             let (mut buffer, start) = budget.aligned(bytes);
             buffer.resize(start + bytes, 7);
             assert!(buffer[start..].as_ptr().align_offset(ALIGNMENT) == 0, "{bytes} bytes from {start}");

@@ -56,7 +56,7 @@ impl Desk {
 }
 
 /// zstd's level 3 keeps two tables of what it has seen, of 256 and 512 KiB for long input, and looks back 2 MiB. In pages and in a log what
-/// repeats lies near. With an eighth of the tables, which a processor's inner caches have room for, segments of the log take a third less time
+/// repeats lies near. With tables of 8 and 32 KiB, which a processor's inner caches have room for, segments of the log take a third less time
 /// and pieces of relations a twentieth less, and most become smaller by that (decision 0043); programs and texts would become larger. Levels 1
 /// and 2 have one small table, 5 and above search in another way, and who asks for 4 asks for its large ones.
 fn for_pages(level: i32) -> std::io::Result<zstd::bulk::Compressor<'static>> {

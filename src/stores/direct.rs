@@ -66,8 +66,8 @@ pub fn write_pieces(file: &File, pieces: &[(u64, &[u8])]) -> io::Result<()> {
             let written = write_run(file, run);
             set_direct(file, false);
             match written {
-                // The file system wants more than such places; what it took is written once more.
-                Err(Errno::INVAL) => run.iter().try_for_each(|piece| write_piece(file, piece))?,
+                // The file system wants more than such places, or takes none; what it took is written once more.
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => run.iter().try_for_each(|piece| write_piece(file, piece))?,
                 written => written?,
             }
         } else {

@@ -24,6 +24,13 @@ pub(super) struct Args {
     command: Command,
 }
 
+impl Args {
+    /// Whether it does next to nothing and ends: what the server starts for each file.
+    pub(super) fn is_brief(&self) -> bool {
+        matches!(self.command, Command::Push(_) | Command::Get(_))
+    }
+}
+
 /// The words of the subcommands that serve no recovery.
 pub(super) const OTHERS: [&str; 7] = ["push", "receive", "status", "prune", "upload", "prefetch", "help"];
 

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Segments after the one that is being pushed: half of them may be stored already and wait for their pushes.
-const AHEAD: usize = 32;
+const AHEAD: usize = 16;
 /// Where PostgreSQL says what it wants archived.
 const STATUS: &str = "archive_status";
 const READY: &str = ".ready";

@@ -128,8 +128,8 @@ struct Work<'a> {
     request: &'a UploadRequest<'a>,
     held: &'a Held,
     known: Mutex<Known>,
-    /// What files were read into.
-    buffers: Pool<Vec<u8>>,
+    /// What files were read into, by the site that they went to.
+    buffers: Vec<Pool<Vec<u8>>>,
 }
 
 struct Known {
@@ -166,7 +166,7 @@ impl<'a> Work<'a> {
             told: now,
             busy: now,
         };
-        let buffers = Pool::of(usize::try_from(MOST_AT_ONCE).unwrap_or(1));
+        let buffers = request.sites.iter().map(|_| Pool::of(usize::try_from(MOST_AT_ONCE).unwrap_or(1))).collect();
         Self { request, held, known: Mutex::new(known), buffers }
     }
 
@@ -181,7 +181,7 @@ impl<'a> Work<'a> {
     /// One site, until there is nothing to do.
     async fn site(&self, site: usize) -> Result<UploadEnd, OperationError> {
         let request = self.request;
-        let (mut writer, mut pause) = (None, FIRST_PAUSE);
+        let (mut writer, mut pause): (Option<LogWriter>, _) = (None, FIRST_PAUSE);
         // Timelines of which this site has taken a file, and of which it has another server's.
         let (mut met, mut refused) = (HashSet::new(), HashSet::new());
         let mut refused_at = request.clock.monotonic();
@@ -220,7 +220,10 @@ impl<'a> Work<'a> {
             let at_once = (request.memory_bytes / (COPIES * largest)).clamp(1, MOST_AT_ONCE) as usize;
             let files = self.due(site, waiting, &met, &refused);
             if files.is_empty() {
-                self.buffers.clear();
+                self.buffers[site].clear();
+                if let Some(writer) = &writer {
+                    writer.rest();
+                }
                 tokio::time::sleep(LOOK_EVERY).await;
                 continue;
             }
@@ -293,13 +296,13 @@ impl<'a> Work<'a> {
     ) -> Result<(), OperationError> {
         let mut stored = stream::iter(files)
             .map(|name| async move {
-                let read = self.read(&name).await?;
+                let read = self.read(site, &name).await?;
                 let (put, identity) = match read {
                     // Every site has it by now, or its push will bring it.
                     None => return Ok((name, None, None)),
                     Some((bytes, written_at, identity)) => {
                         let put = writer.put_ended(&name, bytes.clone(), Some(written_at.into())).await?;
-                        self.buffers.reuse(bytes);
+                        self.buffers[site].reuse(bytes);
                         (put, identity)
                     }
                 };
@@ -323,8 +326,8 @@ impl<'a> Work<'a> {
 
     /// The bytes of a file, and when the server wrote the last of them: from the spool, or, if it is not there, from where the server has it,
     /// and as what. Nothing if it is at neither.
-    async fn read(&self, name: &LogName) -> Result<Option<(Bytes, SystemTime, Option<Identity>)>, OperationError> {
-        let (spool, wanted, mut buffer) = (Arc::clone(&self.request.spool), name.clone(), self.buffers.buffer());
+    async fn read(&self, site: usize, name: &LogName) -> Result<Option<(Bytes, SystemTime, Option<Identity>)>, OperationError> {
+        let (spool, wanted, mut buffer) = (Arc::clone(&self.request.spool), name.clone(), self.buffers[site].buffer());
         let (written_at, buffer) = off_thread(move || Ok((spool.read(&wanted, &mut buffer)?, buffer))).await?;
         if let Some(written_at) = written_at {
             return Ok(Some((buffer.into(), written_at, None)));

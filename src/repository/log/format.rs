@@ -168,6 +168,7 @@ impl<'a> LogSealing<'a> {
         // Like a piece of evidence, a file is a run of its own with one seal.
         catalogue.sealing_key(&self.run).seal_into(&self.header, json, &mut sealed);
         let from = HEADER_BYTES + 4;
+        assert_eq!(self.out[HEADER_BYTES..from], length(sealed.len()), "a head is as long as the room that was left for it");
         self.out[from..from + sealed.len()].copy_from_slice(&sealed);
         self
     }

@@ -103,6 +103,11 @@ impl LogWriter {
         &self.repository
     }
 
+    /// Gives back memory that is only of use while files come.
+    pub fn rest(&self) {
+        self.objects.clear();
+    }
+
     /// Stores a file, unless it is there. It is confirmed by the site when this returns [`LogPut::Stored`] or [`LogPut::There`].
     ///
     /// # Errors
