@@ -20,11 +20,11 @@ fn main() -> ExitCode {
     let failed: report::ExitCode =
         if cli::serves_recovery(&arguments) { report::GetCode::Undelivered.into() } else { report::ExitCode::Other };
     let brief = cli::brief(&arguments);
-    let built = match brief.is_some() {
-        true => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-        false => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+    let mut builder = match brief.is_some() {
+        true => tokio::runtime::Builder::new_current_thread(),
+        false => tokio::runtime::Builder::new_multi_thread(),
     };
-    let runtime = match built {
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("farshore: the operating system gives no threads: {error}");

@@ -61,16 +61,8 @@ pub fn write_pieces(file: &File, pieces: &[(u64, &[u8])]) -> io::Result<()> {
             })
             .count();
         let (run, later) = rest.split_at(count);
-        let is_direct = lie_so && end - start >= WORTH_BYTES as u64 && set_direct(file, true);
-        if is_direct {
-            let written = write_run(file, run);
-            set_direct(file, false);
-            match written {
-                // The file system wants more than such places, or takes none; what it took is written once more.
-                Err(Errno::INVAL | Errno::OPNOTSUPP) => run.iter().try_for_each(|piece| write_piece(file, piece))?,
-                written => written?,
-            }
-        } else {
+        let is_written = lie_so && end - start >= WORTH_BYTES as u64 && write_past(file, run)?;
+        if !is_written {
             run.iter().try_for_each(|piece| write_piece(file, piece))?;
         }
         rest = later;
@@ -119,7 +111,22 @@ fn write_piece(file: &File, (at, bytes): &(u64, &[u8])) -> io::Result<()> {
     (*at..).step_by(CACHED_BYTES).zip(bytes.chunks(CACHED_BYTES)).try_for_each(|(at, part)| file.write_all_at(part, at))
 }
 
-/// Past it: pieces that follow each other, in as few calls as the operating system takes.
+/// Past it; whether the file system takes it so. Where it does not, all is to be written once more.
+fn write_past(file: &File, run: &[(u64, &[u8])]) -> io::Result<bool> {
+    if !set_direct(file, true) {
+        return Ok(false);
+    }
+    let written = write_run(file, run);
+    set_direct(file, false);
+    match written {
+        Ok(()) => Ok(true),
+        // It wants more than such places, or takes none.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Pieces that follow each other, in as few calls as the operating system takes.
 fn write_run(file: &File, run: &[(u64, &[u8])]) -> Result<(), Errno> {
     let mut slices: Vec<IoSlice<'_>> = run.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
     let mut slices = slices.as_mut_slice();
