@@ -8,6 +8,7 @@ Both write to a directory, or with FARSHORE_BENCH_SITE=s3 to one S3 server over 
 
 import json, os, pwd, random, shutil, signal, statistics, subprocess, sys, time
 
+import receive
 import sites
 from whole import BIN, FARSHORE, RUNS, SCALE, fill_database, measure, policy, psql, run, say
 
@@ -316,7 +317,7 @@ def log(bench):
     get.tell()
 
 
-PARTS = {"backups": backups, "log": log}
+PARTS = {"backups": backups, "log": log, "receive": receive.receive}
 
 
 def compare(work):
@@ -326,7 +327,7 @@ def compare(work):
     say(f"site: {os.environ.get('FARSHORE_BENCH_SITE', 'directory')}")
     bench = Bench(work)
     try:
-        for name in os.environ.get("FARSHORE_BENCH_PARTS", "backups log").split():
+        for name in os.environ.get("FARSHORE_BENCH_PARTS", "backups log receive").split():
             PARTS[name](bench)
     finally:
         bench.stop()

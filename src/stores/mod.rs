@@ -140,6 +140,8 @@ pub struct GetOptions {
     /// This version, by its id as [`Store::list_versions`] shows it, and not the present one. A store that cannot refuses with
     /// [`StoreError::Unsupported`].
     pub version: Option<String>,
+    /// The bytes are sealed, and the reader verifies that himself: a checksum that the store keeps of them is not computed again.
+    pub sealed: bool,
 }
 
 /// How to put an object.
@@ -150,6 +152,9 @@ pub struct PutOptions {
     /// SHA-256 of the body, when the caller has it already: sent so that the server verifies it. Without it the store computes
     /// and sends a checksum of its own choice.
     pub sha256: Option<[u8; 32]>,
+    /// The bytes are sealed, and whoever reads them verifies that: the checksum of the store's own choice need only show what went wrong on the
+    /// way, and may be the one that costs least.
+    pub sealed: bool,
     /// Headers, metadata, tags.
     pub attributes: ObjectAttributes,
     /// Locked from the moment it exists, whatever the attributes say. A store that cannot lock refuses with [`StoreError::Unsupported`]; a server that

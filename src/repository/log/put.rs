@@ -155,7 +155,7 @@ impl LogWriter {
         .await?
         .into();
         // The store makes the checksum that its site wants; who reads goes by the tags of what was sealed.
-        let options = PutOptions { if_absent: true, ..PutOptions::default() };
+        let options = PutOptions { if_absent: true, sealed: true, ..PutOptions::default() };
         let stored = repository.store.put(&name.to_string(), object.clone(), options).await;
         self.objects.reuse(object);
         match stored {

@@ -34,7 +34,7 @@ pub(super) async fn matches(
         range: (same_tag && size > 0).then_some(0..1),
         if_match: Some(there.etag.clone()).filter(|etag| !etag.is_empty()),
         attributes: true,
-        version: None,
+        ..GetOptions::default()
     };
     let mut download = match store.get(&there.key, options).await {
         Ok(download) => download,

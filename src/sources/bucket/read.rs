@@ -123,7 +123,7 @@ async fn read_once(
     // A version with an id of its own never changes; the one without is overwritten.
     let may_change = version.as_deref().is_none_or(|id| id == NULL_VERSION);
     let if_match = Some(stat.etag.clone()).filter(|etag| may_change && !etag.is_empty());
-    let options = GetOptions { range: None, if_match, attributes: true, version: version.clone() };
+    let options = GetOptions { if_match, attributes: true, version: version.clone(), ..GetOptions::default() };
     let (read, attributes, digest) = if stat.size <= u64::from(OBJECT_PART_BYTES) {
         // On a task of its own, so that several objects are received and decrypted on all cores.
         let (store, key) = (store.clone(), stat.key.clone());

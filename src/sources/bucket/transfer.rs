@@ -190,7 +190,7 @@ impl Transfer<'_> {
 
     async fn put(&self, wanted: &Wanted, body: Bytes) -> Result<(), SourceError> {
         let length = body.len() as u64;
-        let options = PutOptions { if_absent: false, sha256: None, attributes: wanted.sent(), lock: None };
+        let options = PutOptions { attributes: wanted.sent(), ..PutOptions::default() };
         match self.store.put(&wanted.key, body, options).await {
             Ok(_) => {
                 self.context.observer.bytes(length);

@@ -31,7 +31,7 @@ fn crc64(body: &[u8]) -> String {
 impl AzureStore {
     pub(super) async fn put_blob(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
         self.fits(key, "put")?;
-        let PutOptions { if_absent, sha256, attributes, lock } = options;
+        let PutOptions { if_absent, sha256, sealed: _, attributes, lock } = options;
         if let Some(lock) = lock {
             self.check_lock(lock)?;
         }

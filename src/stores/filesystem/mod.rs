@@ -246,7 +246,7 @@ impl Store for FilesystemStore {
 
     async fn put(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
         check_key(&self.0.place, key, "put")?;
-        let PutOptions { if_absent, sha256, attributes, lock } = options;
+        let PutOptions { if_absent, sha256, sealed: _, attributes, lock } = options;
         if lock.is_some() || attributes.holds().any() {
             // Whoever owns a file may delete it: there is nothing that a lock could be made of.
             return Err(no_locks(self.0.place.clone()));

@@ -65,8 +65,8 @@ impl Resuming {
             let rest = GetOptions {
                 range: Some(self.next..self.end),
                 if_match: Some(self.etag.clone()),
-                attributes: false,
                 version: self.version.clone(),
+                ..GetOptions::default()
             };
             match self.store.get(&self.key, rest).await {
                 Ok(download) => {

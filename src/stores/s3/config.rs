@@ -104,7 +104,7 @@ impl S3Config {
             .retry_config(RetryConfig::disabled())
             .timeout_config(none_of_the_sdk())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            // Every upload brings its SHA-256, which the server verifies.
+            // Every upload brings a checksum, which the server verifies.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired);
         if let Some(endpoint) = &self.endpoint {
             builder = builder.endpoint_url(endpoint);

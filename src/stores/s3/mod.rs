@@ -4,10 +4,11 @@
 //! `archive.rs` how objects are brought back from an archive, `holds.rs` what holds an object.
 //!
 //! Promises beside those of the room:
-//! * Every upload carries the SHA-256 of its bytes in a signed header, so that the server verifies it; the body is not signed as
-//!   well, which would hash it twice.
+//! * Every upload carries the SHA-256 of its bytes in a signed header, so that the server verifies it ([`PutOptions::sealed`]: their CRC-32C); the
+//!   body is not signed as well, which would hash it twice.
 //! * Every request ends (the room `wire`).
-//! * A body that ends before its stated length is an error; a whole object's stored checksum is verified where the server sends one.
+//! * A body that ends before its stated length is an error; a whole object's stored checksum is verified where the server sends one, but
+//!   for what the reader authenticates ([`GetOptions::sealed`]).
 //! * `Content-Encoding` is kept as a value and never acted on.
 //!
 //! Assumes that prefixes are directories: with prefix `p`, keys live under `p/`. An object `p/` itself is none of the store's.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use aws_sdk_s3::{
+    config::{Builder, ResponseChecksumValidation},
     operation::{get_object::GetObjectOutput, head_object::HeadObjectOutput},
     primitives::{ByteStream, DateTime as SdkDateTime},
     types::{ChecksumMode, EncodingType, Object},
@@ -34,7 +35,7 @@ impl S3Store {
             range => range.as_ref().map(range_header),
         };
         let version = self.version_to_read(key, options.version.as_deref()).await?;
-        let sent = self
+        let mut call = self
             .client
             .get_object()
             .bucket(&self.bucket)
@@ -44,10 +45,11 @@ impl S3Store {
             .set_if_match(options.if_match.map(|etag| format!("\"{etag}\"")))
             .set_request_payer(self.payer.clone())
             .customize()
-            .interceptor(self.tag_counts.watch())
-            .send()
-            .await;
-        let mut output = sent.map_err(|error| self.error(key, "get", &error))?;
+            .interceptor(self.tag_counts.watch());
+        if options.sealed {
+            call = call.config_override(Builder::new().response_checksum_validation(ResponseChecksumValidation::WhenRequired));
+        }
+        let mut output = call.send().await.map_err(|error| self.error(key, "get", &error))?;
         let (size, length) = self.sizes(key, options.range.as_ref(), &output)?;
         let stat = ObjectStat {
             key: key.to_owned(),

@@ -16,12 +16,12 @@ use tokio::task::spawn_blocking;
 use super::{
     ObjectAttributes, ObjectStat, PutOptions, S3Encryption, S3Store, StoreError, UploadedPart,
     config::joining,
-    values::encode_sha256,
+    values::{Checksum, crc32c, encode_crc32c, encode_sha256},
     versions::{header_mode, seconds},
 };
 use crate::stores::{
     MAX_SINGLE_PUT_BYTES,
-    bounds::sha256,
+    bounds::sha256 as sha256_of,
     header_values::{encode_tags, encode_value, plain_etag},
     tiers::s3_class,
 };
@@ -36,11 +36,12 @@ impl S3Store {
             let detail = format!("{size} bytes in one put, where at most {MAX_SINGLE_PUT_BYTES} may go");
             return Err(StoreError::Other { place: self.object_place(key), action: "put", detail });
         }
-        let sha256 = match options.sha256 {
-            Some(sha256) => sha256,
-            None => self.hash(key, &body).await?,
+        let PutOptions { if_absent, sha256, sealed, attributes, lock } = options;
+        let checksum = match sha256 {
+            Some(sha256) => Checksum::Sha256(sha256),
+            None if sealed => self.hash(key, &body, |body| Checksum::Crc32C(crc32c(body))).await?,
+            None => self.hash(key, &body, |body| Checksum::Sha256(sha256_of(body))).await?,
         };
-        let PutOptions { if_absent, attributes, lock, .. } = options;
         let storage_class = attributes.storage_class.clone();
         let lock = lock.or(attributes.lock);
         let date = self.response_date();
@@ -52,8 +53,9 @@ impl S3Store {
             .key(self.whole(key))
             .set_if_none_match(if_absent.then(|| "*".to_owned()))
             // Ceph keeps and verifies the checksum only if the algorithm is named as well.
-            .checksum_algorithm(ChecksumAlgorithm::Sha256)
-            .checksum_sha256(encode_sha256(&sha256))
+            .checksum_algorithm(checksum.algorithm())
+            .set_checksum_sha256(checksum.sha256().as_ref().map(encode_sha256))
+            .set_checksum_crc32_c(checksum.crc32c().map(encode_crc32c))
             .set_object_lock_mode(lock.map(|lock| header_mode(lock.mode)))
             .set_object_lock_retain_until_date(lock.map(|lock| seconds(lock.until)))
             .set_object_lock_legal_hold_status(attributes.legal_hold.then_some(ObjectLockLegalHoldStatus::On))
@@ -80,7 +82,7 @@ impl S3Store {
                 modified: date.get(),
                 etag: plain_etag(output.e_tag()),
                 version: output.version_id().map(str::to_owned),
-                sha256: Some(sha256),
+                sha256: checksum.sha256(),
                 storage_class,
             }),
             Err(error) => Err(self.refused(key, "put", if_absent, &error).await),
@@ -108,12 +110,13 @@ impl S3Store {
         }
     }
 
-    async fn hash(&self, key: &str, body: &Bytes) -> Result<[u8; 32], StoreError> {
+    /// Computes a checksum of a body away from the async threads, where it takes long.
+    async fn hash<T: Send + 'static>(&self, key: &str, body: &Bytes, work: fn(&[u8]) -> T) -> Result<T, StoreError> {
         if body.len() <= HASHED_AT_ONCE {
-            return Ok(sha256(body));
+            return Ok(work(body));
         }
         let body = body.clone();
-        spawn_blocking(move || sha256(&body)).await.map_err(|error| StoreError::Other {
+        spawn_blocking(move || work(&body)).await.map_err(|error| StoreError::Other {
             place: self.object_place(key),
             action: "put",
             detail: format!("its checksum could not be computed: {error}"),
@@ -168,7 +171,7 @@ impl S3Store {
     }
 
     pub(super) async fn put_part(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<UploadedPart, StoreError> {
-        let sha256 = self.hash(key, &body).await?;
+        let sha256 = self.hash(key, &body, sha256_of).await?;
         let sent = self
             .client
             .upload_part()
