@@ -3,7 +3,8 @@
 A cluster of its own, with checksums, a log archive and summaries of the log. Both compress with zstd 3, with two processes or threads; pgBackRest bundles files and
 stores blocks incrementally, and does not encrypt; Farshore always encrypts. Who begins a pair changes from pair to pair.
 
-Both write to a directory, or with FARSHORE_BENCH_SITE=s3 to one S3 server over TLS (pgBackRest speaks to no other).
+Both write to a directory, or with FARSHORE_BENCH_SITE=s3 to one S3 server over TLS (pgBackRest speaks to no other); with s3-apart to one that has a processor for
+itself, and the database, pgBackRest and Farshore the others.
 """
 
 import json, os, pwd, random, shutil, signal, statistics, subprocess, sys, time
@@ -41,7 +42,8 @@ class Bench:
         self.socket.chmod(0o755)
         give(self.data, self.socket, self.spool)
         # Before the server: what it starts inherits how the site is reached.
-        self.site = sites.S3(work) if os.environ.get("FARSHORE_BENCH_SITE") == "s3" else sites.Directory(work, give)
+        wanted = os.environ.get("FARSHORE_BENCH_SITE", "directory")
+        self.site = sites.Directory(work, give) if wanted == "directory" else sites.S3(work, is_apart=wanted == "s3-apart")
         run(BIN / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--data-checksums", "-E", "UTF8", "--locale", "C", **as_postgres())
         with open(self.data / "postgresql.conf", "a") as settings:
             settings.write(
@@ -86,6 +88,17 @@ class Bench:
     def archive_with(self, command):
         self.sql(f"ALTER SYSTEM SET archive_command = '{command}'")
         self.sql("SELECT pg_reload_conf()")
+
+    def at_rest(self):
+        """What was changed is written, and its log summarised, as the server has done long before a daily backup: neither is made to wait for that."""
+        self.sql("CHECKPOINT")
+        end = self.sql("SELECT pg_current_wal_insert_lsn()")
+        until = time.monotonic() + 60
+        # A page of the log's end belongs to the next checkpoint.
+        while self.sql(f"SELECT pending_lsn >= '{end}'::pg_lsn - 8192 FROM pg_get_wal_summarizer_state()") != "t":
+            if time.monotonic() > until:
+                sys.exit(f"the server does not summarise its log up to {end}")
+            time.sleep(0.1)
 
     def fresh(self):
         """Both begin anew, at a place without anything."""
@@ -182,7 +195,7 @@ def backups(bench):
     restored = Ratios("full restore", 1.3)
     deltas = {True: Ratios("restore over 1 % of damage, in memory", 2), False: Ratios("restore over 1 % of damage, on the disk", 2)}
     for pair in range(RUNS + 1):
-        bench.sql("CHECKPOINT")
+        bench.at_rest()
         bench.fresh()
         full.add(pair, *in_turns(pair, lambda: bench.their_backup("full"), bench.our_backup))
         stored = bench.site.bytes("repo/backup"), bench.site.bytes("site")
@@ -195,7 +208,7 @@ def backups(bench):
         one = f"BETWEEN (SELECT max(%s) * {pair * 10} / 100 FROM %s) AND (SELECT max(%s) * {pair * 10 + 1} / 100 FROM %s)"
         bench.sql(f"UPDATE posts SET props = props || '{{\"pair\": {pair}}}' WHERE id " + one % ("id", "posts", "id", "posts"), "bench")
         bench.sql("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid " + one % ("aid", "pgbench_accounts", "aid", "pgbench_accounts"), "bench")
-        bench.sql("CHECKPOINT")
+        bench.at_rest()
         changed.add(pair, *in_turns(pair, lambda: bench.their_backup("incr"), lambda: bench.our_backup("incremental")))
     say(f"bytes stored of {total / 2**20:.0f} MiB in databases: farshore {stored[1] / 2**20:.0f} MiB, pgBackRest {stored[0] / 2**20:.0f} MiB (wanted: no more)")
     for ratios in (full, changed, restored, *deltas.values()):

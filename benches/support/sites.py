@@ -42,11 +42,13 @@ class Directory:
 
 
 class S3:
-    """SeaweedFS with a certificate of its own; each round has a bucket of its own. What lies there is asked of its filer, which is no part of what is measured."""
+    """SeaweedFS with a certificate of its own; each round has a bucket of its own. What lies there is asked of its filer, which is no part of what is measured.
+
+    It takes half as much of the processors as its client. Apart, it has the last of them for itself, and all else the others, as if it were another machine."""
 
     look_every = 0.2
 
-    def __init__(self, work):
+    def __init__(self, work, is_apart):
         weed = os.environ.get("FARSHORE_TEST_WEED") or shutil.which("weed") or ""
         if not weed:
             sys.exit("SeaweedFS is not here: run this through testbed/with-servers")
@@ -64,12 +66,17 @@ class S3:
         ports = free_ports(9)
         self.port, self.filer = ports[6], ports[4]
         names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc", "s3.port.https", "s3.port.grpc", "s3.port"]
+        processors = os.sched_getaffinity(0)
+        own = {max(processors)} if is_apart and len(processors) > 1 else processors
         self.server = subprocess.Popen(
-            [weed, "server", f"-dir={place}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=1024", "-volume.max=200", "-master.telemetry=false",
+            ["taskset", "--cpu-list", ",".join(map(str, sorted(own))), weed, "server", f"-dir={place}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=1024", "-volume.max=200", "-master.telemetry=false",
              "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={place}/s3.json", f"-s3.cert.file={self.certificate}",
              f"-s3.key.file={place}/key.pem", f"-filer.localSocket={place}/filer.sock", f"-s3.localSocket={place}/s3.sock",
              *(f"-{name}={port}" for name, port in zip(names, ports))],
             stdout=open(place / "log", "w"), stderr=subprocess.STDOUT)
+        if is_apart:
+            # What is started from here on inherits it.
+            os.sched_setaffinity(0, processors - own or processors)
         os.environ["SSL_CERT_FILE"] = str(self.certificate)
         os.environ["FARSHORE_BENCH_S3_SECRET"] = self.secret
         until = time.monotonic() + 90

@@ -59,6 +59,9 @@ impl Writer {
         let relied = Relied { packs: found, data_key: self.shared.data_key, recipient_set: self.shared.recipient_set };
         let extended = repository.cover(&self.shared.cache, relied).await?;
         tracing::debug!(extended, "locks were extended");
+        // What is in it is at the site. Only the next run's speed hangs on it, so that this one goes on meanwhile.
+        let cache = Arc::clone(&self.shared.cache);
+        let saved = tokio::task::spawn_blocking(move || cache.persist());
         let clock = &repository.clock;
         let looked = Moment::now(clock);
         let deadline = needs.deadline(repository).await?;
@@ -80,9 +83,7 @@ impl Writer {
         if was_long || !was_in_time(committed, committed - looked.since(clock), deadline) {
             look_again(repository, &needs, &name, committed).await?;
         }
-        let cache = Arc::clone(&self.shared.cache);
-        // Only the next run's speed hangs on it.
-        if let Err(error) = tokio::task::spawn_blocking(move || cache.persist()).await.unwrap_or(Ok(())) {
+        if let Err(error) = saved.await.unwrap_or(Ok(())) {
             tracing::warn!(%error, "the local index was not saved; the next run rebuilds it");
         }
         Ok(name)
