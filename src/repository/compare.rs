@@ -1,14 +1,15 @@
 //! A file that is there held against a content, chunk by chunk: what matches need not be fetched.
 
-use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
+use std::{fs::File, sync::Arc};
 
 use super::{
     RepositoryError,
-    chunk::{ChunkList, Class},
+    chunk::{ChunkList, ChunkRef, Class},
     error::Result,
     format::MAX_CHUNK_BYTES,
     reader::Reader,
 };
+use crate::stores::direct::ReadOnce;
 
 /// A run of chunks that differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,22 @@ pub struct Differing {
     pub list: ChunkList,
 }
 
+/// The first of these chunks that are read at once, and how many bytes of them: one, and as many more as fit. Of one that is longer than any may be,
+/// nothing is read.
+fn together(chunks: &[ChunkRef], at_once: usize) -> (&[ChunkRef], usize) {
+    let mut bytes = 0;
+    let count = chunks.iter().take_while(|chunk| {
+        let length = chunk.length as usize;
+        let fits = length <= MAX_CHUNK_BYTES && (bytes == 0 || bytes + length <= at_once);
+        bytes += if fits { length } else { 0 };
+        fits
+    });
+    match count.count() {
+        0 => (&chunks[..1], 0),
+        count => (&chunks[..count], bytes),
+    }
+}
+
 impl Reader {
     /// Which chunks of a content are not, by their keyed hash, what the file holds in their places. What cannot be read of the file differs.
     ///
@@ -30,28 +47,34 @@ impl Reader {
         let refs = self.flatten(content).await?;
         let catalogue = self.catalogue();
         let compare = move || {
-            let (mut runs, mut offset, mut held): (Vec<Differing>, u64, Vec<u8>) = (Vec::new(), 0, Vec::new());
-            for chunk in refs {
-                let bytes = u64::from(chunk.length);
-                let length = usize::try_from(chunk.length).unwrap_or(usize::MAX).min(MAX_CHUNK_BYTES);
-                held.resize(length, 0);
-                let is_same = length as u64 == bytes
-                    && file.read_exact_at(&mut held, offset).is_ok()
-                    && catalogue.chunk_id(Class::Data, &held) == chunk.id;
-                if !is_same {
-                    match runs.last_mut().filter(|run| run.offset + run.bytes == offset) {
-                        Some(run) => {
-                            run.bytes += bytes;
-                            run.list.push(chunk);
-                        }
-                        None => {
-                            let mut list = ChunkList::default();
-                            list.push(chunk);
-                            runs.push(Differing { offset, bytes, list });
+            let (mut runs, mut offset): (Vec<Differing>, u64) = (Vec::new(), 0);
+            let mut reading = ReadOnce::of(&file);
+            let mut rest = refs.as_slice();
+            while !rest.is_empty() {
+                let (group, bytes) = together(rest, reading.at_once());
+                rest = &rest[group.len()..];
+                let held = reading.read(offset, bytes);
+                let mut from = 0;
+                for chunk in group {
+                    let bytes = u64::from(chunk.length);
+                    let held = held.get(from..from + chunk.length as usize);
+                    let is_same = held.is_some_and(|held| catalogue.chunk_id(Class::Data, held) == chunk.id);
+                    if !is_same {
+                        match runs.last_mut().filter(|run| run.offset + run.bytes == offset) {
+                            Some(run) => {
+                                run.bytes += bytes;
+                                run.list.push(*chunk);
+                            }
+                            None => {
+                                let mut list = ChunkList::default();
+                                list.push(*chunk);
+                                runs.push(Differing { offset, bytes, list });
+                            }
                         }
                     }
+                    offset += bytes;
+                    from += chunk.length as usize;
                 }
-                offset += bytes;
             }
             runs
         };

@@ -1,8 +1,4 @@
-//! Writing files past the page cache (`O_DIRECT`), for what is written once and not read again soon: packs at a site, and restores.
-//!
-//! Writing through the cache copies every byte into pages that must be found first, and writes them out afterwards: that was a third of the
-//! processors' time of a restore, and pushes out of memory what programs on the machine do use. Whatever the file system does not take in this
-//! way (or is too small or does not lie so) is written as any file is; the bytes are the same.
+//! Writing: what is written once and not read again soon.
 
 use std::{
     fs::File,
@@ -10,17 +6,9 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-use rustix::{
-    fs::{OFlags, fcntl_getfl, fcntl_setfl},
-    io::{Errno, pwritev},
-};
+use rustix::io::{Errno, pwritev};
 
-/// Where bytes begin that a disk takes from memory without a copy, in memory and in a file: at the pages of the one and at the blocks of the
-/// other. Bytes.
-pub const ALIGNMENT: usize = 4096;
-
-/// Less than this is handed to the cache: a disk takes as long for it as for this much. Bytes.
-const WORTH_BYTES: usize = 256 << 10;
+use super::{ALIGNMENT, WORTH_BYTES, set_direct};
 
 /// At most so much is handed to the page cache in one call. A call of some MiB makes Linux look for pages of 2 MiB, which on a machine that gives
 /// free memory back to its host are the very ones that it has to ask for again: a segment of the log took 13 ms of a processor, and takes 5.
@@ -100,12 +88,6 @@ fn lies_so(bytes: &[u8]) -> bool {
     bytes.len().is_multiple_of(ALIGNMENT) && bytes.as_ptr().align_offset(ALIGNMENT) == 0
 }
 
-/// Returns whether it is so now.
-fn set_direct(file: &File, is_direct: bool) -> bool {
-    let set = |flags: OFlags| fcntl_setfl(file, if is_direct { flags | OFlags::DIRECT } else { flags - OFlags::DIRECT });
-    fcntl_getfl(file).and_then(set).is_ok()
-}
-
 /// Through the page cache.
 fn write_piece(file: &File, (at, bytes): &(u64, &[u8])) -> io::Result<()> {
     (*at..).step_by(CACHED_BYTES).zip(bytes.chunks(CACHED_BYTES)).try_for_each(|(at, part)| file.write_all_at(part, at))
@@ -147,43 +129,17 @@ fn write_run(file: &File, run: &[(u64, &[u8])]) -> Result<(), Errno> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, io::IoSliceMut, os::unix::fs::FileExt};
+    use std::{fs::File, os::unix::fs::FileExt};
 
-    use rustix::io::{Errno, ReadWriteFlags, preadv2};
-
-    use super::{ALIGNMENT, COPIED_BYTES, WORTH_BYTES, write_cached, write_file, write_pieces};
-
-    /// So many bytes, and where in them those begin that lie at a multiple of [`ALIGNMENT`].
-    fn noise(bytes: usize) -> (Vec<u8>, usize) {
-        let mut noise: Vec<u8> = Vec::with_capacity(bytes + ALIGNMENT);
-        let start = noise.as_ptr().align_offset(ALIGNMENT);
-        let mut reader = blake3::Hasher::new().update(&bytes.to_le_bytes()).finalize_xof();
-        noise.resize(start + bytes, 0);
-        reader.fill(&mut noise);
-        (noise, start)
-    }
+    use super::{
+        super::probing::{is_cached, noise},
+        ALIGNMENT, COPIED_BYTES, WORTH_BYTES, write_cached, write_file, write_pieces,
+    };
 
     fn read(file: &File) -> Vec<u8> {
         let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
         file.read_exact_at(&mut bytes, 0).unwrap();
         bytes
-    }
-
-    /// Whether the page cache has all of what is at this place; nothing where only some file systems say. To ask for a page may bring it, so
-    /// fast that it counts as there: but not each of several.
-    fn is_cached(file: &File, at: usize, bytes: usize) -> Option<bool> {
-        const EXT4: u64 = 0xEF53;
-        const XFS: u64 = 0x5846_5342;
-        let kind = u64::try_from(rustix::fs::fstatfs(file).unwrap().f_type).unwrap();
-        let has = |at: usize| {
-            let mut byte = [0];
-            match preadv2(file, &mut [IoSliceMut::new(&mut byte)], at as u64, ReadWriteFlags::NOWAIT) {
-                Ok(count) => count == 1,
-                Err(Errno::AGAIN) => false,
-                Err(error) => panic!("{error}"),
-            }
-        };
-        [EXT4, XFS].contains(&kind).then(|| (at..at + bytes).step_by(32 << 10).all(has))
     }
 
     #[test]
