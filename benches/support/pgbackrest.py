@@ -156,10 +156,12 @@ class Ratios:
 
 
 def in_turns(pair, theirs, ours):
-    if pair % 2:
-        mine = ours()
-        return theirs(), mine
-    return theirs(), ours()
+    """One after the other; neither pays for what the other has left to be written to the disk."""
+    said = {}
+    for side in (ours, theirs) if pair % 2 else (theirs, ours):
+        os.sync()
+        said[side] = side()
+    return said[theirs], said[ours]
 
 
 def damage(directory, seed):
