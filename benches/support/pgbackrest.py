@@ -1,6 +1,6 @@
 """Physical backups, restores and the archived log, side by side with pgBackRest (`FARSHORE_BENCH_PGBACKREST`, or the one on the path; 2.46 or newer).
 
-A cluster of its own, with checksums, a log archive and summaries of the log. Both compress with zstd 3, with two processes or threads; pgBackRest bundles files and
+A cluster of its own, with checksums, a log archive and summaries of the log. Both compress with zstd 3, pgBackRest with two processes, Farshore with a thread for each processor that it may use; pgBackRest bundles files and
 stores blocks incrementally, and does not encrypt; Farshore always encrypts. Who begins a pair changes from pair to pair.
 
 Both write to a directory, or with FARSHORE_BENCH_SITE=s3 to one S3 server over TLS (pgBackRest speaks to no other); with s3-apart to one that has a processor for
@@ -43,6 +43,8 @@ class Bench:
         give(self.data, self.socket, self.spool)
         # Before the server: what it starts inherits how the site is reached.
         wanted = os.environ.get("FARSHORE_BENCH_SITE", "directory")
+        if wanted not in ("directory", "s3", "s3-apart"):
+            sys.exit(f"FARSHORE_BENCH_SITE is {wanted}, and may be directory, s3 or s3-apart")
         self.site = sites.Directory(work, give) if wanted == "directory" else sites.S3(work, is_apart=wanted == "s3-apart")
         run(BIN / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--data-checksums", "-E", "UTF8", "--locale", "C", **as_postgres())
         with open(self.data / "postgresql.conf", "a") as settings:
@@ -90,7 +92,8 @@ class Bench:
         self.sql("SELECT pg_reload_conf()")
 
     def at_rest(self):
-        """What was changed is written, and its log summarised, as the server has done long before a daily backup: neither is made to wait for that."""
+        """What was changed is written, and its log summarised, as the server has done long before a daily backup. Only Farshore would wait for the latter: by 0.4 s for
+        one per cent of 4.6 GB that was changed a moment ago, if it came before pgBackRest."""
         self.sql("CHECKPOINT")
         end = self.sql("SELECT pg_current_wal_insert_lsn()")
         until = time.monotonic() + 60
@@ -344,5 +347,6 @@ def compare(work):
     try:
         for name in os.environ.get("FARSHORE_BENCH_PARTS", "backups log receive").split():
             PARTS[name](bench)
+            alone(bench)
     finally:
         bench.stop()

@@ -48,6 +48,18 @@ def receive(bench):
     seconds = max(10, int(SECONDS * min(SCALE, 1)))
     with open(bench.work / "receive.log", "w") as said:
         receiver = subprocess.Popen([FARSHORE, "wal", "receive", bench.policy], stdout=said, stderr=said)
+    started = [receiver]
+    try:
+        beside(bench, receiver, started, seconds)
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    bench.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+
+
+def beside(bench, receiver, started, seconds):
     position = lambda: bench.sql("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn, coalesce((SELECT max(flush_lsn) - '0/0'::pg_lsn FROM pg_stat_replication), 0)")
     until = time.monotonic() + 60
     while position().endswith("|0"):
@@ -55,6 +67,7 @@ def receive(bench):
             sys.exit(f"nobody receives: {open(bench.work / 'receive.log').read()}")
         time.sleep(0.1)
     load = Load(bench, seconds)
+    started.extend(load.sessions)
     began, samples = time.monotonic(), []
     while load.goes_on():
         written, stored = (int(number) for number in position().split("|"))
@@ -63,12 +76,12 @@ def receive(bench):
     if not load.ended_well():
         sys.exit("the load ended with an error")
     rate = (samples[-1][1] - samples[0][1]) / (samples[-1][0] - samples[0][0])
-    # How old the first byte is that is not stored: since when the server had written more than is stored now.
+    # How old the first byte is that is not stored, at most: since the last look at which the server had written no more than is stored now.
     ages, moments = [], 0
-    for now, _, stored in samples:
-        while samples[moments][1] <= stored and samples[moments][0] < now:
+    for now, written, stored in samples:
+        while moments + 1 < len(samples) and samples[moments + 1][1] <= stored and samples[moments + 1][0] < now:
             moments += 1
-        ages.append(now - samples[moments][0])
+        ages.append(now - samples[moments][0] if written > stored else 0)
     behind = max(written - stored for _, written, stored in samples)
     last = samples[-1][1]
     while int(position().split("|")[1]) < last:
@@ -78,9 +91,9 @@ def receive(bench):
     caught_up = time.monotonic() - began - samples[-1][0]
     receiver.send_signal(signal.SIGINT)
     _, status, usage = os.wait4(receiver.pid, 0)
-    if os.waitstatus_to_exitcode(status) != 0:
-        sys.exit(f"the receiver ended with {status}: {open(bench.work / 'receive.log').read()}")
-    bench.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+    receiver.returncode = os.waitstatus_to_exitcode(status)
+    if receiver.returncode != 0:
+        sys.exit(f"the receiver ended with {receiver.returncode}: {open(bench.work / 'receive.log').read()}")
     say(f"log received: {rate / 1e6:.0f} MB/s for {seconds} s (wanted: 100), at most {behind / 1e6:.0f} MB behind; oldest of what is not stored {statistics.median(ages):.1f} s, "
         f"at most {max(ages):.1f} s (wanted: under 5); all of it stored {caught_up:.1f} s after the end; "
         f"{usage.ru_utime + usage.ru_stime:.1f} s of CPU, {usage.ru_maxrss / 1024:.0f} MiB (wanted: under 320)")

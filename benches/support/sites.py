@@ -67,7 +67,9 @@ class S3:
         self.port, self.filer = ports[6], ports[4]
         names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc", "s3.port.https", "s3.port.grpc", "s3.port"]
         processors = os.sched_getaffinity(0)
-        own = {max(processors)} if is_apart and len(processors) > 1 else processors
+        if is_apart and len(processors) < 2:
+            sys.exit("a server apart needs a processor for itself, and here is one in all")
+        own = {max(processors)} if is_apart else processors
         self.server = subprocess.Popen(
             ["taskset", "--cpu-list", ",".join(map(str, sorted(own))), weed, "server", f"-dir={place}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=1024", "-volume.max=200", "-master.telemetry=false",
              "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={place}/s3.json", f"-s3.cert.file={self.certificate}",
@@ -76,7 +78,7 @@ class S3:
             stdout=open(place / "log", "w"), stderr=subprocess.STDOUT)
         if is_apart:
             # What is started from here on inherits it.
-            os.sched_setaffinity(0, processors - own or processors)
+            os.sched_setaffinity(0, processors - own)
         os.environ["SSL_CERT_FILE"] = str(self.certificate)
         os.environ["FARSHORE_BENCH_S3_SECRET"] = self.secret
         until = time.monotonic() + 90

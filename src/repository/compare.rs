@@ -85,3 +85,29 @@ impl Reader {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ChunkRef, MAX_CHUNK_BYTES, together};
+    use crate::repository::ChunkId;
+
+    fn taken(lengths: &[usize], at_once: usize) -> (usize, usize) {
+        let chunks: Vec<_> =
+            lengths.iter().map(|length| ChunkRef { id: ChunkId([7; 32]), length: u32::try_from(*length).unwrap() }).collect();
+        let (group, bytes) = together(&chunks, at_once);
+        (group.len(), bytes)
+    }
+
+    #[test]
+    fn chunks_are_read_together_as_many_as_fit_and_one_at_least() {
+        assert_eq!(taken(&[10, 20, 30], 60), (3, 60));
+        assert_eq!(taken(&[10, 20, 30], 59), (2, 30));
+        assert_eq!(taken(&[100, 20], 60), (1, 100));
+        assert_eq!(taken(&[0, 60, 0, 1], 60), (3, 60));
+        assert_eq!(taken(&[0], 60), (1, 0));
+        assert_eq!(taken(&[MAX_CHUNK_BYTES, 1], 60), (1, MAX_CHUNK_BYTES));
+        // Of one that nobody may have made nothing is read.
+        assert_eq!(taken(&[MAX_CHUNK_BYTES + 1, 1], 60), (1, 0));
+        assert_eq!(taken(&[1, MAX_CHUNK_BYTES + 1, 1], usize::MAX), (1, 1));
+    }
+}

@@ -99,8 +99,10 @@ async fn try_out(store: &SharedStore, sequence: &str, race: &str, checksum: &str
     // If-absent, as a writer may be allowed nothing else: a missing right must not pass for a verified checksum.
     let options = PutOptions { if_absent: true, sha256: Some([0; 32]), ..PutOptions::default() };
     findings.push(match store.put(checksum, Bytes::from_static(b"checksum"), options).await {
-        Err(_) => Finding::sound("upload checksums", "verified by the server"),
-        Ok(_) => Finding::note("upload checksums", "NOT verified by the server", "run `farshore verify --read-data` regularly"),
+        Err(_) => Finding::sound("upload checksums", "verified by the server (SHA-256)"),
+        Ok(_) => {
+            Finding::note("upload checksums", "NOT verified by the server (SHA-256)", "run `farshore verify --read-data` regularly")
+        }
     });
     Ok(Probed { writes: if exclusive { EXCLUSIVE } else { LAST_WRITER_WINS }.to_owned(), findings })
 }

@@ -103,7 +103,8 @@ mod tests {
         ALIGNMENT, ReadOnce,
     };
 
-    const BYTES: usize = (5 << 20) + 1234;
+    const WHOLE: usize = 5 << 20;
+    const BYTES: usize = WHOLE + 1234;
 
     fn pieces(reading: &mut ReadOnce<'_>, lengths: &[usize]) -> Vec<u8> {
         let (mut read, mut at) = (Vec::new(), 0);
@@ -137,6 +138,23 @@ mod tests {
             assert!(&all[4097..4100] == b"odd" && all[4100..] == wanted[4100..]);
             assert!(pieces(&mut ReadOnce::of(&file), lengths) == all, "{lengths:?} from memory");
         }
+    }
+
+    #[test]
+    fn a_file_of_whole_blocks_ends_where_it_ends() {
+        let (noise, start) = noise(WHOLE);
+        let wanted = &noise[start..];
+        let file = tempfile::tempfile().unwrap();
+        write_file(&file, wanted).unwrap();
+        let mut reading = ReadOnce::of(&file);
+        assert_eq!(reading.read(WHOLE as u64, 10), b"");
+        assert_eq!(reading.read(2 * WHOLE as u64 + 1, 10), b"");
+        assert!(reading.read(WHOLE as u64 - 5000, 10_000) == &wanted[WHOLE - 5000..]);
+        assert!(reading.read(17, 0).is_empty());
+        // As where it is refused in the middle.
+        assert!(reading.read(1, ALIGNMENT) == &wanted[1..=ALIGNMENT]);
+        reading.stop();
+        assert!(reading.read(ALIGNMENT as u64 + 1, 70_000) == &wanted[ALIGNMENT + 1..ALIGNMENT + 70_001]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How an S3 bucket is reached: address, credentials.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use aws_config::BehaviorVersion;
 use aws_sdk_s3::{
@@ -62,6 +62,15 @@ impl S3Config {
             "" => format!("s3://{}", self.bucket),
             prefix => format!("s3://{}/{prefix}", self.bucket),
         }
+    }
+
+    /// Whether what is sent stays between this program and the server: over TLS, or within this machine.
+    pub(super) fn is_private(&self) -> bool {
+        let Some(open) = self.endpoint.as_deref().filter(|endpoint| !endpoint.starts_with("https://")) else { return true };
+        let open = open.split_once("://").map_or(open, |(_, open)| open);
+        let host = open.split(['/', '?']).next().unwrap_or_default();
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        name == "localhost" || name.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }
 
     /// A client, and the region it asks.
@@ -159,5 +168,24 @@ mod tests {
     async fn half_a_pair_of_keys_is_refused() {
         let config = S3Config { bucket: "b".to_owned(), access_key: Some("A".to_owned()), ..S3Config::default() };
         assert!(matches!(config.client().await, Err(StoreError::Unauthenticated { .. })));
+    }
+
+    #[test]
+    fn a_connection_is_private_over_tls_and_within_this_machine() {
+        let is_private =
+            |endpoint: Option<&str>| S3Config { endpoint: endpoint.map(str::to_owned), ..S3Config::default() }.is_private();
+        for endpoint in ["https://far.example", "http://localhost:8333", "http://127.0.0.1:9000/", "http://[::1]:9000"] {
+            assert!(is_private(Some(endpoint)), "{endpoint}");
+        }
+        assert!(is_private(None));
+        for endpoint in [
+            "http://far.example",
+            "http://far.example:80/localhost",
+            "http://10.0.0.1:9000",
+            "http://localhost.example",
+            "HTTP://far.example",
+        ] {
+            assert!(!is_private(Some(endpoint)), "{endpoint}");
+        }
     }
 }

@@ -4,8 +4,8 @@
 //! `archive.rs` how objects are brought back from an archive, `holds.rs` what holds an object.
 //!
 //! Promises beside those of the room:
-//! * Every upload carries the SHA-256 of its bytes in a signed header, so that the server verifies it ([`PutOptions::sealed`]: their CRC-32C); the
-//!   body is not signed as well, which would hash it twice.
+//! * Every upload carries the SHA-256 of its bytes in a signed header, for the server to verify; the body is not signed as well, which would hash
+//!   it twice. What is sealed ([`PutOptions::sealed`]) carries its CRC-32C, where the connection is private and the server takes it.
 //! * Every request ends (the room `wire`).
 //! * A body that ends before its stated length is an error; a whole object's stored checksum is verified where the server sends one, but
 //!   for what the reader authenticates ([`GetOptions::sealed`]).
@@ -33,7 +33,7 @@ mod write;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
 use async_trait::async_trait;
@@ -73,6 +73,8 @@ pub struct S3Store {
     encryption: Option<S3Encryption>,
     /// Sent with every request that takes it; see [`S3Config::requester_pays`].
     payer: Option<RequestPayer>,
+    /// Whether what is sealed may have a CRC-32C: where nobody on the way can change bytes and the checksum with them, until the server takes none.
+    takes_crc32c: AtomicBool,
     tag_counts: tags::TagCounts,
     told_holds: holds::ToldHolds,
     clock: SharedClock,
@@ -91,6 +93,7 @@ impl S3Store {
             region,
             place: config.place(),
             prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
+            takes_crc32c: AtomicBool::new(config.is_private()),
             first_versions: config.first_versions,
             encryption: config.encryption,
             payer: config.requester_pays.then_some(RequestPayer::Requester),

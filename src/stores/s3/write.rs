@@ -1,5 +1,7 @@
 //! Writing: objects, multipart uploads, deletion, the bucket itself.
 
+use std::sync::atomic::Ordering;
+
 use aws_sdk_s3::{
     config::{Config, http::HttpResponse},
     error::{ProvideErrorMetadata, SdkError},
@@ -36,12 +38,32 @@ impl S3Store {
             let detail = format!("{size} bytes in one put, where at most {MAX_SINGLE_PUT_BYTES} may go");
             return Err(StoreError::Other { place: self.object_place(key), action: "put", detail });
         }
-        let PutOptions { if_absent, sha256, sealed, attributes, lock } = options;
-        let checksum = match sha256 {
-            Some(sha256) => Checksum::Sha256(sha256),
-            None if sealed => self.hash(key, &body, |body| Checksum::Crc32C(crc32c(body))).await?,
-            None => self.hash(key, &body, |body| Checksum::Sha256(sha256_of(body))).await?,
+        if options.sealed && options.sha256.is_none() && self.takes_crc32c.load(Ordering::Relaxed) {
+            let checksum = Checksum::Crc32C(self.hash(key, &body, crc32c).await?);
+            return match self.put_checked(key, body.clone(), options.clone(), checksum).await {
+                // It may know no such checksum: servers say that in many ways, and have stored nothing.
+                Err(StoreError::Unsupported { .. } | StoreError::Corrupt { .. } | StoreError::Other { .. }) => {
+                    let done = self.put_hashed(key, body, options).await?;
+                    self.takes_crc32c.store(false, Ordering::Relaxed);
+                    Ok(done)
+                }
+                done => done,
+            };
+        }
+        self.put_hashed(key, body, options).await
+    }
+
+    async fn put_hashed(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
+        let sha256 = match options.sha256 {
+            Some(sha256) => sha256,
+            None => self.hash(key, &body, sha256_of).await?,
         };
+        self.put_checked(key, body, options, Checksum::Sha256(sha256)).await
+    }
+
+    async fn put_checked(&self, key: &str, body: Bytes, options: PutOptions, checksum: Checksum) -> Result<ObjectStat, StoreError> {
+        let size = body.len() as u64;
+        let PutOptions { if_absent, attributes, lock, .. } = options;
         let storage_class = attributes.storage_class.clone();
         let lock = lock.or(attributes.lock);
         let date = self.response_date();

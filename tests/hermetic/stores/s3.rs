@@ -12,6 +12,14 @@ use tokio::{
 
 /// A server that reads each request's head (and 100 ms of its body), sends `answer`, and then closes or holds the connection.
 async fn server(answer: String, hold: bool) -> (S3Store, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    server_by(move |_| answer.clone(), hold).await
+}
+
+/// The same, with what it answers to a head (in small letters).
+async fn server_by(
+    answer: impl Fn(&str) -> String + Clone + Send + 'static,
+    hold: bool,
+) -> (S3Store, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (heads, received) = tokio::sync::mpsc::unbounded_channel();
@@ -28,9 +36,10 @@ async fn server(answer: String, hold: bool) -> (S3Store, tokio::sync::mpsc::Unbo
                     }
                     head.extend_from_slice(&some[..read]);
                 }
-                connection.write_all(answer.as_bytes()).await.unwrap();
+                let head = String::from_utf8_lossy(&head).to_lowercase();
+                connection.write_all(answer(&head).as_bytes()).await.unwrap();
                 connection.flush().await.unwrap();
-                heads.send(String::from_utf8_lossy(&head).to_lowercase()).unwrap();
+                heads.send(head).unwrap();
                 if hold {
                     std::future::pending::<()>().await;
                 }
@@ -126,6 +135,52 @@ async fn a_put_names_its_checksum_twice_and_its_time_is_the_servers() {
         assert!(head.contains(header), "{header} is missing in {head}");
     }
     assert!(!head.contains("crc"), "no second checksum is computed: {head}");
+}
+
+#[tokio::test]
+async fn what_is_sealed_has_the_cheaper_checksum_and_another_where_the_server_knows_it_not() {
+    let sealed = || PutOptions { sealed: true, ..PutOptions::default() };
+    let answer = "HTTP/1.1 200 OK\r\nDate: Sun, 01 Feb 2015 03:04:05 GMT\r\nETag: \"e\"\r\nContent-Length: 0\r\n\r\n";
+    let (store, mut heads) = server(answer.to_owned(), true).await;
+    let stat = store.put("k", Bytes::from_static(b"123456789"), sealed()).await.unwrap();
+    assert_eq!(stat.sha256, None);
+    let head = heads.recv().await.unwrap();
+    assert!(head.contains("x-amz-sdk-checksum-algorithm: crc32c") && head.contains("x-amz-checksum-crc32c: 4wasgw=="), "{head}");
+    assert!(!head.contains("checksum-sha256"), "{head}");
+
+    let unknown = "<Error><Code>InvalidArgument</Code><Message>Unsupported header 'x-amz-checksum-crc32c'</Message></Error>";
+    let unknown = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{unknown}", unknown.len());
+    for refusal in ["HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\n\r\n", &unknown] {
+        let (refusal, answer) = (refusal.to_owned(), answer.to_owned());
+        let (store, mut heads) =
+            server_by(move |head| if head.contains("crc32c") { refusal.clone() } else { answer.clone() }, true).await;
+        for _ in 0..2 {
+            assert!(store.put("k", Bytes::from_static(b"x"), sealed()).await.unwrap().sha256.is_some());
+        }
+        let mut algorithms = Vec::new();
+        while let Ok(head) = heads.try_recv() {
+            algorithms.push(if head.contains("checksum-crc32c") { "crc32c" } else { "sha256" });
+        }
+        assert_eq!(algorithms, ["crc32c", "sha256", "sha256"], "it is asked once");
+    }
+
+    // What is refused for another reason is refused, and says nothing of checksums.
+    let (store, mut heads) = server("HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\n\r\n".to_owned(), false).await;
+    for _ in 0..2 {
+        let error = store.put("k", Bytes::from_static(b"x"), sealed()).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unsupported { .. }), "{error}");
+    }
+    let asked = std::iter::from_fn(|| heads.try_recv().ok()).filter(|head| head.contains("checksum-crc32c")).count();
+    assert_eq!(asked, 2);
+}
+
+#[tokio::test]
+async fn what_the_reader_authenticates_is_not_hashed_once_more() {
+    let wrong = "x-amz-checksum-sha256: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n";
+    let (store, mut heads) = server(ok(4, wrong, "body"), true).await;
+    let pieces = read(&store, GetOptions { sealed: true, ..GetOptions::default() }).await.unwrap();
+    assert_eq!(pieces.concat(), b"body");
+    assert!(!heads.recv().await.unwrap().contains("checksum-mode"));
 }
 
 #[tokio::test]
