@@ -140,7 +140,8 @@ async fn a_put_names_its_checksum_twice_and_its_time_is_the_servers() {
 #[tokio::test]
 async fn what_is_sealed_has_the_cheaper_checksum_and_another_where_the_server_knows_it_not() {
     let sealed = || PutOptions { sealed: true, ..PutOptions::default() };
-    let answer = "HTTP/1.1 200 OK\r\nDate: Sun, 01 Feb 2015 03:04:05 GMT\r\nETag: \"e\"\r\nContent-Length: 0\r\n\r\n";
+    let answer =
+        "HTTP/1.1 200 OK\r\nDate: Sun, 01 Feb 2015 03:04:05 GMT\r\nETag: \"e\"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     let (store, mut heads) = server(answer.to_owned(), true).await;
     let stat = store.put("k", Bytes::from_static(b"123456789"), sealed()).await.unwrap();
     assert_eq!(stat.sha256, None);
@@ -149,11 +150,11 @@ async fn what_is_sealed_has_the_cheaper_checksum_and_another_where_the_server_kn
     assert!(!head.contains("checksum-sha256"), "{head}");
 
     let unknown = "<Error><Code>InvalidArgument</Code><Message>Unsupported header 'x-amz-checksum-crc32c'</Message></Error>";
-    let unknown = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{unknown}", unknown.len());
-    for refusal in ["HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\n\r\n", &unknown] {
+    let unknown = format!("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{unknown}", unknown.len());
+    for refusal in ["HTTP/1.1 501 Not Implemented\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", &unknown] {
         let (refusal, answer) = (refusal.to_owned(), answer.to_owned());
         let (store, mut heads) =
-            server_by(move |head| if head.contains("crc32c") { refusal.clone() } else { answer.clone() }, true).await;
+            server_by(move |head| if head.contains("crc32c") { refusal.clone() } else { answer.clone() }, false).await;
         for _ in 0..2 {
             assert!(store.put("k", Bytes::from_static(b"x"), sealed()).await.unwrap().sha256.is_some());
         }
@@ -165,7 +166,8 @@ async fn what_is_sealed_has_the_cheaper_checksum_and_another_where_the_server_kn
     }
 
     // What is refused for another reason is refused, and says nothing of checksums.
-    let (store, mut heads) = server("HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\n\r\n".to_owned(), false).await;
+    let (store, mut heads) =
+        server("HTTP/1.1 501 Not Implemented\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_owned(), false).await;
     for _ in 0..2 {
         let error = store.put("k", Bytes::from_static(b"x"), sealed()).await.unwrap_err();
         assert!(matches!(error, StoreError::Unsupported { .. }), "{error}");
