@@ -1,7 +1,7 @@
 """Physical backups, restores and the archived log, side by side with pgBackRest (`FARSHORE_BENCH_PGBACKREST`, or the one on the path; 2.46 or newer).
 
-A cluster of its own, with checksums, a log archive and summaries of the log. Both compress with zstd 3, pgBackRest with two processes, Farshore with a thread for each processor that it may use; pgBackRest bundles files and
-stores blocks incrementally, and does not encrypt; Farshore always encrypts. Who begins a pair changes from pair to pair.
+A cluster of its own, with checksums, a log archive and summaries of the log. Both compress with zstd 3, pgBackRest with two processes, Farshore with a
+thread for each processor that it may use; pgBackRest bundles files and stores blocks incrementally, and does not encrypt; Farshore always encrypts. Who begins a pair changes from pair to pair.
 
 Both write to a directory, or with FARSHORE_BENCH_SITE=s3 to one S3 server over TLS (pgBackRest speaks to no other); with s3-apart to one that has a processor for
 itself, and the database, pgBackRest and Farshore the others.

@@ -15,7 +15,7 @@ SESSIONS = 2
 
 
 class Load:
-    """Sessions that write the log, each its part of what is due; they say on their own when they fall behind."""
+    """Sessions that write the log, each its part of what is due."""
 
     def __init__(self, bench, seconds):
         bench.sql(f"""

@@ -38,6 +38,17 @@ fn together(chunks: &[ChunkRef], at_once: usize) -> (&[ChunkRef], usize) {
     }
 }
 
+/// Adds a chunk that differs to the run that ends where it begins, or as a new one.
+fn differs(runs: &mut Vec<Differing>, offset: u64, chunk: ChunkRef) {
+    if runs.last().is_none_or(|run| run.offset + run.bytes != offset) {
+        runs.push(Differing { offset, bytes: 0, list: ChunkList::default() });
+    }
+    if let Some(run) = runs.last_mut() {
+        run.bytes += u64::from(chunk.length);
+        run.list.push(chunk);
+    }
+}
+
 impl Reader {
     /// Which chunks of a content are not, by their keyed hash, what the file holds in their places. What cannot be read of the file differs.
     ///
@@ -56,23 +67,11 @@ impl Reader {
                 let held = reading.read(offset, bytes);
                 let mut from = 0;
                 for chunk in group {
-                    let bytes = u64::from(chunk.length);
-                    let held = held.get(from..from + chunk.length as usize);
-                    let is_same = held.is_some_and(|held| catalogue.chunk_id(Class::Data, held) == chunk.id);
-                    if !is_same {
-                        match runs.last_mut().filter(|run| run.offset + run.bytes == offset) {
-                            Some(run) => {
-                                run.bytes += bytes;
-                                run.list.push(*chunk);
-                            }
-                            None => {
-                                let mut list = ChunkList::default();
-                                list.push(*chunk);
-                                runs.push(Differing { offset, bytes, list });
-                            }
-                        }
+                    let own = held.get(from..from + chunk.length as usize);
+                    if own.is_none_or(|own| catalogue.chunk_id(Class::Data, own) != chunk.id) {
+                        differs(&mut runs, offset, *chunk);
                     }
-                    offset += bytes;
+                    offset += u64::from(chunk.length);
                     from += chunk.length as usize;
                 }
             }

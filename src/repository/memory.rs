@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::stores::direct::ALIGNMENT;
+use crate::stores::direct::{ALIGNMENT, aligned_start};
 
 /// How the policy's memory limit is divided.
 #[derive(Debug, Clone)]
@@ -62,9 +62,8 @@ impl Budget {
             return (self.buffer(bytes), 0);
         }
         let buffer = self.buffer(bytes + ALIGNMENT - 1);
-        let start = buffer.as_ptr().align_offset(ALIGNMENT);
-        // The function may give up; then they lie somewhere, and are written as any.
-        if start < ALIGNMENT { (buffer, start) } else { (buffer, 0) }
+        let start = aligned_start(&buffer);
+        (buffer, start)
     }
 
     /// Takes back a buffer that nobody needs any more.

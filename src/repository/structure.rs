@@ -241,8 +241,7 @@ pub(super) async fn list_data_keys(repository: &Repository) -> Result<HashMap<Id
 }
 
 pub(super) async fn read_index(site: &Site<'_>, name: &[u8; 32], key: &str) -> Result<Vec<PackEntry>> {
-    let options = GetOptions { sealed: true, ..GetOptions::default() };
-    let bytes = read_all(site.store.as_ref(), key, options, MAX_INDEX_BYTES).await?;
+    let bytes = read_all(site.store.as_ref(), key, GetOptions::sealed(), MAX_INDEX_BYTES).await?;
     let (place, catalogue, name) = (format!("{}/{key}", site.store.describe()), Arc::clone(site.catalogue), *name);
     off_thread(move || decode_index(&place, &name, &bytes, &catalogue)).await
 }

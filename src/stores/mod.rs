@@ -144,6 +144,13 @@ pub struct GetOptions {
     pub sealed: bool,
 }
 
+impl GetOptions {
+    /// The whole object, which is sealed.
+    pub fn sealed() -> Self {
+        Self { sealed: true, ..Self::default() }
+    }
+}
+
 /// How to put an object.
 #[derive(Debug, Clone, Default)]
 pub struct PutOptions {

@@ -152,8 +152,7 @@ impl Repository {
     async fn sealed_log_file(&self, name: &LogName, keys: &LogKeys) -> Result<Option<SealedLogFile>> {
         let key = name.to_string();
         let place = format!("{}/{key}", self.store.describe());
-        let options = GetOptions { sealed: true, ..GetOptions::default() };
-        let bytes = match read_all(self.store.as_ref(), &key, options, MAX_OBJECT_BYTES).await {
+        let bytes = match read_all(self.store.as_ref(), &key, GetOptions::sealed(), MAX_OBJECT_BYTES).await {
             Ok(bytes) => bytes,
             Err(StoreError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(reading(error)),

@@ -120,8 +120,7 @@ impl Removal<'_> {
 
     async fn whole(&self, record: &PackRecord) -> Result<bytes::Bytes> {
         let (store, key) = (self.repository.store.as_ref(), pack_key(&record.sha256));
-        let options = GetOptions { sealed: true, ..GetOptions::default() };
-        read_all(store, &key, options, record.size.into()).await.map_err(reading)
+        read_all(store, &key, GetOptions::sealed(), record.size.into()).await.map_err(reading)
     }
 
     /// Stores the pack that is being filled; the packs that were emptied into it count once its index is stored.

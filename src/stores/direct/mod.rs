@@ -25,6 +25,13 @@ pub const ALIGNMENT: usize = 4096;
 /// Less than this is handed to the cache: a disk takes as long for it as for this much. Bytes.
 const WORTH_BYTES: usize = 256 << 10;
 
+/// Where in a buffer to begin, so that bytes lie at a multiple of [`ALIGNMENT`]. The function behind it may give up; then they lie somewhere, and go
+/// the way that any file goes.
+pub fn aligned_start(buffer: &[u8]) -> usize {
+    let start = buffer.as_ptr().align_offset(ALIGNMENT);
+    if start < ALIGNMENT { start } else { 0 }
+}
+
 /// Returns whether it is so now.
 fn set_direct(file: &File, is_direct: bool) -> bool {
     let set = |flags: OFlags| fcntl_setfl(file, if is_direct { flags | OFlags::DIRECT } else { flags - OFlags::DIRECT });

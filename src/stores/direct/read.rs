@@ -4,7 +4,7 @@ use std::{fs::File, io::ErrorKind, os::unix::fs::FileExt};
 
 use rustix::fs::{Advice, fadvise};
 
-use super::{ALIGNMENT, has_page, set_direct};
+use super::{ALIGNMENT, aligned_start, has_page, set_direct};
 
 /// Files up to this size are read as any file is. Bytes.
 const SMALL_BYTES: u64 = 1 << 20;
@@ -42,7 +42,7 @@ impl<'a> ReadOnce<'a> {
         if self.buffer.len() < wanted + ALIGNMENT {
             self.buffer.resize(wanted + ALIGNMENT, 0);
         }
-        let start = self.buffer.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        let start = aligned_start(&self.buffer);
         let mut read = 0;
         while read < wanted {
             let into = &mut self.buffer[start + read..start + wanted];

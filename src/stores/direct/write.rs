@@ -8,7 +8,7 @@ use std::{
 
 use rustix::io::{Errno, pwritev};
 
-use super::{ALIGNMENT, WORTH_BYTES, set_direct};
+use super::{ALIGNMENT, WORTH_BYTES, aligned_start, set_direct};
 
 /// At most so much is handed to the page cache in one call. A call of some MiB makes Linux look for pages of 2 MiB, which on a machine that gives
 /// free memory back to its host are the very ones that it has to ask for again: a segment of the log took 13 ms of a processor, and takes 5.
@@ -72,7 +72,7 @@ pub fn write_file(file: &File, bytes: &[u8]) -> io::Result<()> {
         write_pieces(file, &[(0, head)])?;
     } else {
         let mut copy = vec![0; COPIED_BYTES + ALIGNMENT];
-        let start = copy.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        let start = aligned_start(&copy);
         let mut at = 0;
         for part in head.chunks(COPIED_BYTES) {
             let copied = &mut copy[start..start + part.len()];
