@@ -72,8 +72,8 @@ pub(super) async fn synchronise(repository: &Repository) -> Result<(Arc<ChunkCac
         }
     };
     *shared = Arc::downgrade(&cache);
-    let marks = repository.marks().await?;
-    let dooms = Dooms::of(&repository.doom_records().await?);
+    let (marks, dooms) = tokio::try_join!(repository.marks(), repository.doom_records())?;
+    let dooms = Dooms::of(&dooms);
     let site = Site { store: &repository.store, catalogue: &repository.catalogue };
     let (mut seen, mut survey) = look(repository, &site, &cache, &marks, &dooms, may_clear).await?;
     if !seen.missing.is_empty() {
@@ -97,7 +97,7 @@ async fn look(
     let mut seen = Seen { damaged: marks.unreadable.clone(), ..Seen::default() };
     // In this order: a pack that is known now was stored before it is looked for.
     let named = cache.packs()?;
-    let there = list_packs(repository).await?;
+    let (there, keys) = tokio::try_join!(list_packs(repository), list_data_keys(repository))?;
     if !unusable.is_empty() {
         let names: HashSet<[u8; 32]> = named.iter().map(|(_, record)| record.sha256).collect();
         let unnamed = there.iter().filter(|(name, _)| !names.contains(*name)).map(|(_, pack)| pack.stored_at).min();
@@ -106,7 +106,6 @@ async fn look(
         seen.damaged.extend(checks(damaged));
         seen.needless = checks(needless);
     }
-    let keys = list_data_keys(repository).await?;
     let lost = |record: &PackRecord| {
         let locked = record.class == Class::Data && !keys.contains_key(&record.data_key);
         locked || there.get(&record.sha256).map(|pack| pack.size) != Some(u64::from(record.size))

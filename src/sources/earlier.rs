@@ -17,16 +17,21 @@ impl<'a> Earlier<'a> {
         Self { stream, next: None, passed: 0 }
     }
 
+    /// Fetches the first one, which comes with many, while there is something else to wait for.
+    pub(super) async fn look_ahead(&mut self) -> Result<(), SourceError> {
+        if let (None, Some(stream)) = (&self.next, &mut self.stream) {
+            self.next = stream.next().await.transpose()?;
+            if self.next.is_none() {
+                self.stream = None;
+            }
+        }
+        Ok(())
+    }
+
     /// The earlier entry of this path. Paths must be asked for in ascending order.
     pub(super) async fn find(&mut self, path: &[u8]) -> Result<Option<Entry>, SourceError> {
         loop {
-            if self.next.is_none() {
-                let Some(stream) = &mut self.stream else { return Ok(None) };
-                match stream.next().await {
-                    Some(entry) => self.next = Some(entry?),
-                    None => self.stream = None,
-                }
-            }
+            self.look_ahead().await?;
             match self.next.as_ref().map(|entry| entry.path.as_slice().cmp(path)) {
                 None => return Ok(None),
                 Some(std::cmp::Ordering::Less) => {

@@ -71,6 +71,9 @@ pub trait Sink: Send + Sync {
         32 << 20
     }
 
+    /// The source waits for its server and gives nothing meanwhile: what is packed by now may be sent.
+    fn lull(&self) {}
+
     /// Appends an entry; its path must be greater than the one before it.
     async fn entry(&self, entry: Entry) -> Result<(), ExchangeError>;
 }

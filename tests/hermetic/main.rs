@@ -29,3 +29,4 @@ mod stores;
 mod system;
 mod systemd;
 mod verify;
+mod writing;

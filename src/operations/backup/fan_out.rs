@@ -105,6 +105,12 @@ impl Sink for FanOut<'_> {
         rooms.min().unwrap_or(u32::MAX)
     }
 
+    fn lull(&self) {
+        for site in self.sites.iter().filter(|site| site.is_living()) {
+            site.writer.send_off();
+        }
+    }
+
     async fn content_over(
         &self,
         earlier: &Content,

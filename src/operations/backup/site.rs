@@ -78,7 +78,10 @@ impl<'a> Site<'a> {
         let memory = request.policy.limits.memory_bytes;
         let general = Tally::over(Arc::clone(&request.observer));
         let budget = Budget::one_of(memory, sites);
-        let writer = Writer::begin(repository, destination.recipients, Arc::clone(&request.workers), budget).await?;
+        let writer = Writer::begin(repository, destination.recipients, Arc::clone(&request.workers), budget);
+        // Both at once: far sites answer late. Whichever looks first, what the point names is adopted only as far as the writer sees it.
+        let (writer, earlier) = tokio::join!(writer, newest_point(repository, &request.policy.name, &general));
+        let (writer, earlier) = (writer?, earlier?);
         if writer.packs_missing() > 0 {
             general.problem(Problem::new(
                 repository.store().describe(),
@@ -90,8 +93,7 @@ impl<'a> Site<'a> {
                 .problem(Problem::new(damaged.key, format!("is left out, what only it names is stored anew: {}", damaged.detail)));
         }
         // A budget of its own: a reader ahead of the sources must never hold what the writer waits for.
-        let reader = Reader::open(repository, Arc::clone(&request.workers), Budget::one_of(memory / 4, sites)).await?;
-        let earlier = newest_point(repository, &request.policy.name, &general).await?;
+        let reader = writer.reader(repository, Budget::one_of(memory / 4, sites));
         let unfinished = parts_since(repository, &request.policy.name, earlier.as_ref(), |_| true).await?;
         Ok(Self {
             destination,

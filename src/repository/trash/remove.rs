@@ -139,7 +139,6 @@ impl<'a> Removal<'a> {
         mut packs: HashSet<[u8; 32]>,
         but: Option<HashSet<[u8; 32]>>,
     ) -> Result<(HashSet<[u8; 32]>, Removed)> {
-        let site = Site { store: &self.repository.store, catalogue: &self.repository.catalogue };
         let (cache, wanted) = (Arc::clone(&self.cache), packs.clone());
         let indexes = off_thread(move || {
             let named = cache.packs()?.into_iter().filter(|(_, record)| wanted.contains(&record.sha256));
@@ -151,15 +150,9 @@ impl<'a> Removal<'a> {
         // Which packs each names, and no more: of all chunks together there may be more than fit into memory.
         let mut read: Vec<([u8; 32], Vec<[u8; 32]>)> = Vec::new();
         for name in indexes.into_iter().filter(|name| but.as_ref().is_none_or(|but| !but.contains(name))) {
-            let key = index_key(&name);
-            let entries = match read_index(&site, &name, &key).await {
-                Ok(entries) => entries,
-                // Nobody reads it: it names nothing.
-                Err(error) if error.is_damage() => continue,
-                Err(error) => return Err(error),
-            };
+            let Some(entries) = self.named_by(&name).await? else { continue };
             if self.repository.locking.is_some()
-                && let Some(lock) = self.repository.store.lock_of(&key).await?
+                && let Some(lock) = self.repository.store.lock_of(&index_key(&name)).await?
             {
                 held.locked_until = [held.locked_until, Some(lock.until)].into_iter().flatten().min();
                 for entry in &entries {
@@ -176,7 +169,7 @@ impl<'a> Removal<'a> {
             if !named.iter().any(|pack| packs.contains(pack)) {
                 continue;
             }
-            let entries = read_index(&site, &name, &index_key(&name)).await?;
+            let Some(entries) = self.named_by(&name).await? else { continue };
             replaced.push(name);
             for entry in entries.into_iter().filter(|entry| !packs.contains(&entry.sha256)) {
                 chunks += entry.places.len();
@@ -193,7 +186,7 @@ impl<'a> Removal<'a> {
             // A lock that nobody told us of. The packs it names stay, and the next prune knows.
             let locked: HashSet<String> = outcome.locked.iter().cloned().collect();
             for name in replaced.iter().filter(|name| locked.contains(&index_key(name))) {
-                for entry in read_index(&site, name, &index_key(name)).await? {
+                for entry in self.named_by(name).await?.into_iter().flatten() {
                     if packs.remove(&entry.sha256) {
                         held.locked.push(pack_key(&entry.sha256));
                     }
@@ -205,6 +198,16 @@ impl<'a> Removal<'a> {
         let cache = Arc::clone(&self.cache);
         off_thread(move || cache.forget(&replaced)).await?;
         Ok((packs, held))
+    }
+
+    /// What an index names: nothing where it is damaged, since nobody reads it, or where another prune has replaced it meanwhile.
+    async fn named_by(&self, index: &[u8; 32]) -> Result<Option<Vec<PackEntry>>> {
+        let site = Site { store: &self.repository.store, catalogue: &self.repository.catalogue };
+        match read_index(&site, index, &index_key(index)).await {
+            Ok(entries) => Ok(Some(entries)),
+            Err(error) if error.is_damage() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Stores an index of these packs, if there are any, and adds it to the local one.

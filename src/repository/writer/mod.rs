@@ -77,7 +77,7 @@ pub(super) struct Shared {
     runtime: tokio::runtime::Handle,
     cache: Arc<ChunkCache>,
     run: Id,
-    /// Before it looked at anything.
+    /// Before it looked at anything that it may rely on.
     begun: Moment,
     /// The same by the site's clock.
     begun_at_site: DateTime<Utc>,
@@ -207,11 +207,11 @@ impl Writer {
                 ),
             });
         }
-        let begun = Moment::now(&repository.clock);
         // Before anything is written: points are dated by this machine's clock.
-        site_time(&repository.store, &repository.clock).await?;
-        let recipient_set = repository.settled_set(recipients).await?;
-        // Before the run looks at anything: the site's time of it is when the run began.
+        let (_, recipient_set) =
+            tokio::try_join!(site_time(&repository.store, &repository.clock), repository.settled_set(recipients))?;
+        // Before the run looks at anything that it may rely on: the site's time of it is when the run began.
+        let begun = Moment::now(&repository.clock);
         let (data_key, data_sealing, begun_at_site) = create_data_key(&repository.store, recipients, recipient_set).await?;
         let cache = repository.chunks().await?;
         let run: Id = random();
@@ -242,6 +242,11 @@ impl Writer {
             counters: Counters::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// A reader over what this run has seen of the site, without another look at it.
+    pub fn reader(&self, repository: &Repository, budget: Budget) -> Reader {
+        Reader::over(repository, Arc::clone(&self.shared.cache), Arc::clone(&self.shared.workers), budget)
     }
 
     /// Whether the recipients are others by now than those whom this run wrapped its data key to: a rotation ran meanwhile.
@@ -313,6 +318,11 @@ impl Writer {
             bytes_stored: of(&counters.bytes_stored),
             packs: of(&counters.packs),
         }
+    }
+
+    /// Sends what is packed so far, if it is worth a pack, and does not wait for it.
+    pub fn send_off(&self) {
+        packs::send_off(&self.shared);
     }
 
     /// Flushes, when everything was handed over and nothing comes meanwhile: every chunk of this run is stored then, and named by an index.

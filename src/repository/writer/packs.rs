@@ -8,7 +8,7 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use super::Shared;
 use crate::{
     repository::{
-        RepositoryError,
+        Class, RepositoryError,
         error::Result,
         format::{index_key, pack_key},
         index::encode_index,
@@ -22,6 +22,8 @@ use crate::{
 const CHUNKS_PER_INDEX: usize = 65_536;
 /// … or this many packs.
 const PACKS_PER_INDEX: usize = 64;
+/// A pack is closed before it is full only from this part of its size on: small packs cost a request each, at every time they are read.
+const SHARE_WORTH_A_PACK: usize = 8;
 
 /// Names a full pack and sends it off. On a worker thread: hashing is CPU work, and waiting for a free upload holds the
 /// workers back, which is how a slow site slows the sources down.
@@ -92,6 +94,26 @@ async fn store_index(shared: &Arc<Shared>, entries: Vec<PackEntry>) -> Result<()
         Ok(())
     })
     .await
+}
+
+/// See [`super::Writer::send_off`].
+pub(super) fn send_off(shared: &Arc<Shared>) {
+    let (builder, uploading) = {
+        let mut builders = shared.builders.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let Some(builder) = builders.remove(&Class::Data) else { return };
+        if builder.len() < shared.budget.pack_bytes() / SHARE_WORTH_A_PACK {
+            builders.insert(Class::Data, builder);
+            return;
+        }
+        // Under the same lock: a flush finds it among the builders or among the uploads.
+        (builder, shared.uploading.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).token())
+    };
+    let closer = Arc::clone(shared);
+    shared.workers.run(move |_| {
+        let guard = closer.guard();
+        close(&closer, builder, &uploading);
+        guard.done();
+    });
 }
 
 /// See [`super::Writer::flush`].

@@ -128,8 +128,11 @@ impl Capture for PostgresPhysical {
         let (databases, superuser, settings) = describe(&leader).await?;
         // Before the backup begins: what comes after it is in the log that the slot holds.
         let slot = Slot::reserve(&self.config, format!("farshore_{:016x}", rand::random::<u64>())).await?;
-        let (begun, start) = Begun::begin(leader, server.version).await?;
-        let sessions = try_join_all((0..parallelism.max(1)).map(|_| self.session())).await?;
+        let mut earlier = Earlier::new(earlier);
+        // While the server makes its checkpoint.
+        let sessions = try_join_all((0..parallelism.max(1)).map(|_| self.session()));
+        let begun = Begun::begin(leader, server.version);
+        let ((begun, start), sessions, ()) = tokio::try_join!(begun, sessions, earlier.look_ahead())?;
         // Now and not before: one that was made in between is in the backup's own map.
         let Some(first) = sessions.first() else { unreachable!("there is always a session") };
         server.tablespaces = tablespaces(first).await?;
@@ -144,7 +147,6 @@ impl Capture for PostgresPhysical {
                 Err(why) => Some(why),
             },
         };
-        let earlier = Earlier::new(earlier);
         let task = Work { server: &server, sessions: &sessions, sink, observer, earlier, earlier_facts, clock: &clock };
         let Done { listing, stopped, wal, followed, data, basis } = tokio::select! {
             done = self.work(begun, start, task) => done?,
@@ -256,6 +258,7 @@ impl PostgresPhysical {
         let data = Data::new(Task { server, start, items: &listing.items, changes, earlier, sink, observer }).await?;
         let mut data = data.read(sessions).await?;
         data.files += outside;
+        sink.lull();
         let control = read_control(first, server, sink).await?;
         observer.phase("postgres cluster: log", None);
         let stopped = begun.stop(clock).await?;
@@ -306,11 +309,10 @@ async fn describe(session: &Session) -> Result<(Vec<String>, String, BTreeMap<St
     // The one that every cluster has, unless only another may log in.
     let sql = "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = 10 OR rolsuper AND rolcanlogin ORDER BY rolcanlogin DESC, oid LIMIT 1";
     let superuser = session.one(doing, sql, &[]).await?;
-    let mut settings = BTreeMap::new();
-    for name in SETTINGS {
-        let value: Option<String> = session.one(doing, "SELECT current_setting($1, true)", &[&name]).await?;
-        settings.extend(value.map(|value| (name.to_owned(), value)));
-    }
+    let sql =
+        "SELECT name, value FROM unnest($1::text[]) AS n(name), current_setting(name, true) AS s(value) WHERE value IS NOT NULL";
+    let settings = session.client.query(sql, &[&SETTINGS.as_slice()]).await.map_err(|error| session.failed(doing, &error))?;
+    let settings = settings.iter().map(|row| (row.get(0), row.get(1))).collect();
     Ok((rows.iter().map(|row| row.get(0)).collect(), superuser, settings))
 }
 

@@ -45,24 +45,27 @@ struct Name {
 pub async fn list(session: &Session, server: &Server) -> Result<Listing, SourceError> {
     let mut listing = Listing::default();
     let mut directories = vec![String::new()];
+    let statement = session.client.prepare(NAMES).await.map_err(|error| session.failed("listing the data directory", &error))?;
     while let Some(directory) = directories.pop() {
-        let names = names(session, &directory).await?;
+        let names = names(session, &statement, &directory).await?;
         take(server, &directory, names, &mut listing, &mut directories);
     }
     listing.items.sort_by(|left, right| left.path.cmp(&right.path));
     Ok(listing)
 }
 
-async fn names(session: &Session, directory: &str) -> Result<Vec<Name>, SourceError> {
-    let sql = "SELECT d.name, s.size, extract(epoch FROM s.modification)::float8, s.isdir \
-               FROM pg_catalog.pg_ls_dir($1, true, false) AS d(name), \
-               LATERAL pg_catalog.pg_stat_file($2 || d.name, true) AS s WHERE s.size IS NOT NULL";
+/// What lies in a directory, and what is said of each: its path, and that path with a `/` behind it.
+const NAMES: &str = "SELECT d.name, s.size, extract(epoch FROM s.modification)::float8, s.isdir \
+                     FROM pg_catalog.pg_ls_dir($1, true, false) AS d(name), \
+                     LATERAL pg_catalog.pg_stat_file($2 || d.name, true) AS s WHERE s.size IS NOT NULL";
+
+async fn names(session: &Session, statement: &tokio_postgres::Statement, directory: &str) -> Result<Vec<Name>, SourceError> {
     let (listed, prefix) = match directory {
         "" => (".".to_owned(), String::new()),
         other => (other.to_owned(), format!("{other}/")),
     };
     let doing = format!("listing {listed} in the data directory");
-    let rows = session.client.query(sql, &[&listed, &prefix]).await.map_err(|error| session.failed(&doing, &error))?;
+    let rows = session.client.query(statement, &[&listed, &prefix]).await.map_err(|error| session.failed(&doing, &error))?;
     let name = |row: &tokio_postgres::Row| {
         let name: String = row.get(0);
         #[allow(clippy::cast_possible_truncation, reason = "seconds since 1970 fit")]
