@@ -30,7 +30,7 @@ const UPLOADS: usize = 4;
 
 impl Budget {
     /// Divides `limit_bytes`: a quarter for chunks on their way, a sixteenth for a pack (of which `UPLOADS` and two being
-    /// filled exist at once), the rest for the sources' buffers, the local index and the program itself.
+    /// filled exist at once, and where a source waits for its server one more), the rest for the sources' buffers, the local index and the program itself.
     pub fn new(limit_bytes: u64) -> Self {
         Self::one_of(limit_bytes, 1)
     }

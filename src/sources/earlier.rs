@@ -17,7 +17,8 @@ impl<'a> Earlier<'a> {
         Self { stream, next: None, passed: 0 }
     }
 
-    /// Fetches the first one, which comes with many, while there is something else to wait for.
+    /// Sees to it that the next entry is at hand, if there is one. Entries come many at a time: who has something else to wait for may
+    /// ask for this meanwhile.
     pub(super) async fn look_ahead(&mut self) -> Result<(), SourceError> {
         if let (None, Some(stream)) = (&self.next, &mut self.stream) {
             self.next = stream.next().await.transpose()?;

@@ -71,7 +71,7 @@ pub trait Sink: Send + Sync {
         32 << 20
     }
 
-    /// The source waits for its server and gives nothing meanwhile: what is packed by now may be sent.
+    /// The source has given what is large, and waits for its server: what is packed by now may be sent.
     fn lull(&self) {}
 
     /// Appends an entry; its path must be greater than the one before it.

@@ -10,6 +10,7 @@ use farshore::{
 use futures_util::TryStreamExt;
 
 use crate::support::{
+    busy_store::{BusyStore, Capacity},
     recovery::{Recovery, noise},
     watched_store::WatchedStore,
 };
@@ -61,5 +62,24 @@ async fn what_is_packed_is_sent_off_in_a_lull_if_it_is_worth_a_pack() {
     for (list, bytes, seed) in [(small, 100_000, 1), (large, 4 << 20, 2), (after, 100_000, 3)] {
         let read: Vec<Bytes> = reader.read(&list).try_collect().await.unwrap();
         assert!(read.concat() == noise(bytes, seed), "{bytes} bytes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_just_sent_off_is_waited_for() {
+    let recovery = Recovery::new(true);
+    let inner: SharedStore = MemoryStore::new("site");
+    recovery.init(&inner).await;
+    let capacity = Capacity { at_once: 1000, per_second: usize::MAX, latency: Duration::from_millis(100) };
+    let store: SharedStore = Arc::new(BusyStore::over(inner.clone(), capacity));
+    let repository = recovery.open(store, &recovery.fresh_cache()).await.unwrap();
+    let writer = Writer::begin(&repository, &recovery.recipients, Arc::clone(&recovery.workers), Budget::new(0)).await.unwrap();
+    for seed in 0..5 {
+        let mut content = writer.content(Cutting::Fixed(128 << 10), Some(4 << 20));
+        content.write(Bytes::from(noise(4 << 20, seed))).await.unwrap();
+        content.finish().await.unwrap();
+        writer.send_off();
+        writer.settle().await.unwrap();
+        assert_eq!(inner.list("packs/", None, 1000).await.unwrap().objects.len() as u64, seed + 1);
     }
 }

@@ -79,7 +79,8 @@ impl<'a> Site<'a> {
         let general = Tally::over(Arc::clone(&request.observer));
         let budget = Budget::one_of(memory, sites);
         let writer = Writer::begin(repository, destination.recipients, Arc::clone(&request.workers), budget);
-        // Both at once: far sites answer late. Whichever looks first, what the point names is adopted only as far as the writer sees it.
+        // Both at once: far sites answer late. Whichever looks first, what the point names is adopted only as far as the writer sees it. And both
+        // to their end: one that fails must not have the other stop in the midst of storing a key.
         let (writer, earlier) = tokio::join!(writer, newest_point(repository, &request.policy.name, &general));
         let (writer, earlier) = (writer?, earlier?);
         if writer.packs_missing() > 0 {

@@ -7,7 +7,8 @@
 //!
 //! Order of deleting: points → the index that names what of a replaced index stays → the replaced index → packs → data keys →
 //! marks about what is gone → the doom record. If we stop here, anywhere: no index names a pack that is gone, the record is still
-//! there, and the next prune goes on.
+//! there, and the next prune goes on. Only where another prune deletes a pack just while this one writes an index that names it does
+//! one name what is gone, until it is as old as the grace ([`Removal::names`]): nobody relies on such a pack, since it is in no listing.
 //!
 //! Leaves out on purpose: which points go (retention decides), and what is needed by those that stay ([`super::Reach`]).
 

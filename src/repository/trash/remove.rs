@@ -12,21 +12,23 @@ use super::look_holds;
 use crate::{
     clock::Moment,
     repository::{
-        ChunkCache, Repository,
+        ChunkCache, Repository, RepositoryError,
         error::Result,
         format::{DAMAGED, Id, KEYS, index_key, name_sha256, pack_key},
         keys::{data_key_id, data_key_object, random},
         pack::PackEntry,
         point::list_all,
         seal::SealingKey,
-        structure::{Site, list_indexes, read_index},
+        structure::{Site, list_indexes, read_index, update_indexes},
         workers::off_thread,
     },
-    stores::{Lock, LockMode, StoreError},
+    stores::{Lock, LockMode, ObjectStat, StoreError},
 };
 
 /// Deletions at once.
 const DELETIONS: usize = 16;
+/// How often it is begun anew where another prune has replaced what this one is about to replace.
+const ATTEMPTS: u32 = 5;
 /// An index that takes the place of others has at most so many chunks, or packs: see the writer.
 const CHUNKS_PER_INDEX: usize = 65_536;
 const PACKS_PER_INDEX: usize = 64;
@@ -114,7 +116,7 @@ impl<'a> Removal<'a> {
     /// # Errors
     /// The store's; a lock is none.
     pub async fn packs(&self, packs: HashSet<[u8; 32]>) -> Result<Removed> {
-        let (packs, mut held) = self.replace_indexes(packs, None).await?;
+        let (packs, mut held) = self.replace_indexes(&packs, None).await?;
         held.add(self.objects(packs.iter().map(pack_key).collect()).await?);
         Ok(held)
     }
@@ -127,18 +129,42 @@ impl<'a> Removal<'a> {
         if packs.is_empty() {
             return Ok(Removed::default());
         }
-        let young = list_indexes(&self.repository.store).await?.into_iter().filter(|(_, index)| index.modified >= before);
-        let (_, held) = self.replace_indexes(packs, Some(young.map(|(name, _)| name).collect())).await?;
+        let (_, held) = self.replace_indexes(&packs, Some(before)).await?;
         Ok(held)
     }
 
-    /// Makes no index but those of `but` name these packs. Those of an index that is locked must stay; returns the others, and what is
-    /// locked.
+    /// Makes no index (that the site stored before `before`, if that is given) name these packs. Those of an index that is locked must
+    /// stay; returns the others, and what is locked.
     async fn replace_indexes(
         &self,
-        mut packs: HashSet<[u8; 32]>,
-        but: Option<HashSet<[u8; 32]>>,
+        packs: &HashSet<[u8; 32]>,
+        before: Option<DateTime<Utc>>,
     ) -> Result<(HashSet<[u8; 32]>, Removed)> {
+        let site = Site { store: &self.repository.store, catalogue: &self.repository.catalogue };
+        for _ in 0..ATTEMPTS {
+            let young = match before {
+                Some(before) => list_indexes(site.store).await?.into_iter().filter(|(_, index)| index.modified >= before).collect(),
+                None => HashMap::new(),
+            };
+            if let Some(replaced) = self.replace_known_indexes(packs.clone(), &young).await? {
+                return Ok(replaced);
+            }
+            // What another prune has put in its place may name the same packs.
+            update_indexes(&site, &self.cache, &self.repository.marks().await?, false).await?;
+        }
+        Err(RepositoryError::Refused {
+            subject: self.repository.store.describe(),
+            detail: "other prunes replace the indexes that this one is about to replace: let one of them come to its end, and run it again"
+                .to_owned(),
+        })
+    }
+
+    /// The same by the indexes that the local one knows, but for `young`; nothing if one of them was gone: another prune is at work.
+    async fn replace_known_indexes(
+        &self,
+        mut packs: HashSet<[u8; 32]>,
+        young: &HashMap<[u8; 32], ObjectStat>,
+    ) -> Result<Option<(HashSet<[u8; 32]>, Removed)>> {
         let (cache, wanted) = (Arc::clone(&self.cache), packs.clone());
         let indexes = off_thread(move || {
             let named = cache.packs()?.into_iter().filter(|(_, record)| wanted.contains(&record.sha256));
@@ -149,11 +175,22 @@ impl<'a> Removal<'a> {
         let (mut batch, mut chunks) = (Vec::new(), 0);
         // Which packs each names, and no more: of all chunks together there may be more than fit into memory.
         let mut read: Vec<([u8; 32], Vec<[u8; 32]>)> = Vec::new();
-        for name in indexes.into_iter().filter(|name| but.as_ref().is_none_or(|but| !but.contains(name))) {
-            let Some(entries) = self.named_by(&name).await? else { continue };
-            if self.repository.locking.is_some()
-                && let Some(lock) = self.repository.store.lock_of(&index_key(&name)).await?
-            {
+        for name in indexes.into_iter().filter(|name| !young.contains_key(name)) {
+            let entries = match self.named_by(&name).await {
+                Ok(Some(entries)) => entries,
+                Ok(None) => return Ok(None),
+                // Nobody reads it: it names nothing.
+                Err(error) if error.is_damage() => continue,
+                Err(error) => return Err(error),
+            };
+            let lock = match self.repository.locking {
+                Some(_) => match self.repository.store.lock_of(&index_key(&name)).await {
+                    Err(StoreError::NotFound { .. }) => return Ok(None),
+                    lock => lock?,
+                },
+                None => None,
+            };
+            if let Some(lock) = lock {
                 held.locked_until = [held.locked_until, Some(lock.until)].into_iter().flatten().min();
                 for entry in &entries {
                     if packs.remove(&entry.sha256) {
@@ -169,7 +206,7 @@ impl<'a> Removal<'a> {
             if !named.iter().any(|pack| packs.contains(pack)) {
                 continue;
             }
-            let Some(entries) = self.named_by(&name).await? else { continue };
+            let Some(entries) = self.named_by(&name).await? else { return Ok(None) };
             replaced.push(name);
             for entry in entries.into_iter().filter(|entry| !packs.contains(&entry.sha256)) {
                 chunks += entry.places.len();
@@ -197,15 +234,15 @@ impl<'a> Removal<'a> {
         }
         let cache = Arc::clone(&self.cache);
         off_thread(move || cache.forget(&replaced)).await?;
-        Ok((packs, held))
+        Ok(Some((packs, held)))
     }
 
-    /// What an index names: nothing where it is damaged, since nobody reads it, or where another prune has replaced it meanwhile.
+    /// The packs that an index names; nothing if it is gone.
     async fn named_by(&self, index: &[u8; 32]) -> Result<Option<Vec<PackEntry>>> {
         let site = Site { store: &self.repository.store, catalogue: &self.repository.catalogue };
         match read_index(&site, index, &index_key(index)).await {
             Ok(entries) => Ok(Some(entries)),
-            Err(error) if error.is_damage() => Ok(None),
+            Err(RepositoryError::Store(StoreError::NotFound { .. })) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -77,7 +77,7 @@ pub(super) struct Shared {
     runtime: tokio::runtime::Handle,
     cache: Arc<ChunkCache>,
     run: Id,
-    /// Before it looked at anything that it may rely on.
+    /// Before it looked at packs and keys that may be doomed.
     begun: Moment,
     /// The same by the site's clock.
     begun_at_site: DateTime<Utc>,
@@ -210,7 +210,7 @@ impl Writer {
         // Before anything is written: points are dated by this machine's clock.
         let (_, recipient_set) =
             tokio::try_join!(site_time(&repository.store, &repository.clock), repository.settled_set(recipients))?;
-        // Before the run looks at anything that it may rely on: the site's time of it is when the run began.
+        // Before the run looks at packs and keys that may be doomed: the site's time of it is when the run began.
         let begun = Moment::now(&repository.clock);
         let (data_key, data_sealing, begun_at_site) = create_data_key(&repository.store, recipients, recipient_set).await?;
         let cache = repository.chunks().await?;
@@ -320,7 +320,7 @@ impl Writer {
         }
     }
 
-    /// Sends what is packed so far, if it is worth a pack, and does not wait for it.
+    /// Sends the contents that are packed so far, if they are worth a pack, and does not wait for it.
     pub fn send_off(&self) {
         packs::send_off(&self.shared);
     }

@@ -1,6 +1,7 @@
 //! Prune: what it removes, what it leaves, and that nothing is lost by it.
 
 mod basics;
+mod beside;
 mod faults;
 mod given_up;
 mod interleaved;

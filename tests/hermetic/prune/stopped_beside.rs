@@ -34,7 +34,7 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    async fn check(&self, what: &str) {
+    pub(super) async fn check(&self, what: &str) {
         for (number, party) in self.parties.iter().enumerate() {
             party.points.check(&party.recovery, &self.site, &format!("{what}, policy {number}")).await;
         }
@@ -49,7 +49,7 @@ impl Scene {
     }
 
     /// What all policies' prunes did together.
-    async fn prune(&self, what: &str) -> (u64, u64, u64) {
+    pub(super) async fn prune(&self, what: &str) -> (u64, u64, u64) {
         let mut sum = (0, 0, 0);
         for Party { recovery, .. } in &self.parties {
             let pruned = recovery.prune(self.site.clone(), &recovery.fresh_cache()).await;
@@ -133,7 +133,7 @@ async fn a_prune_that_stops_while_it_empties_packs_leaves_every_chunk_in_one() {
 }
 
 /// What was stored in the first days is free again, or not yet, or was locked anew for the newest point's sake.
-async fn with_locks() -> Scene {
+pub(super) async fn with_locks() -> Scene {
     let mut recovery = Recovery::new(true);
     recovery.retention = begun(true).await.0.retention;
     // Of a day, and ten more by generation.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 
 use super::{
     CONTROL, LABEL, MAP,
@@ -13,7 +13,7 @@ use super::{
     direct::{Direct, KnownBy},
     examine::physical,
     facts::{METHOD, PhysicalFacts, TablespaceFacts},
-    incremental::Basis,
+    incremental::{Basis, may_build_on},
     label::Lsn,
     listing::{Listing, list},
     log::capture_log,
@@ -129,10 +129,17 @@ impl Capture for PostgresPhysical {
         // Before the backup begins: what comes after it is in the log that the slot holds.
         let slot = Slot::reserve(&self.config, format!("farshore_{:016x}", rand::random::<u64>())).await?;
         let mut earlier = Earlier::new(earlier);
-        // While the server makes its checkpoint.
-        let sessions = try_join_all((0..parallelism.max(1)).map(|_| self.session()));
-        let begun = Begun::begin(leader, server.version);
-        let ((begun, start), sessions, ()) = tokio::try_join!(begun, sessions, earlier.look_ahead())?;
+        let beginning = async {
+            let sessions = try_join_all((0..parallelism.max(1)).map(|_| self.session()));
+            // While the server makes its checkpoint.
+            let looked_ahead =
+                async { if may_build_on(server.version, earlier_facts.as_ref()) { earlier.look_ahead().await } else { Ok(()) } };
+            tokio::try_join!(Begun::begin(leader, server.version), sessions, looked_ahead)
+        };
+        let ((begun, start), sessions, ()) = tokio::select! {
+            begun = beginning => begun?,
+            lost = slot.keep() => return Err(lost),
+        };
         // Now and not before: one that was made in between is in the backup's own map.
         let Some(first) = sessions.first() else { unreachable!("there is always a session") };
         server.tablespaces = tablespaces(first).await?;
@@ -156,9 +163,7 @@ impl Capture for PostgresPhysical {
         slot.touch().await?;
         slot.release().await?;
         let made_tablespaces = made(first, &server, &followed.made).await?;
-        for session in sessions {
-            session.close().await;
-        }
+        join_all(sessions.into_iter().map(Session::close)).await;
         let since = basis.since.as_ref().ok().map(|since| since.start.clone());
         let (read_by, way) = match sql_because {
             None => ("files", "from the data directory itself".to_owned()),
@@ -258,8 +263,8 @@ impl PostgresPhysical {
         let data = Data::new(Task { server, start, items: &listing.items, changes, earlier, sink, observer }).await?;
         let mut data = data.read(sessions).await?;
         data.files += outside;
-        sink.lull();
         let control = read_control(first, server, sink).await?;
+        sink.lull();
         observer.phase("postgres cluster: log", None);
         let stopped = begun.stop(clock).await?;
         if stopped.label.start != start || stopped.label.timeline != basis.timeline {
@@ -277,6 +282,7 @@ impl PostgresPhysical {
         }
         sink.entry(control).await?;
         let (wal, followed) = capture_log(first, server, &stopped, sink, observer).await?;
+        sink.lull();
         Ok(Done { listing, stopped, wal, followed, data, basis })
     }
 }

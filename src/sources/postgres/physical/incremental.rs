@@ -65,6 +65,11 @@ pub struct Since {
     pub changes: Changes,
 }
 
+/// Whether entries of an earlier snapshot with these facts may be asked for at all, as far as that can be told without the server.
+pub fn may_build_on(version: u32, earlier: Option<&serde_json::Value>) -> bool {
+    version >= SUMMARIES_FROM && earlier.is_some_and(|facts| facts.get("mark").is_some_and(|mark| !mark.is_null()))
+}
+
 /// A summary as the server lists it.
 type Listed = (SummaryName, u64);
 

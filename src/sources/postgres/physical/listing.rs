@@ -54,7 +54,7 @@ pub async fn list(session: &Session, server: &Server) -> Result<Listing, SourceE
     Ok(listing)
 }
 
-/// What lies in a directory, and what is said of each: its path, and that path with a `/` behind it.
+/// Takes the directory's path, and what stands before the names in it: that path with a `/`, or nothing for the data directory itself.
 const NAMES: &str = "SELECT d.name, s.size, extract(epoch FROM s.modification)::float8, s.isdir \
                      FROM pg_catalog.pg_ls_dir($1, true, false) AS d(name), \
                      LATERAL pg_catalog.pg_stat_file($2 || d.name, true) AS s WHERE s.size IS NOT NULL";
