@@ -3,8 +3,8 @@
 //! Each site goes its own pace: one that is down keeps files in the spool, and no other site from having them. What a site has confirmed
 //! is known while the process lives; after that files are pushed once more, and found to be there.
 //!
-//! Of a timeline that was not met before the first file goes alone: where another server's log is stored under the same names, nothing of
-//! this one is mixed into it.
+//! Where another server's log is stored under the same names, nothing of this one is mixed into it: of a timeline that was not met before the
+//! first file goes alone; later, of several that go at once, first those of which the site has one of this name.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -287,6 +287,24 @@ impl<'a> Work<'a> {
     }
 
     async fn store(
+        &self,
+        site: usize,
+        writer: &LogWriter,
+        (files, at_once): (Vec<LogName>, usize),
+        met: &mut HashSet<(u64, u32)>,
+        refused: &mut HashSet<(u64, u32)>,
+    ) -> Result<(), OperationError> {
+        if files.len() < 2 {
+            return self.store_at_once(site, writer, (files, at_once), met, refused).await;
+        }
+        let there = writer.repository().listed(&files).await?;
+        let (there, mut new): (Vec<_>, Vec<_>) = files.into_iter().partition(|name| there.contains(name));
+        self.store_at_once(site, writer, (there, at_once), met, refused).await?;
+        new.retain(|name| !refused.contains(&timeline(name)));
+        self.store_at_once(site, writer, (new, at_once), met, refused).await
+    }
+
+    async fn store_at_once(
         &self,
         site: usize,
         writer: &LogWriter,

@@ -1,5 +1,7 @@
 //! What of logs the site has.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 
 use super::{LogKind, LogName, name::system_folder};
@@ -58,6 +60,26 @@ impl Repository {
         }
         found.truncate(most);
         Ok(found)
+    }
+
+    /// Which of these files the site lists. They are sorted, so that a request or two show those of a timeline.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn listed(&self, names: &[LogName]) -> Result<HashSet<LogName>> {
+        let mut listed = HashSet::new();
+        for names in names.chunk_by(|one, next| one.folder() == next.folder()) {
+            let (first, last) = (names[0].to_string(), names[names.len() - 1].to_string());
+            // A little before the first: a listing begins behind what it is given.
+            let mut after = first[..first.len() - 1].to_owned();
+            while after < last {
+                let page = page_after(&self.store, &names[0].folder(), &after).await?;
+                let Some(end) = page.last() else { break };
+                after.clone_from(end);
+                listed.extend(page.iter().filter_map(|key| LogName::parse(key)).filter(|name| names.contains(name)));
+            }
+        }
+        Ok(listed)
     }
 
     /// Whether the site lists a file.

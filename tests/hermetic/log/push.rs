@@ -155,6 +155,30 @@ fn other_bytes_under_a_name_are_an_error_in_the_spool_and_at_the_site() {
 }
 
 #[test]
+fn of_several_that_wait_none_is_stored_beside_another_servers() {
+    let server = Server::new();
+    server.pushes(1);
+    server.settles();
+    // The uploader goes on living, and has met this timeline.
+    fs::rename(server.agent.path("site"), server.agent.path("away")).unwrap();
+    server.writes(&name(1, 1), &segment_of(SYSTEM, 1, 1, 99));
+    server.push(&name(1, 1), &[]).succeeds();
+    for number in 2..=4 {
+        server.pushes(number);
+    }
+    assert_eq!(server.spooled(), [name(1, 1), name(1, 2), name(1, 3), name(1, 4)]);
+    fs::rename(server.agent.path("away"), server.agent.path("site")).unwrap();
+    let began = Instant::now();
+    while !server.status().contains("another file of this name with other bytes is archived") {
+        assert!(began.elapsed().as_secs() < 60, "{}", server.status());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(server.archived().len(), 1, "{:?}", server.archived());
+    server.gets(1);
+}
+
+#[test]
 fn what_is_not_this_clusters_or_not_what_its_name_says_is_refused() {
     let server = Server::new();
     let own = segment(5);
