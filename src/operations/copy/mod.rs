@@ -226,7 +226,7 @@ async fn copy_point(
     let writer = Writer::begin(request.to, request.recipients, workers(), Budget::one_of(memory, 2)).await?;
     // Budgets of their own: what is read ahead must never hold what the writer waits for.
     let here = Reader::open(request.from, workers(), Budget::new(memory / 4)).await?;
-    let there = Reader::open(request.to, workers(), Budget::new(memory / 8)).await?;
+    let there = writer.reader(request.to, Budget::new(memory / 8));
     let mut copied = CopiedPoint { id: point.id.clone(), time: point.consistent_at, ..CopiedPoint::default() };
     let mut snapshots = Vec::with_capacity(point.snapshots.len());
     for snapshot in &point.snapshots {

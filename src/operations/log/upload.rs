@@ -294,52 +294,39 @@ impl<'a> Work<'a> {
         met: &mut HashSet<(u64, u32)>,
         refused: &mut HashSet<(u64, u32)>,
     ) -> Result<(), OperationError> {
-        if files.len() < 2 {
-            return self.store_at_once(site, writer, (files, at_once), met, refused).await;
+        // One alone is its own look.
+        let listed = if files.len() < 2 { HashSet::new() } else { writer.repository().listed(&files).await? };
+        let (there, new): (Vec<_>, Vec<_>) = files.into_iter().partition(|name| listed.contains(name));
+        for mut files in [there, new] {
+            files.retain(|name| !refused.contains(&timeline(name)));
+            let mut stored = stream::iter(files).map(|name| self.put(site, writer, name)).buffer_unordered(at_once);
+            while let Some(outcome) = stored.next().await {
+                let (name, put, identity) = outcome?;
+                let Some(put) = put else { continue };
+                let LogPut::Other { place } = put else {
+                    met.insert(timeline(&name));
+                    self.confirmed(site, &name, identity)?;
+                    continue;
+                };
+                refused.insert(timeline(&name));
+                let message = another_is_archived(place, &name).to_string();
+                self.failed(site, message, Some(timeline(&name)))?;
+            }
         }
-        let there = writer.repository().listed(&files).await?;
-        let (there, mut new): (Vec<_>, Vec<_>) = files.into_iter().partition(|name| there.contains(name));
-        self.store_at_once(site, writer, (there, at_once), met, refused).await?;
-        new.retain(|name| !refused.contains(&timeline(name)));
-        self.store_at_once(site, writer, (new, at_once), met, refused).await
+        Ok(())
     }
 
-    async fn store_at_once(
+    /// What became of one file, and as what it was taken from the server; nothing where every site has it by now, or its push will bring it.
+    async fn put(
         &self,
         site: usize,
         writer: &LogWriter,
-        (files, at_once): (Vec<LogName>, usize),
-        met: &mut HashSet<(u64, u32)>,
-        refused: &mut HashSet<(u64, u32)>,
-    ) -> Result<(), OperationError> {
-        let mut stored = stream::iter(files)
-            .map(|name| async move {
-                let read = self.read(site, &name).await?;
-                let (put, identity) = match read {
-                    // Every site has it by now, or its push will bring it.
-                    None => return Ok((name, None, None)),
-                    Some((bytes, written_at, identity)) => {
-                        let put = writer.put_ended(&name, bytes.clone(), Some(written_at.into())).await?;
-                        self.buffers[site].reuse(bytes);
-                        (put, identity)
-                    }
-                };
-                Ok::<_, OperationError>((name, Some(put), identity))
-            })
-            .buffer_unordered(at_once);
-        while let Some(outcome) = stored.next().await {
-            let (name, put, identity) = outcome?;
-            let Some(put) = put else { continue };
-            let LogPut::Other { place } = put else {
-                met.insert(timeline(&name));
-                self.confirmed(site, &name, identity)?;
-                continue;
-            };
-            refused.insert(timeline(&name));
-            let message = another_is_archived(place, &name).to_string();
-            self.failed(site, message, Some(timeline(&name)))?;
-        }
-        Ok(())
+        name: LogName,
+    ) -> Result<(LogName, Option<LogPut>, Option<Identity>), OperationError> {
+        let Some((bytes, written_at, identity)) = self.read(site, &name).await? else { return Ok((name, None, None)) };
+        let put = writer.put_ended(&name, bytes.clone(), Some(written_at.into())).await?;
+        self.buffers[site].reuse(bytes);
+        Ok((name, Some(put), identity))
     }
 
     /// The bytes of a file, and when the server wrote the last of them: from the spool, or, if it is not there, from where the server has it,

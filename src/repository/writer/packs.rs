@@ -1,6 +1,9 @@
 //! Packs on their way to the site, and the indexes that name them.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::hash_map::Entry,
+    sync::{Arc, atomic::Ordering},
+};
 
 use tokio::sync::oneshot;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
@@ -100,20 +103,28 @@ async fn store_index(shared: &Arc<Shared>, entries: Vec<PackEntry>) -> Result<()
 pub(super) fn send_off(shared: &Arc<Shared>) {
     let (builder, uploading) = {
         let mut builders = shared.builders.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let Some(builder) = builders.remove(&Class::Data) else { return };
-        if builder.len() < shared.budget.pack_bytes() / SHARE_WORTH_A_PACK {
-            builders.insert(Class::Data, builder);
+        let Entry::Occupied(open) = builders.entry(Class::Data) else { return };
+        if open.get().len() < shared.budget.pack_bytes() / SHARE_WORTH_A_PACK {
             return;
         }
         // Under the same lock: a flush finds it among the builders or among the uploads.
-        (builder, shared.uploading.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).token())
+        (open.remove(), shared.uploading.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).token())
     };
+    // Nobody waits for it before a flush does.
+    drop(close_by_a_worker(shared, builder, uploading));
+}
+
+/// Has a worker [`close`] a pack, and reply when that is done.
+fn close_by_a_worker(shared: &Arc<Shared>, builder: PackBuilder, uploading: TaskTrackerToken) -> oneshot::Receiver<()> {
     let closer = Arc::clone(shared);
+    let (reply, closed) = oneshot::channel();
     shared.workers.run(move |_| {
         let guard = closer.guard();
         close(&closer, builder, &uploading);
         guard.done();
+        let _ = reply.send(());
     });
+    closed
 }
 
 /// See [`super::Writer::flush`].
@@ -124,14 +135,7 @@ pub(super) async fn flush(shared: &Arc<Shared>) -> Result<()> {
         (open, std::mem::take(&mut *shared.uploading.lock().unwrap_or_else(|poisoned| poisoned.into_inner())))
     };
     for builder in open {
-        let (closer, uploading) = (Arc::clone(shared), begun.token());
-        let (reply, closed) = oneshot::channel();
-        shared.workers.run(move |_| {
-            let guard = closer.guard();
-            close(&closer, builder, &uploading);
-            guard.done();
-            let _ = reply.send(());
-        });
+        let closed = close_by_a_worker(shared, builder, begun.token());
         // A reply that never comes has failed the run: the check below says so.
         shared.unless_failed(closed).await?.ok();
     }

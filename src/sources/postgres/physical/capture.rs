@@ -133,7 +133,7 @@ impl Capture for PostgresPhysical {
             let sessions = try_join_all((0..parallelism.max(1)).map(|_| self.session()));
             // While the server makes its checkpoint.
             let looked_ahead =
-                async { if may_build_on(server.version, earlier_facts.as_ref()) { earlier.look_ahead().await } else { Ok(()) } };
+                async { if may_build_on(&server, earlier_facts.as_ref()) { earlier.look_ahead().await } else { Ok(()) } };
             tokio::try_join!(Begun::begin(leader, server.version), sessions, looked_ahead)
         };
         let ((begun, start), sessions, ()) = tokio::select! {

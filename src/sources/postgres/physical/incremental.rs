@@ -65,9 +65,10 @@ pub struct Since {
     pub changes: Changes,
 }
 
-/// Whether entries of an earlier snapshot with these facts may be asked for at all, as far as that can be told without the server.
-pub fn may_build_on(version: u32, earlier: Option<&serde_json::Value>) -> bool {
-    version >= SUMMARIES_FROM && earlier.is_some_and(|facts| facts.get("mark").is_some_and(|mark| !mark.is_null()))
+/// Whether entries of an earlier snapshot with these facts may be asked for at all, as far as that can be told without asking the server.
+pub fn may_build_on(server: &Server, earlier: Option<&serde_json::Value>) -> bool {
+    let has_a_mark = |facts| comparable(server, facts).is_ok_and(|earlier| earlier.mark.is_some());
+    server.version >= SUMMARIES_FROM && earlier.is_some_and(has_a_mark)
 }
 
 /// A summary as the server lists it.
