@@ -45,8 +45,10 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let name = LogName::new(system, file).ok_or_else(|| {
         CliError::Usage(format!("{file:?} is no file of the log; expected a segment (24 digits) or what ends in .history; write %f %p in restore_command"))
     })?;
-    let identities = identity::read(args.place.identity.clone()).await?;
-    let archives = Archives::new(read_sites(words.policy.as_deref(), &args.place, &identities, &context.cache_dir)?);
+    let archives = async || {
+        let identities = identity::read(args.place.identity.clone()).await?;
+        Ok::<_, CliError>(Archives::new(read_sites(words.policy.as_deref(), &args.place, &identities, &context.cache_dir)?))
+    };
     let start = |directory: &Path| {
         let mut process = apart(context)?;
         process.args(["wal", "prefetch"]).args(&words.policy).arg("--directory").arg(directory);
@@ -56,12 +58,11 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let request = GetRequest {
         name: &name,
         to,
-        archives: &archives,
         in_place: args.tablespaces_in_place,
         start: (!args.no_prefetch).then_some(&start),
         clock: SystemClock::shared(),
     };
-    let code = match deliver(request).await? {
+    let code = match deliver(request, archives).await? {
         Delivered::File => GetCode::Delivered,
         Delivered::Absent | Delivered::AtHand => GetCode::Absent,
     };

@@ -27,9 +27,9 @@ pub struct Archives {
 
 /// What all sites together answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// The file, whole, and whose it is.
-    File(Vec<u8>),
+pub(super) enum Answer<T> {
+    /// The file, or what was made of it.
+    File(T),
     /// Every site answered, and none has it or a later one.
     Absent,
     /// Every site answered, and none has it; one has this later one.
@@ -42,23 +42,48 @@ impl Archives {
         Self { sites: sites.into_iter().map(|site| (site, OnceCell::new())).collect() }
     }
 
-    /// Fetches a file from the first site that has it.
+    /// Fetches a file from the first site that has it: all of it, and what its name says.
     ///
     /// # Errors
-    /// Of the first site that failed, if no other has the file: it may be the one that has it.
-    pub(super) async fn fetch(&self, name: &LogName) -> Result<Answer, OperationError> {
+    /// As [`Self::fetch_by`].
+    pub(super) async fn fetch(&self, name: &LogName) -> Result<Answer<Vec<u8>>, OperationError> {
+        self.fetch_by(name, async |file: FetchedLogFile| {
+            let place = file.place().to_owned();
+            let bytes = file.whole().await?;
+            check(name, &bytes).map_err(|detail| refused(place, detail))?;
+            Ok(bytes)
+        })
+        .await
+    }
+
+    /// Fetches a file, still sealed, from the first site of which `take` can make something of it.
+    ///
+    /// # Errors
+    /// Of the first site that failed, or of the first `take`, if no other site's file could be taken: that one may be the one that has it.
+    pub(super) async fn fetch_by<T>(
+        &self,
+        name: &LogName,
+        take: impl AsyncFn(FetchedLogFile) -> Result<T, OperationError>,
+    ) -> Result<Answer<T>, OperationError> {
         let (mut failed, mut gap) = (None, None);
         for (site, reader) in &self.sites {
-            match fetch_from(site.as_ref(), reader, name).await {
-                Ok(LogAnswer::File(bytes)) => match check(name, &bytes) {
-                    Ok(()) => return Ok(Answer::File(bytes)),
-                    Err(detail) => drop(failed.get_or_insert(refused(format!("{}: {name}", site.name()), detail))),
-                },
-                Ok(LogAnswer::Absent) => {}
-                Ok(LogAnswer::Gap { next }) => drop(gap.get_or_insert((next, site.name()))),
+            let answer = async {
+                let reader = opened(site.as_ref(), reader).await?;
+                match reader.fetch_sealed(name).await? {
+                    Some(file) => Ok(Answer::File(take(file).await?)),
+                    None => Ok(match reader.absence(name).await? {
+                        LogAnswer::Gap { next } => Answer::Gap { next, site: site.name() },
+                        LogAnswer::File(_) | LogAnswer::Absent => Answer::Absent,
+                    }),
+                }
+            };
+            match answer.await {
+                Ok(Answer::File(taken)) => return Ok(Answer::File(taken)),
+                Ok(Answer::Absent) => {}
+                Ok(Answer::Gap { next, site }) => drop(gap.get_or_insert((next, site))),
                 Err(error) => {
                     if self.sites.len() > 1 {
-                        tracing::warn!(site = site.name(), %error, "cannot say whether it has the file");
+                        tracing::warn!(site = site.name(), %error, "the file cannot be had from there");
                     }
                     failed.get_or_insert(error);
                 }
@@ -70,20 +95,6 @@ impl Archives {
             (None, Some((next, site))) => Ok(Answer::Gap { next, site }),
             (None, None) => Ok(Answer::Absent),
         }
-    }
-
-    /// How many sites there are.
-    pub(super) fn count(&self) -> usize {
-        self.sites.len()
-    }
-
-    /// A file as one of the sites has it, still sealed; nothing if it has none.
-    ///
-    /// # Errors
-    /// Of that site.
-    pub(super) async fn fetch_sealed(&self, site: usize, name: &LogName) -> Result<Option<FetchedLogFile>, OperationError> {
-        let Some((site, reader)) = self.sites.get(site) else { return Ok(None) };
-        Ok(opened(site.as_ref(), reader).await?.fetch_sealed(name).await?)
     }
 
     /// The beginning of a segment that no site has whole, from the site whose parts of it go furthest; nothing if there are none.
@@ -118,8 +129,4 @@ impl Archives {
 
 async fn opened<'a>(site: &dyn OpenArchive, reader: &'a OnceCell<LogReader>) -> Result<&'a LogReader, OperationError> {
     reader.get_or_try_init(|| site.open()).await
-}
-
-async fn fetch_from(site: &dyn OpenArchive, reader: &OnceCell<LogReader>, name: &LogName) -> Result<LogAnswer, OperationError> {
-    Ok(opened(site, reader).await?.fetch(name).await?)
 }

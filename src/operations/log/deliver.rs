@@ -10,15 +10,15 @@ use super::{
     archives::{Answer, Archives},
     in_place::keep_in_place,
     io,
-    local::{has_itself, has_more_itself, padded},
+    local::{check, has_itself, has_more_itself, padded},
     off_thread,
-    prefetch::Ahead,
+    prefetch::{Ahead, write_opened},
     refused,
 };
 use crate::{
     clock::SharedClock,
     operations::OperationError,
-    repository::{LogKind, LogName},
+    repository::{FetchedLogFile, LogKind, LogName},
     stores::direct::write_cached,
 };
 
@@ -31,8 +31,6 @@ pub struct GetRequest<'a> {
     pub name: &'a LogName,
     /// Where the server wants it.
     pub to: &'a Path,
-    /// Where it may come from.
-    pub archives: &'a Archives,
     /// Tablespaces that the log makes are kept in the data directory: for a recovery beside whatever else is there. A standby gets the log as it
     /// was written.
     pub in_place: bool,
@@ -56,58 +54,80 @@ pub enum Delivered {
 /// Delivers a file: under a name of its own first, and whole under the one that the server wants. Where the archive ends in parts of a segment, that segment is
 /// delivered with zeros for what is not known.
 ///
+/// `archives` says where it may come from, if it was not fetched ahead: most are, and a server waits for each.
+///
 /// # Errors
 /// Everything but a proof that there is no such file. A server must not take it for the end of the log.
-pub async fn deliver(request: GetRequest<'_>) -> Result<Delivered, OperationError> {
-    let GetRequest { name, to, archives, in_place, start, clock } = request;
+pub async fn deliver<E: From<OperationError>>(
+    request: GetRequest<'_>,
+    archives: impl AsyncFnOnce() -> Result<Archives, E>,
+) -> Result<Delivered, E> {
+    let GetRequest { name, to, in_place, start, clock } = request;
     let directory = directory_of(to)?;
     let ahead = Ahead::beside(directory);
-    let kept = async |bytes| if in_place { keep_in_place(name, bytes, directory, archives).await } else { Ok((bytes, false)) };
+    let follow = || {
+        // What comes next is a matter of speed alone.
+        if let Some(start) = start.filter(|_| name.kind() == LogKind::Segment)
+            && let Err(error) = ahead.follow(name, start)
+        {
+            tracing::warn!(%error, "what comes next is not fetched ahead");
+        }
+    };
     if ahead.take(name, to, &clock).await? {
         if in_place && name.kind() == LogKind::Segment {
+            let archives = archives().await?;
             let from = to.to_owned();
             let bytes = off_thread(move || fs::read(&from).map_err(io(from.display().to_string()))).await?;
-            if let (bytes, true) = kept(bytes).await? {
+            if let (bytes, true) = keep_in_place(name, bytes, directory, &archives).await? {
                 let to = to.to_owned();
                 off_thread(move || write(&to, &bytes, Lasting::of(&to))).await?;
             }
         }
-    } else {
-        let bytes = match archives.fetch(name).await? {
-            Answer::File(bytes) => kept(bytes).await?.0,
-            Answer::Absent => {
-                // The end of the log, after which the server asks for its last segment again, and then for the next timeline's history:
-                // what was fetched ahead is of no use any more.
-                ahead.discard();
-                let beginning = if name.kind() == LogKind::Segment { beginning(archives, name).await? } else { None };
-                let Some(bytes) = beginning else { return Ok(Delivered::Absent) };
-                let bytes = kept(bytes).await?.0;
-                if has_more_itself(directory, name, &bytes) {
-                    return Ok(Delivered::AtHand);
-                }
-                bytes
-            }
-            Answer::Gap { .. } if has_itself(directory, name) => return Ok(Delivered::AtHand),
-            Answer::Gap { next, site } => {
-                return Err(refused(
-                    name.file(),
-                    format!(
-                        "is missing in the archive, and {} at {site} comes after it: the log has a gap, and replay must not end here as if it were complete. Look at `farshore wal status`; if that part of the log is lost, restore to a time before the gap, or from a later point",
-                        next.file()
-                    ),
-                ));
-            }
-        };
-        let to = to.to_owned();
-        off_thread(move || write(&to, &bytes, Lasting::of(&to))).await?;
+        follow();
+        return Ok(Delivered::File);
     }
-    if let Some(start) = start.filter(|_| name.kind() == LogKind::Segment) {
-        // What comes next is a matter of speed alone.
-        if let Err(error) = ahead.follow(name, start) {
-            tracing::warn!(%error, "what comes next is not fetched ahead");
+    let archives = archives().await?;
+    // Whoever fetches ahead makes itself ready while this file is opened.
+    let taken = async |file: FetchedLogFile| {
+        follow();
+        let (name, to) = (name.clone(), to.to_owned());
+        if !in_place {
+            return off_thread(move || write_opened(&file, &name, &to, Lasting::of(&to))).await;
         }
+        let place = file.place().to_owned();
+        let bytes = file.whole().await?;
+        check(&name, &bytes).map_err(|detail| refused(place, detail))?;
+        let (bytes, _) = keep_in_place(&name, bytes, directory, &archives).await?;
+        off_thread(move || write(&to, &bytes, Lasting::of(&to))).await
+    };
+    match archives.fetch_by(name, taken).await? {
+        Answer::File(()) => Ok(Delivered::File),
+        Answer::Absent => {
+            // The end of the log, after which the server asks for its last segment again, and then for the next timeline's history:
+            // what was fetched ahead is of no use any more.
+            ahead.discard();
+            let beginning = if name.kind() == LogKind::Segment { beginning(&archives, name).await? } else { None };
+            let Some(mut bytes) = beginning else { return Ok(Delivered::Absent) };
+            if in_place {
+                bytes = keep_in_place(name, bytes, directory, &archives).await?.0;
+            }
+            if has_more_itself(directory, name, &bytes) {
+                return Ok(Delivered::AtHand);
+            }
+            let to = to.to_owned();
+            off_thread(move || write(&to, &bytes, Lasting::of(&to))).await?;
+            Ok(Delivered::File)
+        }
+        Answer::Gap { .. } if has_itself(directory, name) => Ok(Delivered::AtHand),
+        Answer::Gap { next, site } => Err(refused(
+            name.file(),
+            format!(
+                "is missing in the archive, and {} at {site} comes after it: the log has a gap, and replay must not end here as if it were complete. Look at `farshore wal status`; if that part of the log is lost, restore to a time before the gap, or from a later point",
+                next.file()
+            ),
+        )
+        .into()),
     }
-    Ok(Delivered::File)
 }
 
 /// A segment of which only parts are archived, padded to its length; nothing if not even its header is. If it is stored whole meanwhile, that.

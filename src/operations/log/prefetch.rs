@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! pg_wal/.farshore/lock                 held by the process that fetches
-//! pg_wal/.farshore/last                 what was delivered last
+//! pg_wal/.farshore/last                 what was delivered last: a link to its name, which is replaced without writing a file
+//! pg_wal/.farshore/looking              a process was started that does not know yet what comes next
 //! pg_wal/.farshore/<system>/<segment>.<boot>   whole, authenticated
 //! ```
 //!
@@ -16,7 +17,7 @@ use std::{
     collections::HashSet,
     fs::{self, DirBuilder, File, OpenOptions},
     io::ErrorKind,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -53,6 +54,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const LOOK_FOR_COMING_EVERY: Duration = Duration::from_millis(2);
 /// A delivery waits so long for what is being fetched, before it fetches by itself.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// A process that has just been started holds the lock after this, or does not live.
+const YOUTH: Duration = Duration::from_millis(200);
 /// The process ends when nothing was delivered for so long.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often one that has just been started tries for the lock.
@@ -103,8 +106,12 @@ impl Ahead {
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
                 Err(error) => return Err(io(to.display().to_string())(error)),
             }
-            let is_coming = self.coming(name).exists() && self.is_held().unwrap_or(false);
-            if !is_coming || clock.monotonic().saturating_sub(began) >= PATIENCE {
+            let waited = clock.monotonic().saturating_sub(began);
+            let is_coming = match self.coming(name).exists() {
+                false if self.looking().exists() => waited < YOUTH || self.is_held().unwrap_or(false),
+                exists => exists && self.is_held().unwrap_or(false),
+            };
+            if !is_coming || waited >= PATIENCE {
                 // It may have come between the two looks.
                 return Ok(fs::rename(self.path(name), to).is_ok());
             }
@@ -116,13 +123,30 @@ impl Ahead {
     pub(super) fn follow(&self, name: &LogName, start: &StartPrefetch<'_>) -> std::io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         let (last, new) = (self.directory.join("last"), self.directory.join(".last.new"));
-        fs::write(&new, name.to_string())?;
+        if let Err(error) = symlink(name.to_string(), &new) {
+            // Left by one that was killed.
+            fs::remove_file(&new).map_err(|_| error)?;
+            symlink(name.to_string(), &new)?;
+        }
         fs::rename(&new, &last)?;
-        if self.is_held()? { Ok(()) } else { start(&self.directory) }
+        if self.is_held()? {
+            return Ok(());
+        }
+        fs::write(self.looking(), [])?;
+        start(&self.directory).inspect_err(|_| self.looks_no_more())
+    }
+
+    fn looking(&self) -> PathBuf {
+        self.directory.join("looking")
+    }
+
+    /// What comes next is known, or nobody can tell now.
+    fn looks_no_more(&self) {
+        let _ = fs::remove_file(self.looking());
     }
 
     fn last(&self) -> Option<LogName> {
-        LogName::parse(&fs::read_to_string(self.directory.join("last")).ok()?)
+        LogName::parse(fs::read_link(self.directory.join("last")).ok()?.to_str()?)
     }
 
     /// Whether a process fetches.
@@ -174,45 +198,40 @@ impl Ahead {
         folders.for_each(|folder| drop(fs::remove_dir_all(folder.path())));
     }
 
-    /// Fetches a segment. One that is not there is nobody's error: it was listed, and a prune may have been faster.
+    /// Says that a file is being fetched. Where nobody hears it, a delivery fetches by itself.
+    fn announce(&self, name: &LogName) {
+        let _ = fs::write(self.coming(name), []);
+    }
+
+    /// Fetches a segment that was announced. One that is not there is nobody's error: it was listed, and a prune may have been faster.
     async fn fetch(&self, archives: &Archives, openers: &Semaphore, name: &LogName) -> Result<(), OperationError> {
-        let (path, coming) = (self.path(name), self.coming(name));
-        let lasting = if self.boot.is_some() { Lasting::Cached } else { Lasting::Synced };
-        fs::write(&coming, []).map_err(io(coming.display().to_string()))?;
-        let mut outcome = Ok(());
-        for site in 0..archives.count() {
-            let fetched = async {
-                let Some(file) = archives.fetch_sealed(site, name).await? else { return Ok(false) };
-                let _turn = openers.acquire().await;
-                let (path, name) = (path.clone(), name.clone());
-                off_thread(move || write_by(&path, lasting, |out| open_into(&file, &name, out))).await.map(|()| true)
-            };
-            match fetched.await {
-                Ok(true) => {
-                    outcome = Ok(());
-                    break;
-                }
-                Ok(false) => {}
-                // Another site may have it, and have it whole.
-                Err(error) => outcome = outcome.and(Err(error)),
-            }
-        }
-        let _ = fs::remove_file(coming);
-        outcome
+        let (path, lasting) = (self.path(name), if self.boot.is_some() { Lasting::Cached } else { Lasting::Synced });
+        let taken = async |file: FetchedLogFile| {
+            let _turn = openers.acquire().await;
+            let (path, name) = (path.clone(), name.clone());
+            off_thread(move || write_opened(&file, &name, &path, lasting)).await
+        };
+        let outcome = archives.fetch_by(name, taken).await;
+        let _ = fs::remove_file(self.coming(name));
+        outcome.map(|_| ())
     }
 }
 
-/// Opens a file into another, a piece at a time: what is at hand is in the processor's caches then, and no memory is new.
-fn open_into(file: &FetchedLogFile, name: &LogName, out: &mut File) -> Result<(), OperationError> {
-    let mut is_checked = false;
-    // The file system finds room for all of it at once. One that cannot says so when it is written.
-    let _ = fallocate(&*out, FallocateFlags::empty(), 0, file.size());
-    file.open(|piece| {
-        if !is_checked {
-            check_beginning(name, piece, file.size()).map_err(|detail| refused(name.file(), detail))?;
-            is_checked = true;
-        }
-        write_cached(out, piece).map_err(io(name.file()))
+/// Writes a file as it is opened, a piece at a time: what is at hand is in the processor's caches then, and no memory is new.
+pub(super) fn write_opened(file: &FetchedLogFile, name: &LogName, to: &Path, lasting: Lasting) -> Result<(), OperationError> {
+    let is_its = |beginning: &[u8]| check_beginning(name, beginning, file.size()).map_err(|detail| refused(file.place(), detail));
+    write_by(to, lasting, |out| {
+        let mut is_checked = false;
+        // The file system finds room for all of it at once. One that cannot says so when it is written.
+        let _ = fallocate(&*out, FallocateFlags::empty(), 0, file.size());
+        file.open(|piece| {
+            if !is_checked {
+                is_its(piece)?;
+                is_checked = true;
+            }
+            write_cached(out, piece).map_err(io(to.display().to_string()))
+        })?;
+        if is_checked { Ok(()) } else { is_its(&[]) }
     })
 }
 
@@ -300,11 +319,13 @@ async fn follow(ahead: &Ahead, request: &PrefetchRequest<'_>) -> Result<End, Ope
         ahead.keep_only(wanted);
         for name in wanted {
             if may_ask && on_their_way.len() < AT_ONCE && !on_their_way.contains(name) && !ahead.path(name).exists() {
+                ahead.announce(name);
                 on_their_way.insert(name.clone());
                 let (name, openers) = (name.clone(), &openers);
                 fetches.push(async move { (ahead.fetch(request.archives, openers, &name).await, name) });
             }
         }
+        ahead.looks_no_more();
         tokio::select! {
             Some((outcome, name)) = fetches.next() => {
                 on_their_way.remove(&name);

@@ -59,6 +59,19 @@ impl FetchedLogFile {
         self.sealed.head.size
     }
 
+    /// Where it came from, for errors.
+    pub fn place(&self) -> &str {
+        &self.sealed.place
+    }
+
+    /// All of it, opened.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Damaged`].
+    pub async fn whole(self) -> Result<Vec<u8>> {
+        self.sealed.whole(self.catalogue).await
+    }
+
     /// Opens it: its bytes go to `take`, some MiB at a time, so that no more of it is ever in memory. What was taken is the file only if this
     /// returns no error. For a thread that may work.
     ///
@@ -70,6 +83,17 @@ impl FetchedLogFile {
     ) -> std::result::Result<(), E> {
         let make = || LogRoom::new(&self.sealed.place);
         self.rooms.with(make, |room| open_log_blocks(&self.sealed, &self.catalogue, room, take))?
+    }
+}
+
+impl SealedLogFile {
+    /// Opened by a thread that may work.
+    async fn whole(self, catalogue: Arc<Catalogue>) -> Result<Vec<u8>> {
+        off_thread(move || {
+            let Self { place, name, head, bytes, key } = &self;
+            open_log_file(place, name, head, bytes, key, &catalogue)
+        })
+        .await
     }
 }
 
@@ -101,6 +125,14 @@ impl LogReader {
         let sealed = self.repository.sealed_log_file(name, &self.keys).await?;
         let (catalogue, rooms) = (Arc::clone(&self.repository.catalogue), Arc::clone(&self.rooms));
         Ok(sealed.map(|sealed| FetchedLogFile { sealed, catalogue, rooms }))
+    }
+
+    /// Why a file cannot be fetched that the site says it has not: by its listings, which answer or fail as a whole.
+    ///
+    /// # Errors
+    /// The store's; [`RepositoryError::Damaged`] if it is listed.
+    pub async fn absence(&self, name: &LogName) -> Result<LogAnswer> {
+        self.repository.absence(name).await
     }
 
     /// The same as [`Self::fetch`], with what the file says of when it ended ([`LogHead::ended_at`]).
@@ -140,12 +172,8 @@ impl Repository {
     /// A file, whole, and when it ended; nothing if the site says that there is none.
     async fn log_file(&self, name: &LogName, keys: &LogKeys) -> Result<Option<(Vec<u8>, Option<DateTime<Utc>>)>> {
         let Some(sealed) = self.sealed_log_file(name, keys).await? else { return Ok(None) };
-        let (catalogue, ended_at) = (Arc::clone(&self.catalogue), sealed.head.ended_at);
-        let opened = off_thread(move || {
-            let SealedLogFile { place, name, head, bytes, key } = &sealed;
-            open_log_file(place, name, head, bytes, key, &catalogue)
-        });
-        Ok(Some((opened.await?, ended_at)))
+        let ended_at = sealed.head.ended_at;
+        Ok(Some((sealed.whole(Arc::clone(&self.catalogue)).await?, ended_at)))
     }
 
     /// A file as the site has it, and the key that opens it.
@@ -162,7 +190,7 @@ impl Repository {
         Ok(Some(SealedLogFile { place, name: name.clone(), head, bytes, key }))
     }
 
-    /// Why a file cannot be fetched that the site says it has not: by its listings, which answer or fail as a whole.
+    /// See [`LogReader::absence`].
     async fn absence(&self, name: &LogName) -> Result<LogAnswer> {
         if self.has_log_file(name).await? {
             let place = format!("{}/{name}", self.store.describe());

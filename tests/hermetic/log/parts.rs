@@ -62,8 +62,8 @@ impl Far {
         let archives = Archives::new(sites.collect());
         let _ = fs::remove_file(self.to());
         let (name, to, clock) = (log_name(&name(1, number)), self.to(), SystemClock::shared());
-        let request = GetRequest { name: &name, to: &to, archives: &archives, in_place: false, start: None, clock };
-        deliver(request).await.map_err(|error| error.to_string())
+        let request = GetRequest { name: &name, to: &to, in_place: false, start: None, clock };
+        deliver(request, async || Ok::<_, OperationError>(archives)).await.map_err(|error| error.to_string())
     }
 
     fn to(&self) -> std::path::PathBuf {

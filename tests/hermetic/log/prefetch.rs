@@ -127,3 +127,56 @@ fn of_a_segment_that_is_damaged_everywhere_nothing_lies_there() {
     }
     assert!(!there().any(|file| file.starts_with(&name(1, 3)) && !file.ends_with(".coming")));
 }
+
+#[test]
+fn whoever_takes_what_is_there_needs_neither_a_policy_nor_an_identity() {
+    let server = Server::new();
+    (1..=12).for_each(|number| server.pushes(number));
+    server.settles();
+    gets(&server, 1);
+    (2..=9).for_each(|number| comes(&server, number));
+    let move_all = |from: &str, to: &str| {
+        for file in ["policy.toml", "operator.txt"] {
+            fs::rename(server.agent.path(&format!("{file}{from}")), server.agent.path(&format!("{file}{to}"))).unwrap();
+        }
+    };
+    move_all("", ".away");
+    (2..=6).for_each(|number| gets(&server, number));
+    server.get_with(&name(1, 40), &[]).ends_with(126);
+    move_all(".away", "");
+    (7..=12).for_each(|number| gets(&server, number));
+}
+
+#[test]
+fn a_delivery_waits_for_whoever_makes_itself_ready_and_not_for_one_that_died() {
+    let server = Server::new();
+    (1..=4).for_each(|number| server.pushes(number));
+    server.settles();
+    let place = server.agent.path("back/pg_wal/.farshore");
+    fs::create_dir_all(ahead(&server)).unwrap();
+    // Its process did not live to take the lock.
+    fs::write(place.join("looking"), b"").unwrap();
+    let began = Instant::now();
+    gets(&server, 1);
+    assert!((0.2..20.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
+    (2..=4).for_each(|number| comes(&server, number));
+    server.get_with(&name(1, 9), &[]).ends_with(1);
+
+    // One that lives, which does not yet know what comes next.
+    fs::create_dir_all(ahead(&server)).unwrap();
+    let lock = fs::File::create(place.join("lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    fs::write(place.join("looking"), b"").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(1000));
+            fs::write(ahead(&server).join("new"), b"what it fetched").unwrap();
+            fs::rename(ahead(&server).join("new"), fetched(&server, 2)).unwrap();
+        });
+        server.get_with(&name(1, 2), &["--no-prefetch"]).succeeds();
+    });
+    assert_eq!(fs::read(server.delivered()).unwrap(), b"what it fetched", "it did not wait");
+    // Longer than some seconds it waits for nobody.
+    server.get_with(&name(1, 3), &["--no-prefetch"]).succeeds();
+    assert!(fs::read(server.delivered()).unwrap() == segment(3));
+}

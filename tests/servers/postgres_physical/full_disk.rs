@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -11,6 +13,16 @@ use super::{
     cluster::{Cluster, give},
 };
 use crate::{postgres::Server, support::agent::files};
+
+/// What lies below a directory takes; links are not followed. Bytes.
+pub fn taken(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let bytes = entries.map(|path| match fs::symlink_metadata(&path).unwrap() {
+        found if found.is_dir() => taken(&path),
+        found => found.blocks() * 512,
+    });
+    bytes.sum()
+}
 
 /// A small disk, which goes away with this.
 pub struct Disk(pub PathBuf);
@@ -41,8 +53,20 @@ impl Disk {
         found.f_bavail * found.f_frsize
     }
 
-    /// Leaves so many bytes of it free.
+    /// Waits until nobody holds what was removed from it. A program that another test starts has all open files of this one, until it begins.
+    fn settles(&self) {
+        let found = rustix::fs::statvfs(&self.0).unwrap();
+        let whole = found.f_blocks * found.f_frsize;
+        let since = Instant::now();
+        while self.free_bytes() + taken(&self.0) < whole {
+            assert!(since.elapsed() < Duration::from_secs(30), "{} of {whole} bytes are free", self.free_bytes());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Leaves so many bytes of it free, while nobody writes to it.
     pub fn fill_but(&self, left: u64) -> PathBuf {
+        self.settles();
         let (ballast, bytes) = (self.0.join("ballast"), self.free_bytes().checked_sub(left).unwrap());
         let file = fs::File::create(&ballast).unwrap();
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
