@@ -7,6 +7,31 @@ use sha2::{Digest, Sha256};
 
 use super::{MAX_KEY_BYTES, MAX_SINGLE_PUT_BYTES, StoreError};
 
+/// Bodies up to this size are hashed where they stand: it takes less than a switch of threads. Bytes.
+const HASHED_AT_ONCE: usize = 16 << 10;
+
+/// Computes checksums of a body, of a large one on a thread that may work.
+///
+/// # Errors
+/// [`StoreError::Other`] if that thread could not end its work.
+pub(super) async fn hashed<T: Send + 'static>(
+    place: &str,
+    key: &str,
+    action: &'static str,
+    body: &Bytes,
+    work: impl FnOnce(&Bytes) -> T + Send + 'static,
+) -> Result<T, StoreError> {
+    if body.len() <= HASHED_AT_ONCE {
+        return Ok(work(body));
+    }
+    let body = body.clone();
+    tokio::task::spawn_blocking(move || work(&body)).await.map_err(|error| StoreError::Other {
+        place: object_place(place, key),
+        action,
+        detail: format!("its checksum could not be computed: {error}"),
+    })
+}
+
 /// Refuses a key that is empty or longer than [`MAX_KEY_BYTES`].
 ///
 /// # Errors

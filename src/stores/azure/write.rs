@@ -4,7 +4,6 @@ use azure_core::http::Method;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, checksum};
-use tokio::task::spawn_blocking;
 
 use super::{
     AzureStore, ObjectAttributes, ObjectStat, PutOptions, StoreError, UploadedPart,
@@ -13,13 +12,11 @@ use super::{
     values::{encode_name, encode_tag, unfit},
 };
 use crate::stores::{
-    bounds::{check_body, sha256},
+    bounds::{check_body, hashed, sha256},
     header_values::{encode_tags, encode_value},
     tiers::azure_tier,
 };
 
-/// Bodies up to this size are hashed where they stand: it takes less than a switch of threads. Bytes.
-const HASHED_AT_ONCE: usize = 16 << 10;
 /// Azure joins no more blocks.
 const MOST_BLOCKS: u32 = 50_000;
 
@@ -36,11 +33,10 @@ impl AzureStore {
             self.check_lock(lock)?;
         }
         let size = body.len() as u64;
-        let (place, owned, bytes) = (self.place.clone(), key.to_owned(), body.clone());
+        let (place, owned) = (self.place.clone(), key.to_owned());
         // Azure knows no SHA-256: a stated one is held against the body here, and the CRC-64 holds for the way.
-        let crc = self
-            .hashed(key, "put", body.len(), move || check_body(&place, &owned, &bytes, sha256).map(|()| crc64(&bytes)))
-            .await??;
+        let work = move |body: &Bytes| check_body(&place, &owned, body, sha256).map(|()| crc64(body));
+        let crc = hashed(&self.place, key, "put", &body, work).await??;
         let call = Call::blob(Method::Put, &self.whole(key))
             .header("x-ms-blob-type", "BlockBlob")
             .header("x-ms-content-crc64", crc)
@@ -64,24 +60,6 @@ impl AzureStore {
         }
     }
 
-    /// Does CPU work on so many bytes away from the async threads.
-    async fn hashed<T: Send + 'static>(
-        &self,
-        key: &str,
-        action: &'static str,
-        bytes: usize,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, StoreError> {
-        if bytes <= HASHED_AT_ONCE {
-            return Ok(work());
-        }
-        spawn_blocking(work).await.map_err(|error| StoreError::Other {
-            place: self.object_place(key),
-            action,
-            detail: format!("its checksum could not be computed: {error}"),
-        })
-    }
-
     /// An upload is only a name until its first block; its attributes travel with the list of blocks, at the end.
     pub(super) fn begin_blocks(&self, key: &str, attributes: ObjectAttributes) -> Result<String, StoreError> {
         self.fits(key, "begin an upload")?;
@@ -95,8 +73,7 @@ impl AzureStore {
             let detail = format!("part {number} is not between 1 and {MOST_BLOCKS}");
             return Err(StoreError::Other { place: self.object_place(key), action: "upload a part", detail });
         }
-        let bytes = body.clone();
-        let (sha256, crc) = self.hashed(key, "upload a part", body.len(), move || (sha256(&bytes), crc64(&bytes))).await?;
+        let (sha256, crc) = hashed(&self.place, key, "upload a part", &body, |body| (sha256(body), crc64(body))).await?;
         let call = Call::blob(Method::Put, &self.whole(key))
             .query("comp", "block")
             .query("blockid", block_id(upload, number))

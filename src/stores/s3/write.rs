@@ -13,7 +13,6 @@ use aws_sdk_s3::{
     },
 };
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
 
 use super::{
     ObjectAttributes, ObjectStat, PutOptions, S3Encryption, S3Store, StoreError, UploadedPart,
@@ -23,13 +22,10 @@ use super::{
 };
 use crate::stores::{
     MAX_SINGLE_PUT_BYTES,
-    bounds::sha256 as sha256_of,
+    bounds::{hashed, sha256},
     header_values::{encode_tags, encode_value, plain_etag},
     tiers::s3_class,
 };
-
-/// Bodies up to this size are hashed where they stand: it takes less than a switch of threads. Bytes.
-const HASHED_AT_ONCE: usize = 16 << 10;
 
 impl S3Store {
     pub(super) async fn put_object(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
@@ -39,7 +35,7 @@ impl S3Store {
             return Err(StoreError::Other { place: self.object_place(key), action: "put", detail });
         }
         if options.sealed && options.sha256.is_none() && self.takes_crc32c.load(Ordering::Relaxed) {
-            let checksum = Checksum::Crc32C(self.hash(key, &body, crc32c).await?);
+            let checksum = Checksum::Crc32C(hashed(&self.place, key, "put", &body, |body| crc32c(body)).await?);
             return match self.put_checked(key, body.clone(), options.clone(), checksum).await {
                 // It may know no such checksum: servers say that in many ways, and have stored nothing.
                 Err(StoreError::Unsupported { .. } | StoreError::Corrupt { .. } | StoreError::Other { .. }) => {
@@ -56,7 +52,7 @@ impl S3Store {
     async fn put_hashed(&self, key: &str, body: Bytes, options: PutOptions) -> Result<ObjectStat, StoreError> {
         let sha256 = match options.sha256 {
             Some(sha256) => sha256,
-            None => self.hash(key, &body, sha256_of).await?,
+            None => hashed(&self.place, key, "put", &body, |body| sha256(body)).await?,
         };
         self.put_checked(key, body, options, Checksum::Sha256(sha256)).await
     }
@@ -132,19 +128,6 @@ impl S3Store {
         }
     }
 
-    /// Computes a checksum of a body away from the async threads, where it takes long.
-    async fn hash<T: Send + 'static>(&self, key: &str, body: &Bytes, work: fn(&[u8]) -> T) -> Result<T, StoreError> {
-        if body.len() <= HASHED_AT_ONCE {
-            return Ok(work(body));
-        }
-        let body = body.clone();
-        spawn_blocking(move || work(&body)).await.map_err(|error| StoreError::Other {
-            place: self.object_place(key),
-            action: "put",
-            detail: format!("its checksum could not be computed: {error}"),
-        })
-    }
-
     pub(super) async fn delete_object(&self, key: &str) -> Result<(), StoreError> {
         match self
             .client
@@ -193,7 +176,7 @@ impl S3Store {
     }
 
     pub(super) async fn put_part(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<UploadedPart, StoreError> {
-        let sha256 = self.hash(key, &body, sha256_of).await?;
+        let sha256 = hashed(&self.place, key, "upload a part", &body, |body| sha256(body)).await?;
         let sent = self
             .client
             .upload_part()
