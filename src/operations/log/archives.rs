@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 use super::{local::check, refused};
 use crate::{
     operations::OperationError,
-    repository::{FetchedLogFile, LogAnswer, LogKind, LogName, LogReader},
+    repository::{FetchedLogFile, LogKind, LogName, LogReader},
 };
 
 /// A site that can be opened.
@@ -56,26 +56,48 @@ impl Archives {
         .await
     }
 
-    /// Fetches a file, still sealed, from the first site of which `take` can make something of it.
+    /// Fetches a file, still sealed, from the first site whose file `take` takes: an error of it says that this one is not sound.
     ///
     /// # Errors
-    /// Of the first site that failed, or of the first `take`, if no other site's file could be taken: that one may be the one that has it.
+    /// Of the first site that failed, or of the first `take`, if no other site's file was taken: that one may be the one that has it.
     pub(super) async fn fetch_by<T>(
         &self,
         name: &LogName,
         take: impl AsyncFn(FetchedLogFile) -> Result<T, OperationError>,
     ) -> Result<Answer<T>, OperationError> {
+        self.find(name, take, true).await
+    }
+
+    /// The same for a file of which it does not matter why no site has it; nothing then.
+    ///
+    /// # Errors
+    /// As [`Self::fetch_by`].
+    pub(super) async fn fetch_listed<T>(
+        &self,
+        name: &LogName,
+        take: impl AsyncFn(FetchedLogFile) -> Result<T, OperationError>,
+    ) -> Result<Option<T>, OperationError> {
+        Ok(match self.find(name, take, false).await? {
+            Answer::File(taken) => Some(taken),
+            Answer::Absent | Answer::Gap { .. } => None,
+        })
+    }
+
+    async fn find<T>(
+        &self,
+        name: &LogName,
+        take: impl AsyncFn(FetchedLogFile) -> Result<T, OperationError>,
+        looks_for_later: bool,
+    ) -> Result<Answer<T>, OperationError> {
         let (mut failed, mut gap) = (None, None);
         for (site, reader) in &self.sites {
             let answer = async {
                 let reader = opened(site.as_ref(), reader).await?;
-                match reader.fetch_sealed(name).await? {
-                    Some(file) => Ok(Answer::File(take(file).await?)),
-                    None => Ok(match reader.absence(name).await? {
-                        LogAnswer::Gap { next } => Answer::Gap { next, site: site.name() },
-                        LogAnswer::File(_) | LogAnswer::Absent => Answer::Absent,
-                    }),
+                if let Some(file) = reader.fetch_sealed(name).await? {
+                    return Ok(Answer::File(take(file).await?));
                 }
+                let later = if looks_for_later { reader.after_absent(name).await? } else { None };
+                Ok(later.map_or(Answer::Absent, |next| Answer::Gap { next, site: site.name() }))
             };
             match answer.await {
                 Ok(Answer::File(taken)) => return Ok(Answer::File(taken)),

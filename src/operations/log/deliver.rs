@@ -1,6 +1,7 @@
 //! Handing a file of the log to a server that recovers.
 
 use std::{
+    cell::Cell,
     fs::{self, File},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -12,7 +13,7 @@ use super::{
     io,
     local::{check, has_itself, has_more_itself, padded},
     off_thread,
-    prefetch::{Ahead, write_opened},
+    prefetch::{Ahead, Taken, write_opened},
     refused,
 };
 use crate::{
@@ -54,7 +55,8 @@ pub enum Delivered {
 /// Delivers a file: under a name of its own first, and whole under the one that the server wants. Where the archive ends in parts of a segment, that segment is
 /// delivered with zeros for what is not known.
 ///
-/// `archives` says where it may come from, if it was not fetched ahead: most are, and a server waits for each.
+/// `archives` says where it may come from. Most files were fetched ahead, and a server waits for each: it is asked only for those that were not, and
+/// where what the log makes is kept in place, which may take a look at the file before.
 ///
 /// # Errors
 /// Everything but a proof that there is no such file. A server must not take it for the end of the log.
@@ -65,17 +67,23 @@ pub async fn deliver<E: From<OperationError>>(
     let GetRequest { name, to, in_place, start, clock } = request;
     let directory = directory_of(to)?;
     let ahead = Ahead::beside(directory);
+    let mut archives = Some(archives);
+    let mut at_hand = None;
+    if in_place && let Some(archives) = archives.take() {
+        at_hand = Some(archives().await?);
+    }
+    let taken = ahead.take(name, to, &clock).await?;
+    let is_followed = Cell::new(false);
     let follow = || {
         // What comes next is a matter of speed alone.
-        if let Some(start) = start.filter(|_| name.kind() == LogKind::Segment)
-            && let Err(error) = ahead.follow(name, start)
+        if let Some(start) = start.filter(|_| name.kind() == LogKind::Segment && !is_followed.replace(true))
+            && let Err(error) = ahead.follow(name, start, taken != Taken::InVain)
         {
             tracing::warn!(%error, "what comes next is not fetched ahead");
         }
     };
-    if ahead.take(name, to, &clock).await? {
-        if in_place && name.kind() == LogKind::Segment {
-            let archives = archives().await?;
+    if taken == Taken::File {
+        if let Some(archives) = at_hand.filter(|_| name.kind() == LogKind::Segment) {
             let from = to.to_owned();
             let bytes = off_thread(move || fs::read(&from).map_err(io(from.display().to_string()))).await?;
             if let (bytes, true) = keep_in_place(name, bytes, directory, &archives).await? {
@@ -86,22 +94,29 @@ pub async fn deliver<E: From<OperationError>>(
         follow();
         return Ok(Delivered::File);
     }
-    let archives = archives().await?;
-    // Whoever fetches ahead makes itself ready while this file is opened.
+    let archives = match (at_hand, archives) {
+        (Some(archives), _) => archives,
+        (None, Some(archives)) => archives().await?,
+        (None, None) => return Err(refused(name.file(), "there is no site to fetch it from").into()),
+    };
+    // Whoever fetches ahead makes itself ready while this file is opened. What goes wrong here, and not with the file, no other site mends.
     let taken = async |file: FetchedLogFile| {
         follow();
         let (name, to) = (name.clone(), to.to_owned());
         if !in_place {
-            return off_thread(move || write_opened(&file, &name, &to, Lasting::of(&to))).await;
+            return off_thread(move || Ok(write_opened(&file, &name, &to, Lasting::of(&to)))).await.and_then(of_here);
         }
         let place = file.place().to_owned();
         let bytes = file.whole().await?;
         check(&name, &bytes).map_err(|detail| refused(place, detail))?;
-        let (bytes, _) = keep_in_place(&name, bytes, directory, &archives).await?;
-        off_thread(move || write(&to, &bytes, Lasting::of(&to))).await
+        let kept = async {
+            let (bytes, _) = keep_in_place(&name, bytes, directory, &archives).await?;
+            off_thread(move || write(&to, &bytes, Lasting::of(&to))).await
+        };
+        Ok(kept.await)
     };
     match archives.fetch_by(name, taken).await? {
-        Answer::File(()) => Ok(Delivered::File),
+        Answer::File(outcome) => Ok(outcome.map(|()| Delivered::File)?),
         Answer::Absent => {
             // The end of the log, after which the server asks for its last segment again, and then for the next timeline's history:
             // what was fetched ahead is of no use any more.
@@ -127,6 +142,14 @@ pub async fn deliver<E: From<OperationError>>(
             ),
         )
         .into()),
+    }
+}
+
+/// Tells what went wrong with a file that was fetched from what went wrong with writing it down here, which no other site's file mends.
+pub(super) fn of_here(written: Result<(), OperationError>) -> Result<Result<(), OperationError>, OperationError> {
+    match written {
+        Err(error) if !matches!(error, OperationError::Io { .. }) => Err(error),
+        written => Ok(written),
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! pg_wal/.farshore/lock                 held by the process that fetches
-//! pg_wal/.farshore/last                 what was delivered last: a link to its name, which is replaced without writing a file
+//! pg_wal/.farshore/last                 what is delivered, or was last: a link to its name, which is replaced without writing a file
 //! pg_wal/.farshore/looking              a process was started that does not know yet what comes next
+//! pg_wal/.farshore/<system>/<segment>.coming   it is being fetched
 //! pg_wal/.farshore/<system>/<segment>.<boot>   whole, authenticated
 //! ```
 //!
@@ -28,7 +29,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     archives::Archives,
-    deliver::{Lasting, StartPrefetch, is_temporary, write_by},
+    deliver::{Lasting, StartPrefetch, is_temporary, of_here, write_by},
     io,
     local::check_beginning,
     off_thread, refused,
@@ -54,6 +55,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const LOOK_FOR_COMING_EVERY: Duration = Duration::from_millis(2);
 /// A delivery waits so long for what is being fetched, before it fetches by itself.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The same for one that does not know yet what comes next: it may be that nothing does.
+const PATIENCE_TO_LOOK: Duration = Duration::from_secs(1);
 /// A process that has just been started holds the lock after this, or does not live.
 const YOUTH: Duration = Duration::from_millis(200);
 /// The process ends when nothing was delivered for so long.
@@ -64,6 +67,23 @@ const HOLD_TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the end of the archive is believed to be the end.
 const LIST_EVERY: Duration = Duration::from_secs(5);
+
+/// What became of the wish for a file that may have been fetched ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It was there.
+    File,
+    /// It was not.
+    Nothing,
+    /// It was not, and the process that was started for it did not get so far as to know whether there is one.
+    InVain,
+}
+
+/// Whether this segment comes after that one on the same timeline.
+fn is_later(name: &LogName, than: &LogName) -> bool {
+    let both = name.segment().zip(than.segment()).filter(|_| name.kind() == LogKind::Segment && name.system() == than.system());
+    both.is_some_and(|(name, than)| name.get(..8) == than.get(..8) && name > than)
+}
 
 /// The directory of what was fetched ahead.
 #[derive(Debug, Clone)]
@@ -97,30 +117,44 @@ impl Ahead {
         self.directory.join(name.system().to_string()).join(format!("{}.coming", name.file()))
     }
 
-    /// Hands a file over, if it was fetched; waits a little for one that is on its way.
-    pub(super) async fn take(&self, name: &LogName, to: &Path, clock: &SharedClock) -> Result<bool, OperationError> {
+    /// Hands a file over, if it was fetched; waits a little for one that is on its way, or may be soon.
+    pub(super) async fn take(&self, name: &LogName, to: &Path, clock: &SharedClock) -> Result<Taken, OperationError> {
         let began = clock.monotonic();
+        let may_follow = self.last().is_some_and(|last| is_later(name, &last));
         loop {
             match fs::rename(self.path(name), to) {
-                Ok(()) => return Ok(true),
+                Ok(()) => return Ok(Taken::File),
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
                 Err(error) => return Err(io(to.display().to_string())(error)),
             }
             let waited = clock.monotonic().saturating_sub(began);
+            // In this order: files are announced before the mark goes.
+            let is_looking = may_follow && self.looking().exists();
             let is_coming = match self.coming(name).exists() {
-                false if self.looking().exists() => waited < YOUTH || self.is_held().unwrap_or(false),
-                exists => exists && self.is_held().unwrap_or(false),
+                true => waited < PATIENCE && self.is_held().unwrap_or(false),
+                false => is_looking && waited < PATIENCE_TO_LOOK && (waited < YOUTH || self.is_held().unwrap_or(false)),
             };
-            if !is_coming || waited >= PATIENCE {
-                // It may have come between the two looks.
-                return Ok(fs::rename(self.path(name), to).is_ok());
+            if is_coming {
+                tokio::time::sleep(LOOK_FOR_COMING_EVERY).await;
+                continue;
             }
-            tokio::time::sleep(LOOK_FOR_COMING_EVERY).await;
+            // It may have come between the two looks.
+            if fs::rename(self.path(name), to).is_ok() {
+                return Ok(Taken::File);
+            }
+            if is_looking && waited >= YOUTH {
+                if !self.is_held().unwrap_or(true) {
+                    // Of one that died: the next delivery is not to wait for it again.
+                    self.looks_no_more();
+                }
+                return Ok(Taken::InVain);
+            }
+            return Ok(Taken::Nothing);
         }
     }
 
-    /// Says what was delivered last, and starts the process that fetches what follows, if there is none.
-    pub(super) fn follow(&self, name: &LogName, start: &StartPrefetch<'_>) -> std::io::Result<()> {
+    /// Says what is delivered, and starts the process that fetches what follows, if there is none; the next delivery may wait for that one.
+    pub(super) fn follow(&self, name: &LogName, start: &StartPrefetch<'_>, is_worth_waiting: bool) -> std::io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         let (last, new) = (self.directory.join("last"), self.directory.join(".last.new"));
         if let Err(error) = symlink(name.to_string(), &new) {
@@ -132,7 +166,9 @@ impl Ahead {
         if self.is_held()? {
             return Ok(());
         }
-        fs::write(self.looking(), [])?;
+        if is_worth_waiting {
+            fs::write(self.looking(), [])?;
+        }
         start(&self.directory).inspect_err(|_| self.looks_no_more())
     }
 
@@ -203,17 +239,20 @@ impl Ahead {
         let _ = fs::write(self.coming(name), []);
     }
 
-    /// Fetches a segment that was announced. One that is not there is nobody's error: it was listed, and a prune may have been faster.
-    async fn fetch(&self, archives: &Archives, openers: &Semaphore, name: &LogName) -> Result<(), OperationError> {
+    /// Fetches a segment that was announced; says whether there is one: it was listed, and a prune may have been faster.
+    async fn fetch(&self, archives: &Archives, openers: &Semaphore, name: &LogName) -> Result<bool, OperationError> {
         let (path, lasting) = (self.path(name), if self.boot.is_some() { Lasting::Cached } else { Lasting::Synced });
         let taken = async |file: FetchedLogFile| {
             let _turn = openers.acquire().await;
             let (path, name) = (path.clone(), name.clone());
-            off_thread(move || write_opened(&file, &name, &path, lasting)).await
+            off_thread(move || Ok(write_opened(&file, &name, &path, lasting))).await.and_then(of_here)
         };
-        let outcome = archives.fetch_by(name, taken).await;
+        let outcome = archives.fetch_listed(name, taken).await;
         let _ = fs::remove_file(self.coming(name));
-        outcome.map(|_| ())
+        match outcome? {
+            Some(written) => written.map(|()| true),
+            None => Ok(false),
+        }
     }
 }
 
@@ -329,9 +368,14 @@ async fn follow(ahead: &Ahead, request: &PrefetchRequest<'_>) -> Result<End, Ope
         tokio::select! {
             Some((outcome, name)) = fetches.next() => {
                 on_their_way.remove(&name);
-                if let Err(error) = outcome {
-                    tracing::warn!(%error, "{name} cannot be fetched ahead");
-                    failed_at = Some(clock.monotonic());
+                match outcome {
+                    Ok(true) => {}
+                    // What was listed is no longer what there is.
+                    Ok(false) => (listed, listed_at, failed_at) = (Vec::new(), None, Some(clock.monotonic())),
+                    Err(error) => {
+                        tracing::warn!(%error, "{name} cannot be fetched ahead");
+                        failed_at = Some(clock.monotonic());
+                    }
                 }
             }
             () = tokio::time::sleep(LOOK_EVERY) => {}

@@ -127,12 +127,12 @@ impl LogReader {
         Ok(sealed.map(|sealed| FetchedLogFile { sealed, catalogue, rooms }))
     }
 
-    /// Why a file cannot be fetched that the site says it has not: by its listings, which answer or fail as a whole.
+    /// What there is later of the timeline of a file that the site says it has not: by its listings, which answer or fail as a whole.
     ///
     /// # Errors
-    /// The store's; [`RepositoryError::Damaged`] if it is listed.
-    pub async fn absence(&self, name: &LogName) -> Result<LogAnswer> {
-        self.repository.absence(name).await
+    /// The store's; [`RepositoryError::Damaged`] if the file is listed.
+    pub async fn after_absent(&self, name: &LogName) -> Result<Option<LogName>> {
+        self.repository.after_absent(name).await
     }
 
     /// The same as [`Self::fetch`], with what the file says of when it ended ([`LogHead::ended_at`]).
@@ -142,7 +142,7 @@ impl LogReader {
     pub async fn fetch_ended(&self, name: &LogName) -> Result<(LogAnswer, Option<DateTime<Utc>>)> {
         match self.repository.log_file(name, &self.keys).await? {
             Some((bytes, ended_at)) => Ok((LogAnswer::File(bytes), ended_at)),
-            None => Ok((self.repository.absence(name).await?, None)),
+            None => Ok((self.repository.after_absent(name).await?.map_or(LogAnswer::Absent, |next| LogAnswer::Gap { next }), None)),
         }
     }
 }
@@ -190,21 +190,18 @@ impl Repository {
         Ok(Some(SealedLogFile { place, name: name.clone(), head, bytes, key }))
     }
 
-    /// See [`LogReader::absence`].
-    async fn absence(&self, name: &LogName) -> Result<LogAnswer> {
+    /// See [`LogReader::after_absent`].
+    async fn after_absent(&self, name: &LogName) -> Result<Option<LogName>> {
         if self.has_log_file(name).await? {
             let place = format!("{}/{name}", self.store.describe());
             let detail = "the site lists it, and says that it is not there".to_owned();
             return Err(RepositoryError::Damaged { place, detail });
         }
         if name.kind() == LogKind::History {
-            return Ok(LogAnswer::Absent);
+            return Ok(None);
         }
         // A part counts: whoever stores one has stored all segments before.
         let later = [LogKind::Segment, LogKind::Partial, LogKind::Part];
-        Ok(match self.log_after(name, 1, &later).await?.pop() {
-            Some(next) => LogAnswer::Gap { next },
-            None => LogAnswer::Absent,
-        })
+        Ok(self.log_after(name, 1, &later).await?.pop())
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{SYSTEM, Server, name, segment};
+use super::{SYSTEM, Server, faults::log_name, name, segment};
 
 fn ahead(server: &Server) -> PathBuf {
     server.agent.path("back/pg_wal/.farshore").join(SYSTEM.to_string())
@@ -25,6 +25,12 @@ fn comes(server: &Server, number: u64) {
         assert!(began.elapsed() < Duration::from_secs(60), "segment {number}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// A segment was delivered, by what lies there.
+fn is_last(server: &Server, number: u64) {
+    let last = server.agent.path("back/pg_wal/.farshore/last");
+    std::os::unix::fs::symlink(log_name(&name(1, number)).to_string(), last).unwrap();
 }
 
 fn gets(server: &Server, number: u64) {
@@ -93,6 +99,10 @@ fn a_site_that_cannot_give_a_segment_keeps_no_other_from_it() {
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(at_first(3), bytes).unwrap();
     fs::write(at_first(4), b"").unwrap();
+    for number in [3, 4] {
+        server.gets(number);
+        assert_eq!(fs::read_dir(server.agent.path("back/pg_wal")).unwrap().count(), 0, "half of what the first site has is left");
+    }
     gets(&server, 1);
     (2..=9).for_each(|number| comes(&server, number));
     // Whoever takes them goes to no site.
@@ -118,7 +128,7 @@ fn of_a_segment_that_is_damaged_everywhere_nothing_lies_there() {
     fs::write(&path, bytes).unwrap();
     gets(&server, 1);
     [2, 4].into_iter().for_each(|number| comes(&server, number));
-    server.get_with(&name(1, 3), &[]).fails(126, &["tag does not match"]);
+    server.get(&name(1, 3)).fails(126, &["tag does not match"]);
     let there = || fs::read_dir(ahead(&server)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let began = Instant::now();
     // It is tried again every second; what it writes then goes again.
@@ -154,29 +164,44 @@ fn a_delivery_waits_for_whoever_makes_itself_ready_and_not_for_one_that_died() {
     server.settles();
     let place = server.agent.path("back/pg_wal/.farshore");
     fs::create_dir_all(ahead(&server)).unwrap();
+    is_last(&server, 0);
     // Its process did not live to take the lock.
     fs::write(place.join("looking"), b"").unwrap();
     let began = Instant::now();
     gets(&server, 1);
     assert!((0.2..20.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
     (2..=4).for_each(|number| comes(&server, number));
-    server.get_with(&name(1, 9), &[]).ends_with(1);
 
     // One that lives, which does not yet know what comes next.
+    let server = Server::new();
+    (1..=5).for_each(|number| server.pushes(number));
+    server.settles();
+    let place = server.agent.path("back/pg_wal/.farshore");
     fs::create_dir_all(ahead(&server)).unwrap();
     let lock = fs::File::create(place.join("lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     fs::write(place.join("looking"), b"").unwrap();
+    is_last(&server, 2);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            std::thread::sleep(Duration::from_millis(1000));
+            std::thread::sleep(Duration::from_millis(700));
             fs::write(ahead(&server).join("new"), b"what it fetched").unwrap();
-            fs::rename(ahead(&server).join("new"), fetched(&server, 2)).unwrap();
+            fs::rename(ahead(&server).join("new"), fetched(&server, 3)).unwrap();
         });
-        server.get_with(&name(1, 2), &["--no-prefetch"]).succeeds();
+        server.get(&name(1, 3)).succeeds();
     });
     assert_eq!(fs::read(server.delivered()).unwrap(), b"what it fetched", "it did not wait");
-    // Longer than some seconds it waits for nobody.
-    server.get_with(&name(1, 3), &["--no-prefetch"]).succeeds();
-    assert!(fs::read(server.delivered()).unwrap() == segment(3));
+    // Longer than a second it waits for nobody, and not at all for what is not going to be fetched.
+    let takes = |number: u64| {
+        let began = Instant::now();
+        server.get(&name(1, number)).succeeds();
+        assert!(fs::read(server.delivered()).unwrap() == segment(number));
+        began.elapsed()
+    };
+    let (_, earlier, later) = (takes(1), takes(1), takes(4));
+    assert!((1.0..20.0).contains(&later.as_secs_f64()) && earlier < later, "{earlier:?}, {later:?}");
+    assert!(place.join("looking").exists(), "it still lives");
+    drop(lock);
+    takes(5);
+    assert!(!place.join("looking").exists(), "each delivery would wait for one that is dead");
 }

@@ -54,7 +54,7 @@ impl Disk {
     }
 
     /// Waits until nobody holds what was removed from it. A program that another test starts has all open files of this one, until it begins.
-    fn settles(&self) {
+    pub fn settles(&self) {
         let found = rustix::fs::statvfs(&self.0).unwrap();
         let whole = found.f_blocks * found.f_frsize;
         let since = Instant::now();

@@ -85,6 +85,7 @@ async fn each_disk_must_have_room_for_what_lands_on_it_and_no_more() {
     let largest =
         files(&at(&two, "fast")).into_iter().max_by_key(|name| std::fs::metadata(at(&two, "fast").join(name)).unwrap().len());
     std::fs::remove_file(at(&two, "fast").join(largest.unwrap())).unwrap();
+    two.settles();
     let more = at(&two, "more");
     std::fs::File::create(&more).unwrap();
     let file = std::fs::File::options().write(true).open(&more).unwrap();
