@@ -47,13 +47,7 @@ impl Archives {
     /// # Errors
     /// As [`Self::fetch_by`].
     pub(super) async fn fetch(&self, name: &LogName) -> Result<Answer<Vec<u8>>, OperationError> {
-        self.fetch_by(name, async |file: FetchedLogFile| {
-            let place = file.place().to_owned();
-            let bytes = file.whole().await?;
-            check(name, &bytes).map_err(|detail| refused(place, detail))?;
-            Ok(bytes)
-        })
-        .await
+        self.fetch_by(name, async |file| whole(name, file).await).await
     }
 
     /// Fetches a file, still sealed, from the first site whose file `take` takes: an error of it says that this one is not sound.
@@ -151,4 +145,15 @@ impl Archives {
 
 async fn opened<'a>(site: &dyn OpenArchive, reader: &'a OnceCell<LogReader>) -> Result<&'a LogReader, OperationError> {
     reader.get_or_try_init(|| site.open()).await
+}
+
+/// All of a file that was fetched, if it is what its name says.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) async fn whole(name: &LogName, file: FetchedLogFile) -> Result<Vec<u8>, OperationError> {
+    let place = file.place().to_owned();
+    let bytes = file.whole().await?;
+    check(name, &bytes).map_err(|detail| refused(place, detail))?;
+    Ok(bytes)
 }

@@ -1,26 +1,21 @@
 //! Handing a file of the log to a server that recovers.
 
-use std::{
-    cell::Cell,
-    fs::{self, File},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+use std::{cell::Cell, fs, path::Path};
 
 use super::{
-    archives::{Answer, Archives},
+    archives::{Answer, Archives, whole},
     in_place::keep_in_place,
     io,
-    local::{check, has_itself, has_more_itself, padded},
+    local::{has_itself, has_more_itself, padded},
     off_thread,
-    prefetch::{Ahead, Taken, write_opened},
+    prefetch::{Ahead, Taken},
     refused,
+    written::{Lasting, directory_of, write, write_opened},
 };
 use crate::{
     clock::SharedClock,
     operations::OperationError,
     repository::{FetchedLogFile, LogKind, LogName},
-    stores::direct::write_cached,
 };
 
 /// Starts the process that fetches ahead into this directory.
@@ -62,16 +57,12 @@ pub enum Delivered {
 /// Everything but a proof that there is no such file. A server must not take it for the end of the log.
 pub async fn deliver<E: From<OperationError>>(
     request: GetRequest<'_>,
-    archives: impl AsyncFnOnce() -> Result<Archives, E>,
+    archives: impl AsyncFn() -> Result<Archives, E>,
 ) -> Result<Delivered, E> {
     let GetRequest { name, to, in_place, start, clock } = request;
     let directory = directory_of(to)?;
     let ahead = Ahead::beside(directory);
-    let mut archives = Some(archives);
-    let mut at_hand = None;
-    if in_place && let Some(archives) = archives.take() {
-        at_hand = Some(archives().await?);
-    }
+    let at_hand = if in_place { Some(archives().await?) } else { None };
     let taken = ahead.take(name, to, &clock).await?;
     let is_followed = Cell::new(false);
     let follow = || {
@@ -94,21 +85,18 @@ pub async fn deliver<E: From<OperationError>>(
         follow();
         return Ok(Delivered::File);
     }
-    let archives = match (at_hand, archives) {
-        (Some(archives), _) => archives,
-        (None, Some(archives)) => archives().await?,
-        (None, None) => return Err(refused(name.file(), "there is no site to fetch it from").into()),
+    let archives = match at_hand {
+        Some(archives) => archives,
+        None => archives().await?,
     };
     // Whoever fetches ahead makes itself ready while this file is opened. What goes wrong here, and not with the file, no other site mends.
     let taken = async |file: FetchedLogFile| {
         follow();
         let (name, to) = (name.clone(), to.to_owned());
         if !in_place {
-            return off_thread(move || Ok(write_opened(&file, &name, &to, Lasting::of(&to)))).await.and_then(of_here);
+            return off_thread(move || write_opened(&file, &name, &to, Lasting::of(&to))).await;
         }
-        let place = file.place().to_owned();
-        let bytes = file.whole().await?;
-        check(&name, &bytes).map_err(|detail| refused(place, detail))?;
+        let bytes = whole(&name, file).await?;
         let kept = async {
             let (bytes, _) = keep_in_place(&name, bytes, directory, &archives).await?;
             off_thread(move || write(&to, &bytes, Lasting::of(&to))).await
@@ -145,14 +133,6 @@ pub async fn deliver<E: From<OperationError>>(
     }
 }
 
-/// Tells what went wrong with a file that was fetched from what went wrong with writing it down here, which no other site's file mends.
-pub(super) fn of_here(written: Result<(), OperationError>) -> Result<Result<(), OperationError>, OperationError> {
-    match written {
-        Err(error) if !matches!(error, OperationError::Io { .. }) => Err(error),
-        written => Ok(written),
-    }
-}
-
 /// A segment of which only parts are archived, padded to its length; nothing if not even its header is. If it is stored whole meanwhile, that.
 ///
 /// # Errors
@@ -165,111 +145,5 @@ async fn beginning(archives: &Archives, name: &LogName) -> Result<Option<Vec<u8>
         Answer::Gap { next, site } => {
             Err(refused(name.file(), format!("{} came to {site} while parts of it were fetched: try again", next.file())))
         }
-    }
-}
-
-fn directory_of(to: &Path) -> Result<&Path, OperationError> {
-    match (to.parent(), to.file_name()) {
-        (Some(parent), Some(_)) if parent.as_os_str().is_empty() => Ok(Path::new(".")),
-        (Some(parent), Some(_)) => Ok(parent),
-        _ => Err(refused(to.display().to_string(), "is no path of a file; write %p in restore_command")),
-    }
-}
-
-/// Names of files that are being written begin so.
-const TEMPORARY: &str = ".farshore-";
-
-/// Whether this is the name of a file that is being written.
-pub(super) fn is_temporary(name: &str) -> bool {
-    name.starts_with(TEMPORARY)
-}
-
-/// A file that is taken away again, unless it got its name.
-struct Temporary(Option<PathBuf>);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-/// Whether a file has to outlive a crash of the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lasting {
-    /// It is on the disk when it gets its name.
-    Synced,
-    /// Nobody looks at it after a crash.
-    Cached,
-}
-
-impl Lasting {
-    /// PostgreSQL asks for a file under such a name, removes what lies there before it asks, and puts on the disk what it keeps
-    /// (`RestoreArchivedFile`, `KeepFileRestoredFromArchive`).
-    fn of(to: &Path) -> Self {
-        match to.file_name().is_some_and(|name| name == "RECOVERYXLOG" || name == "RECOVERYHISTORY") {
-            true => Self::Cached,
-            false => Self::Synced,
-        }
-    }
-}
-
-/// Writes a file that is whole when it gets its name.
-pub(super) fn write(to: &Path, bytes: &[u8], lasting: Lasting) -> Result<(), OperationError> {
-    write_by(to, lasting, |file| write_cached(file, bytes).map_err(io(to.display().to_string())))
-}
-
-/// Writes a file that gets its name when `fill` has ended well.
-pub(super) fn write_by(
-    to: &Path,
-    lasting: Lasting,
-    fill: impl FnOnce(&mut File) -> Result<(), OperationError>,
-) -> Result<(), OperationError> {
-    let place = to.display().to_string();
-    let directory = directory_of(to)?;
-    let path = directory.join(format!("{TEMPORARY}{:016x}", rand::random::<u64>()));
-    let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(&path).map_err(io(&place))?;
-    let mut temporary = Temporary(Some(path.clone()));
-    fill(&mut file)?;
-    let written = match lasting {
-        Lasting::Synced => file.sync_all(),
-        Lasting::Cached => Ok(()),
-    };
-    written.and_then(|()| fs::rename(&path, to)).map_err(io(&place))?;
-    temporary.0 = None;
-    if lasting == Lasting::Cached {
-        return Ok(());
-    }
-    // Whoever cannot sync a directory has the file all the same, and asks again after a crash.
-    let _ = File::open(directory).and_then(|directory| directory.sync_all());
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::{Lasting, fs, refused, write_by};
-
-    #[test]
-    fn of_a_file_that_could_not_be_filled_nothing_is_left() {
-        let place = tempfile::tempdir().unwrap();
-        let to = place.path().join("RECOVERYXLOG");
-        for lasting in [Lasting::Cached, Lasting::Synced] {
-            let error = write_by(&to, lasting, |file| {
-                file.write_all(b"half of it").unwrap();
-                Err(refused("the other half", "is damaged"))
-            });
-            assert!(error.unwrap_err().to_string().contains("the other half"));
-            assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
-        }
-        write_by(&to, Lasting::Cached, |file| {
-            file.write_all(b"all").unwrap();
-            Ok(())
-        })
-        .unwrap();
-        assert_eq!((fs::read(&to).unwrap(), fs::read_dir(place.path()).unwrap().count()), (b"all".to_vec(), 1));
     }
 }

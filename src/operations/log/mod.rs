@@ -29,6 +29,7 @@ mod receive;
 mod spool;
 mod status;
 mod upload;
+mod written;
 
 pub use archives::{Archives, OpenArchive};
 pub use beyond::look_beyond;

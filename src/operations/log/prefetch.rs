@@ -24,21 +24,19 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::fs::{FlockOperation, flock};
 use tokio::sync::Semaphore;
 
 use super::{
     archives::Archives,
-    deliver::{Lasting, StartPrefetch, is_temporary, of_here, write_by},
-    io,
-    local::check_beginning,
-    off_thread, refused,
+    deliver::StartPrefetch,
+    io, off_thread,
+    written::{Lasting, is_temporary, write_opened},
 };
 use crate::{
     clock::SharedClock,
     operations::OperationError,
     repository::{FetchedLogFile, LogKind, LogName},
-    stores::direct::write_cached,
 };
 
 const DIRECTORY: &str = ".farshore";
@@ -117,16 +115,23 @@ impl Ahead {
         self.directory.join(name.system().to_string()).join(format!("{}.coming", name.file()))
     }
 
+    /// Hands a file over, if it is there.
+    fn hand_over(&self, name: &LogName, to: &Path) -> Result<bool, OperationError> {
+        match fs::rename(self.path(name), to) {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+            Err(error) => Err(io(to.display().to_string())(error)),
+        }
+    }
+
     /// Hands a file over, if it was fetched; waits a little for one that is on its way, or may be soon.
     pub(super) async fn take(&self, name: &LogName, to: &Path, clock: &SharedClock) -> Result<Taken, OperationError> {
+        if self.hand_over(name, to)? {
+            return Ok(Taken::File);
+        }
         let began = clock.monotonic();
         let may_follow = self.last().is_some_and(|last| is_later(name, &last));
-        loop {
-            match fs::rename(self.path(name), to) {
-                Ok(()) => return Ok(Taken::File),
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-                Err(error) => return Err(io(to.display().to_string())(error)),
-            }
+        let (is_looking, waited) = loop {
             let waited = clock.monotonic().saturating_sub(began);
             // In this order: files are announced before the mark goes.
             let is_looking = may_follow && self.looking().exists();
@@ -134,23 +139,26 @@ impl Ahead {
                 true => waited < PATIENCE && self.is_held().unwrap_or(false),
                 false => is_looking && waited < PATIENCE_TO_LOOK && (waited < YOUTH || self.is_held().unwrap_or(false)),
             };
-            if is_coming {
-                tokio::time::sleep(LOOK_FOR_COMING_EVERY).await;
-                continue;
+            if !is_coming {
+                break (is_looking, waited);
             }
-            // It may have come between the two looks.
-            if fs::rename(self.path(name), to).is_ok() {
+            tokio::time::sleep(LOOK_FOR_COMING_EVERY).await;
+            if self.hand_over(name, to)? {
                 return Ok(Taken::File);
             }
-            if is_looking && waited >= YOUTH {
-                if !self.is_held().unwrap_or(true) {
-                    // Of one that died: the next delivery is not to wait for it again.
-                    self.looks_no_more();
-                }
-                return Ok(Taken::InVain);
-            }
+        };
+        // It may have come between the two looks.
+        if self.hand_over(name, to)? {
+            return Ok(Taken::File);
+        }
+        if !is_looking || waited < YOUTH {
             return Ok(Taken::Nothing);
         }
+        if !self.is_held().unwrap_or(true) {
+            // Of one that died: the next delivery is not to wait for it again.
+            self.looks_no_more();
+        }
+        Ok(Taken::InVain)
     }
 
     /// Says what is delivered, and starts the process that fetches what follows, if there is none; the next delivery may wait for that one.
@@ -245,7 +253,7 @@ impl Ahead {
         let taken = async |file: FetchedLogFile| {
             let _turn = openers.acquire().await;
             let (path, name) = (path.clone(), name.clone());
-            off_thread(move || Ok(write_opened(&file, &name, &path, lasting))).await.and_then(of_here)
+            off_thread(move || write_opened(&file, &name, &path, lasting)).await
         };
         let outcome = archives.fetch_listed(name, taken).await;
         let _ = fs::remove_file(self.coming(name));
@@ -254,24 +262,6 @@ impl Ahead {
             None => Ok(false),
         }
     }
-}
-
-/// Writes a file as it is opened, a piece at a time: what is at hand is in the processor's caches then, and no memory is new.
-pub(super) fn write_opened(file: &FetchedLogFile, name: &LogName, to: &Path, lasting: Lasting) -> Result<(), OperationError> {
-    let is_its = |beginning: &[u8]| check_beginning(name, beginning, file.size()).map_err(|detail| refused(file.place(), detail));
-    write_by(to, lasting, |out| {
-        let mut is_checked = false;
-        // The file system finds room for all of it at once. One that cannot says so when it is written.
-        let _ = fallocate(&*out, FallocateFlags::empty(), 0, file.size());
-        file.open(|piece| {
-            if !is_checked {
-                is_its(piece)?;
-                is_checked = true;
-            }
-            write_cached(out, piece).map_err(io(to.display().to_string()))
-        })?;
-        if is_checked { Ok(()) } else { is_its(&[]) }
-    })
 }
 
 /// What fetching ahead needs.

@@ -22,11 +22,10 @@ use std::{
 };
 
 use super::{
-    Spool,
-    deliver::{Lasting, is_temporary, write},
-    io,
+    Spool, io,
     local::{Examined, examine_into},
     spool::Waiting,
+    written::{Lasting, is_temporary, write},
 };
 use crate::{
     operations::OperationError,

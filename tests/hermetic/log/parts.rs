@@ -58,12 +58,12 @@ impl Far {
     }
 
     async fn get(&self, number: u64) -> Result<Delivered, String> {
-        let sites = self.stores.iter().map(|store| -> Arc<dyn OpenArchive> { Arc::new(Site(self.recovery, store.clone())) });
-        let archives = Archives::new(sites.collect());
+        let site = |store: &SharedStore| -> Arc<dyn OpenArchive> { Arc::new(Site(self.recovery, store.clone())) };
+        let sites: Vec<_> = self.stores.iter().map(site).collect();
         let _ = fs::remove_file(self.to());
         let (name, to, clock) = (log_name(&name(1, number)), self.to(), SystemClock::shared());
         let request = GetRequest { name: &name, to: &to, in_place: false, start: None, clock };
-        deliver(request, async || Ok::<_, OperationError>(archives)).await.map_err(|error| error.to_string())
+        deliver(request, async || Ok::<_, OperationError>(Archives::new(sites.clone()))).await.map_err(|error| error.to_string())
     }
 
     fn to(&self) -> std::path::PathBuf {

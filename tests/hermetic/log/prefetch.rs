@@ -8,6 +8,13 @@ use std::{
 
 use super::{SYSTEM, Server, faults::log_name, name, segment};
 
+/// Archives the first segments of a server, up to this one.
+fn archive(server: Server, last: u64) -> Server {
+    (1..=last).for_each(|number| server.pushes(number));
+    server.settles();
+    server
+}
+
 fn ahead(server: &Server) -> PathBuf {
     server.agent.path("back/pg_wal/.farshore").join(SYSTEM.to_string())
 }
@@ -40,9 +47,7 @@ fn gets(server: &Server, number: u64) {
 
 #[test]
 fn what_comes_next_is_there_before_it_is_asked_for() {
-    let server = Server::new();
-    (1..=20).for_each(|number| server.pushes(number));
-    server.settles();
+    let server = archive(Server::new(), 20);
     gets(&server, 1);
     (2..=9).for_each(|number| comes(&server, number));
     std::thread::sleep(Duration::from_millis(100));
@@ -61,9 +66,7 @@ fn what_comes_next_is_there_before_it_is_asked_for() {
 
 #[test]
 fn a_recovery_that_goes_elsewhere_is_followed_and_half_a_file_is_never_taken() {
-    let server = Server::new();
-    (1..=12).for_each(|number| server.pushes(number));
-    server.settles();
+    let server = archive(Server::new(), 12);
     gets(&server, 1);
     comes(&server, 9);
     gets(&server, 11);
@@ -90,9 +93,7 @@ fn a_recovery_that_goes_elsewhere_is_followed_and_half_a_file_is_never_taken() {
 
 #[test]
 fn a_site_that_cannot_give_a_segment_keeps_no_other_from_it() {
-    let server = Server::with_second_site();
-    (1..=12).for_each(|number| server.pushes(number));
-    server.settles();
+    let server = archive(Server::with_second_site(), 12);
     let at_first = |number: u64| server.agent.path(&format!("site/wal/{SYSTEM}/00000001")).join(name(1, number));
     // One is damaged where it ends, so that all but that has been opened when it is found; the other is nothing at all.
     let mut bytes = fs::read(at_first(3)).unwrap();
@@ -119,9 +120,7 @@ fn a_site_that_cannot_give_a_segment_keeps_no_other_from_it() {
 
 #[test]
 fn of_a_segment_that_is_damaged_everywhere_nothing_lies_there() {
-    let server = Server::new();
-    (1..=4).for_each(|number| server.pushes(number));
-    server.settles();
+    let server = archive(Server::new(), 4);
     let path = server.agent.path(&format!("site/wal/{SYSTEM}/00000001")).join(name(1, 3));
     let mut bytes = fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
@@ -140,9 +139,7 @@ fn of_a_segment_that_is_damaged_everywhere_nothing_lies_there() {
 
 #[test]
 fn whoever_takes_what_is_there_needs_neither_a_policy_nor_an_identity() {
-    let server = Server::new();
-    (1..=12).for_each(|number| server.pushes(number));
-    server.settles();
+    let server = archive(Server::new(), 12);
     gets(&server, 1);
     (2..=9).for_each(|number| comes(&server, number));
     let move_all = |from: &str, to: &str| {
@@ -159,9 +156,7 @@ fn whoever_takes_what_is_there_needs_neither_a_policy_nor_an_identity() {
 
 #[test]
 fn a_delivery_waits_for_whoever_makes_itself_ready_and_not_for_one_that_died() {
-    let server = Server::new();
-    (1..=4).for_each(|number| server.pushes(number));
-    server.settles();
+    let server = archive(Server::new(), 4);
     let place = server.agent.path("back/pg_wal/.farshore");
     fs::create_dir_all(ahead(&server)).unwrap();
     is_last(&server, 0);
@@ -173,9 +168,7 @@ fn a_delivery_waits_for_whoever_makes_itself_ready_and_not_for_one_that_died() {
     (2..=4).for_each(|number| comes(&server, number));
 
     // One that lives, which does not yet know what comes next.
-    let server = Server::new();
-    (1..=5).for_each(|number| server.pushes(number));
-    server.settles();
+    let server = archive(Server::new(), 5);
     let place = server.agent.path("back/pg_wal/.farshore");
     fs::create_dir_all(ahead(&server)).unwrap();
     let lock = fs::File::create(place.join("lock")).unwrap();
