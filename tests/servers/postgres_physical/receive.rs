@@ -72,13 +72,17 @@ impl Drop for Receiver<'_> {
     }
 }
 
+/// What the server calls its session.
+const LOAD: &str = "load";
+
 /// Commits that know when they were made, some 80 a second, until the server is gone.
 pub(super) struct Load(Child);
 
 impl Load {
     pub(super) fn start(primary: &Cluster, filler: u32) -> Self {
         let mut psql = primary.psql_command("postgres", "");
-        let mut child = psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            psql.env("PGAPPNAME", LOAD).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let mut input = child.stdin.take().unwrap();
         std::thread::spawn(move || {
             for _ in 0..20_000 {
@@ -92,6 +96,17 @@ impl Load {
             }
         });
         Self(child)
+    }
+
+    /// Ends it at a server that lives, which may yet commit what it was doing when the client went.
+    pub(super) fn ends(self, server: &Cluster) {
+        drop(self);
+        let began = Instant::now();
+        let left = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{LOAD}'");
+        while server.psql("postgres", &left) != "0" {
+            assert!(began.elapsed() < PATIENCE, "{}", server.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -197,7 +212,7 @@ fn a_receiver_that_is_killed_again_and_again_beside_archive_command_leaves_nothi
     }
     let receiver = Receiver::start(&archive);
     std::thread::sleep(Duration::from_secs(2));
-    drop(load);
+    load.ends(&primary);
     let made: u64 = primary.psql("postgres", "SELECT count(*) FROM markers").parse().unwrap();
     let log = receiver.log();
     receiver.stop();
@@ -302,7 +317,7 @@ fn a_standby_that_is_promoted_is_followed_on_its_timeline() {
     let before: u64 = standby.psql("postgres", "SELECT count(*) FROM markers").parse().unwrap();
     let load = Load::start(&standby, 3000);
     std::thread::sleep(Duration::from_secs(6));
-    drop(load);
+    load.ends(&standby);
     standby.psql("postgres", "SELECT setval('markers_id_seq', (SELECT max(id) FROM markers))");
     let made: u64 = standby.psql("postgres", "SELECT count(*) FROM markers").parse().unwrap();
     let log = receiver.log();

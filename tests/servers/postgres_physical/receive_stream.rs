@@ -76,7 +76,7 @@ fn streams(server: Server) {
     // Stopped under load, the site has what the server is told.
     let load = Load::start(&primary, 3000);
     std::thread::sleep(std::time::Duration::from_secs(3));
-    drop(load);
+    load.ends(&primary);
     let written = primary.psql("postgres", "SELECT pg_current_wal_flush_lsn()");
     receiver.stop();
     assert_eq!(primary.psql("postgres", &format!("SELECT restart_lsn >= '{written}' FROM pg_replication_slots")), "t");

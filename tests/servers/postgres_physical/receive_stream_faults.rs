@@ -34,7 +34,7 @@ fn a_stream_that_is_cut_and_a_server_that_is_restarted_leave_nothing_out() {
         let load = Load::start(&primary, 6000);
         receiver.waits_until("it streams again", || known(&primary, "state") == "streaming");
         std::thread::sleep(Duration::from_secs(2));
-        drop(load);
+        load.ends(&primary);
     }
     let made: u64 = primary.psql("postgres", "SELECT count(*) FROM markers").parse().unwrap();
     let log = receiver.log();
@@ -121,7 +121,7 @@ fn a_standby_that_streams_and_is_promoted_is_followed_over_its_timelines_and_so_
     receiver.waits_until("it goes on", || receiver.log().contains("the log goes on there"));
     receiver.waits_until("it streams on", || known(&standby, "state") == "streaming");
     std::thread::sleep(Duration::from_secs(3));
-    drop(load);
+    load.ends(&standby);
     standby.psql("postgres", "SELECT pg_switch_wal()");
     let is_stored = |receiver: &Receiver<'_>| {
         receiver.waits_until("all is stored", || known(&standby, "flush_lsn = pg_current_wal_flush_lsn()") == "t");
