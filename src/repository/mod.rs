@@ -13,6 +13,7 @@
 mod cache;
 mod chunk;
 mod compare;
+mod compressors;
 pub mod decoding;
 mod entry;
 mod error;

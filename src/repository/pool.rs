@@ -27,7 +27,12 @@ impl<T> Pool<T> {
 
     /// One that keeps as many as there are processors: more are only waited for once.
     pub(crate) fn for_processors() -> Self {
-        Self::of(std::thread::available_parallelism().map_or(1, usize::from))
+        Self::of(Self::processors())
+    }
+
+    /// How many of them are used at once by work that only computes.
+    pub(crate) fn processors() -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
     }
 
     fn free(&self) -> MutexGuard<'_, Vec<T>> {

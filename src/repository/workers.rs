@@ -10,11 +10,11 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use zstd::zstd_safe::CParameter;
 
 use super::{
     RepositoryError,
     chunk::{Encoding, open_chunk},
+    compressors::{LogCompressor, for_pages},
     error,
     format::MAX_CHUNK_BYTES,
     pack::Place,
@@ -24,8 +24,10 @@ use super::{
 /// What a job may use of its thread.
 pub struct Desk {
     compressor: zstd::bulk::Compressor<'static>,
-    /// For pages of databases, and what changes them.
+    /// For pages of databases.
     pages: zstd::bulk::Compressor<'static>,
+    /// For what changes them.
+    log: LogCompressor,
     /// For samples: a context that goes back and forth between small and large input clears its tables each time.
     sampler: zstd::bulk::Compressor<'static>,
     /// What came last did not compress.
@@ -46,6 +48,7 @@ impl Desk {
         Ok(Self {
             compressor: zstd::bulk::Compressor::new(level)?,
             pages: for_pages(level)?,
+            log: LogCompressor::new(level)?,
             sampler: zstd::bulk::Compressor::new(level)?,
             doubts: true,
             decompressor: zstd::bulk::Decompressor::new()?,
@@ -53,20 +56,6 @@ impl Desk {
             joined: Vec::new(),
         })
     }
-}
-
-/// zstd's level 3 keeps two tables of what it has seen, of 256 and 512 KiB for long input, and looks back 2 MiB. In pages and in a log what
-/// repeats lies near. With tables of 8 and 32 KiB, which a processor's inner caches have room for, segments of the log take a third less time
-/// and pieces of relations a twentieth less, and most become smaller by that (decision 0043); programs and texts would become larger. Levels 1
-/// and 2 have one small table, 5 and above search in another way, and who asks for 4 asks for its large ones.
-fn for_pages(level: i32) -> std::io::Result<zstd::bulk::Compressor<'static>> {
-    let mut compressor = zstd::bulk::Compressor::new(level)?;
-    if level == 3 {
-        for parameter in [CParameter::WindowLog(18), CParameter::ChainLog(11), CParameter::HashLog(13)] {
-            compressor.set_parameter(parameter)?;
-        }
-    }
-    Ok(compressor)
 }
 
 type Job = Box<dyn FnOnce(&mut Desk) + Send>;
@@ -172,21 +161,28 @@ const PAGES_BYTES: usize = 128 << 10;
 /// How much of a chunk the test compresses, three times. Bytes.
 const SAMPLE_BYTES: usize = 4 << 10;
 
+/// What is known of what is compressed.
+enum Content {
+    File,
+    Pages,
+    Log,
+}
+
 impl Desk {
     /// Compresses `plain` into `scratch` if that pays; says which encoding the bytes to seal have.
     ///
     /// Incompressible data (media, archives, encrypted files) is recognised by compressing three small samples, which costs a
     /// hundredth of compressing it all in vain; what saves less than a fiftieth is stored as it is, too.
     pub fn encode(&mut self, plain: &[u8]) -> Encoding {
-        self.encode_as(plain, plain.len() <= PAGES_BYTES)
+        self.encode_as(plain, if plain.len() <= PAGES_BYTES { Content::Pages } else { Content::File })
     }
 
     /// The same for a piece of a database's log, of any size.
     pub fn encode_log(&mut self, plain: &[u8]) -> Encoding {
-        self.encode_as(plain, true)
+        self.encode_as(plain, Content::Log)
     }
 
-    fn encode_as(&mut self, plain: &[u8], is_pages: bool) -> Encoding {
+    fn encode_as(&mut self, plain: &[u8], content: Content) -> Encoding {
         let is_tested = plain.len() >= if self.doubts { TEST_FROM_BYTES } else { TRUST_BELOW_BYTES };
         if is_tested && !self.samples_compress(plain) {
             self.doubts = true;
@@ -194,8 +190,11 @@ impl Desk {
         }
         self.scratch.clear();
         self.scratch.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        let compressor = if is_pages { &mut self.pages } else { &mut self.compressor };
-        let compressed = compressor.compress_to_buffer(plain, &mut self.scratch);
+        let compressed = match content {
+            Content::File => self.compressor.compress_to_buffer(plain, &mut self.scratch),
+            Content::Pages => self.pages.compress_to_buffer(plain, &mut self.scratch),
+            Content::Log => self.log.compress(plain, &mut self.scratch),
+        };
         // zstd fails only for want of memory; the bytes as they are, are right as well.
         self.doubts = !compressed.is_ok_and(|length| length + plain.len() / 50 < plain.len());
         if self.doubts { Encoding::Plain } else { Encoding::Zstd }
@@ -254,7 +253,7 @@ impl Desk {
 mod tests {
     use super::{Desk, Encoding, PAGES_BYTES, TEST_FROM_BYTES, TRUST_BELOW_BYTES};
 
-    /// Rows as a log has them: much that was said just before, and as much that is new.
+    /// Rows as pages have them: much that was said just before, and as much that is new.
     fn rows(bytes: usize) -> Vec<u8> {
         let row = |number: u32| format!("{} the channel was {} ", blake3::hash(&number.to_le_bytes()).to_hex(), number % 97);
         let mut out: Vec<u8> = (0..)
@@ -272,12 +271,12 @@ mod tests {
     }
 
     #[test]
-    fn pages_and_logs_come_back_and_take_no_more_room_with_small_tables() {
+    fn pages_come_back_and_take_no_more_room_with_small_tables() {
         for level in [1, 3, 9] {
             let mut desk = Desk::new(level).unwrap();
-            for bytes in [1, 8192, PAGES_BYTES, PAGES_BYTES + 1, 4 << 20] {
+            for bytes in [1, 8192, PAGES_BYTES] {
                 let plain = rows(bytes);
-                let Encoding::Zstd = desk.encode_log(&plain) else {
+                let Encoding::Zstd = desk.encode(&plain) else {
                     assert_eq!(bytes, 1, "level {level}");
                     continue;
                 };
@@ -294,14 +293,16 @@ mod tests {
 
     #[test]
     fn small_tables_are_for_pages_and_logs_alone() {
-        let plain = rows(4 << 20);
-        let usual = |level| zstd::bulk::compress(&plain, level).unwrap();
-        for (level, is_other) in [(1, false), (3, true), (4, false)] {
+        let usual = |plain: &[u8], level| zstd::bulk::compress(plain, level).unwrap();
+        let (file, pages) = (rows(4 << 20), rows(PAGES_BYTES));
+        for (level, are_pages_other, is_log_other) in [(1, false, true), (3, true, true), (4, false, false)] {
             let mut desk = Desk::new(level).unwrap();
-            desk.encode(&plain);
-            assert!(desk.scratch == usual(level), "a chunk of a file at level {level}");
-            desk.encode_log(&plain);
-            assert_eq!(desk.scratch != usual(level), is_other, "a block of a log at level {level}");
+            desk.encode(&file);
+            assert!(desk.scratch == usual(&file, level), "a chunk of a file at level {level}");
+            desk.encode(&pages);
+            assert_eq!(desk.scratch != usual(&pages, level), are_pages_other, "a piece of a relation at level {level}");
+            desk.encode_log(&file);
+            assert_eq!(desk.scratch != usual(&file, level), is_log_other, "a block of a log at level {level}");
         }
     }
 

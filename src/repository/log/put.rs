@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::{
     LogHead, LogName, MAX_LOG_FILE_BYTES,
@@ -72,8 +72,10 @@ pub struct LogWriter {
     recipients: Recipients,
     key: LogKey,
     level: i32,
-    /// Compressors.
+    /// Compressors. They learn what the log is like, and are costly to make.
     desks: Arc<Pool<Desk>>,
+    /// So that there are no more of them than are kept.
+    seats: Semaphore,
     /// Room for what was sealed.
     objects: Arc<Pool<Vec<u8>>>,
 }
@@ -94,6 +96,7 @@ impl LogWriter {
             key,
             level,
             desks: Arc::new(Pool::for_processors()),
+            seats: Semaphore::new(Pool::<Desk>::processors()),
             objects: Arc::new(Pool::for_processors()),
         })
     }
@@ -143,6 +146,7 @@ impl LogWriter {
         let (id, key) = self.key().await?;
         let (catalogue, sealed_name, level, bytes) = (Arc::clone(&repository.catalogue), name.clone(), self.level, plain.clone());
         let (desks, room) = (Arc::clone(&self.desks), self.objects.buffer());
+        let seat = self.seats.acquire().await;
         let object: Bytes = off_thread(move || {
             let make = || {
                 Desk::new(level).map_err(|error| RepositoryError::Refused {
@@ -154,6 +158,7 @@ impl LogWriter {
         })
         .await?
         .into();
+        drop(seat);
         // The store makes the checksum that its site wants; who reads goes by the tags of what was sealed.
         let options = PutOptions { if_absent: true, sealed: true, ..PutOptions::default() };
         let stored = repository.store.put(&name.to_string(), object.clone(), options).await;
