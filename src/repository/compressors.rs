@@ -1,4 +1,4 @@
-//! zstd's contexts, as pages of databases and their logs want them (decisions 0043, 0046).
+//! zstd's contexts, as pages of databases and their logs want them (decision 0046).
 //!
 //! zstd chooses by its level and by how long the input is, for whatever the input may be. Of pages and logs more is known.
 
@@ -9,63 +9,66 @@ use zstd::{
     zstd_safe::{CParameter, Strategy},
 };
 
-/// Blocks of a log after which the two ways are tried anew: 128 MiB of a log.
-const TRIED_FOR_BLOCKS: u32 = 32;
-/// And after so many, if what comes compresses unlike what was tried.
-const TRUSTED_FOR_BLOCKS: u32 = 8;
-/// The part of a block by which the small table may make it longer.
+/// Pieces after which the two ways are tried anew: 128 MiB of a log, 4 MiB of a relation.
+const TRIED_FOR: u32 = 32;
+/// And after so many blocks of a log, if what comes compresses unlike what was tried. Pieces of relations differ among themselves, and are soon
+/// past the other bound.
+const TRUSTED_FOR: u32 = 8;
+/// The part of a piece by which the nearer way may make it longer.
 const NEAR_MAY_COST: usize = 50;
-/// Shorter blocks say too little to choose by. Bytes.
-const TRY_FROM_BYTES: usize = 1 << 20;
+/// Shorter blocks of a log say too little to choose by. Bytes.
+const TRY_LOG_FROM_BYTES: usize = 1 << 20;
+/// And shorter pieces of relations. Bytes.
+const TRY_PAGES_FROM_BYTES: usize = 64 << 10;
+/// Positions that the nearer way remembers, as a power of two: a table of 32 KiB.
+const NEAR_TABLE_LOG: u32 = 13;
 
-/// zstd's level 3 keeps two tables of what it has seen, of 128 and 256 KiB for a piece of a relation. In pages what repeats lies near. With
-/// tables of 8 and 32 KiB, which a processor's inner caches have room for, pieces of relations take a tenth less time and as much room, within
-/// a fiftieth (decision 0043); programs and texts would become larger. Levels 1 and 2 have one small table, 5 and above search in another way,
-/// and who asks for 4 asks for its large ones.
-///
-/// # Errors
-/// The operating system's, if it gives no memory.
-pub(super) fn for_pages(level: i32) -> io::Result<Compressor<'static>> {
-    let mut compressor = Compressor::new(level)?;
-    if level == 3 {
-        for parameter in [CParameter::WindowLog(18), CParameter::ChainLog(11), CParameter::HashLog(13)] {
-            compressor.set_parameter(parameter)?;
-        }
-    }
-    Ok(compressor)
-}
-
-/// Compresses blocks of a log, at levels 1 to 3 in one of two ways: as zstd does at that level, or looking for what repeats nearby alone.
+/// Compresses pieces of pages or of a log in one of two ways: as their level says, or looking for what repeats nearby alone.
 ///
 /// Rows, and changes of rows, repeat what stands just before them: one table of 32 KiB finds most of it in half of the time, and what it
 /// does not find, of digits that repeat by chance, was not worth its place. Long texts repeat what stands far before them: the small table
-/// forgets it, and their log becomes half as large again. So both are tried on a block now and then, and the small table is taken where it
-/// costs at most a fiftieth of room.
-pub(super) struct LogCompressor {
+/// forgets it, and their log becomes nearly twice as large. So both are tried on a piece now and then, and the small table is taken where
+/// it costs at most a fiftieth of room.
+pub(super) struct AdaptiveCompressor {
     own: Compressor<'static>,
     /// For levels where it may be better.
     near: Option<Compressor<'static>>,
     is_near: bool,
-    /// Since both were tried; nothing where they never were.
-    blocks: Option<u32>,
+    try_from_bytes: usize,
+    /// Pieces for which a choice stands, even if they compress unlike what was tried.
+    trusted_for: u32,
+    /// Pieces since both were tried; nothing where they never were.
+    pieces: Option<u32>,
     /// How far what was tried compressed, per mille.
     tried: usize,
     /// And what came last.
     last: usize,
 }
 
-impl LogCompressor {
-    /// One for this zstd level.
+impl AdaptiveCompressor {
+    /// One for blocks of a log, at this zstd level. Levels beyond 3 are left as zstd has them.
     ///
     /// # Errors
     /// The operating system's, if it gives no memory.
-    pub(super) fn new(level: i32) -> io::Result<Self> {
-        let near = if (1..=3).contains(&level) {
+    pub(super) fn for_log(level: i32) -> io::Result<Self> {
+        Self::new(level, (1..=3).contains(&level), TRY_LOG_FROM_BYTES, TRUSTED_FOR)
+    }
+
+    /// One for pieces of relations, at this zstd level: levels other than 3 are left as zstd has them.
+    ///
+    /// # Errors
+    /// The operating system's, if it gives no memory.
+    pub(super) fn for_pages(level: i32) -> io::Result<Self> {
+        Self::new(level, level == 3, TRY_PAGES_FROM_BYTES, TRIED_FOR)
+    }
+
+    fn new(level: i32, may_be_near: bool, try_from_bytes: usize, trusted_for: u32) -> io::Result<Self> {
+        let near = if may_be_near {
             let mut near = Compressor::new(level)?;
             for parameter in [
                 CParameter::Strategy(Strategy::ZSTD_fast),
                 CParameter::MinMatch(5),
-                CParameter::HashLog(13),
+                CParameter::HashLog(NEAR_TABLE_LOG),
                 CParameter::WindowLog(21),
             ] {
                 near.set_parameter(parameter)?;
@@ -74,13 +77,22 @@ impl LogCompressor {
         } else {
             None
         };
-        Ok(Self { own: Compressor::new(level)?, near, is_near: false, blocks: None, tried: 0, last: 0 })
+        Ok(Self {
+            own: Compressor::new(level)?,
+            near,
+            is_near: false,
+            try_from_bytes,
+            trusted_for,
+            pieces: None,
+            tried: 0,
+            last: 0,
+        })
     }
 
-    /// Both are to be tried on the next block.
+    /// Both are to be tried on the next piece.
     fn is_due(&self) -> bool {
-        let is_unlike = self.last * 8 > self.tried * 9 || self.last * 9 < self.tried * 8;
-        self.blocks.is_none_or(|blocks| blocks >= TRIED_FOR_BLOCKS || (is_unlike && blocks >= TRUSTED_FOR_BLOCKS))
+        let is_unlike = self.last * 4 > self.tried * 5 || self.last * 5 < self.tried * 4;
+        self.pieces.is_none_or(|pieces| pieces >= TRIED_FOR || (is_unlike && pieces >= self.trusted_for))
     }
 
     /// Compresses `plain` into `out`, whose contents are replaced and which has room for it.
@@ -88,7 +100,7 @@ impl LogCompressor {
     /// # Errors
     /// zstd's, which fails only for want of memory.
     pub(super) fn compress(&mut self, plain: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
-        let is_long = plain.len() >= TRY_FROM_BYTES;
+        let is_long = plain.len() >= self.try_from_bytes;
         let is_tried = is_long && self.is_due();
         let Some(near) = &mut self.near else {
             return self.own.compress_to_buffer(plain, out);
@@ -98,7 +110,7 @@ impl LogCompressor {
             let own = self.own.compress_to_buffer(plain, out)?;
             let with_near = near.compress_to_buffer(plain, out)?;
             self.is_near = with_near <= own + own / NEAR_MAY_COST;
-            self.blocks = Some(0);
+            self.pieces = Some(0);
             length = self.is_near.then_some(with_near);
         }
         let length = match length {
@@ -111,7 +123,7 @@ impl LogCompressor {
             if is_tried {
                 self.tried = self.last;
             }
-            self.blocks = self.blocks.map(|blocks| blocks.saturating_add(1));
+            self.pieces = self.pieces.map(|pieces| pieces.saturating_add(1));
         }
         Ok(length)
     }
@@ -119,9 +131,10 @@ impl LogCompressor {
 
 #[cfg(test)]
 mod tests {
-    use super::{Compressor, LogCompressor, NEAR_MAY_COST, TRIED_FOR_BLOCKS, TRUSTED_FOR_BLOCKS, TRY_FROM_BYTES};
+    use super::{AdaptiveCompressor, Compressor, NEAR_MAY_COST, TRIED_FOR, TRUSTED_FOR, TRY_LOG_FROM_BYTES};
 
     const BLOCK_BYTES: usize = 4 << 20;
+    const PIECE_BYTES: usize = 128 << 10;
 
     /// Short rows with digits in them: what repeats lies near.
     fn rows(bytes: usize, seed: u64) -> Vec<u8> {
@@ -154,18 +167,38 @@ mod tests {
         out
     }
 
+    /// Words out of a few hundred, most of them short, as a text has them.
+    fn words(bytes: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(bytes + 32);
+        for number in 0u32.. {
+            if out.len() >= bytes {
+                break;
+            }
+            let draw = blake3::hash(&number.to_le_bytes());
+            let (first, second) = (u32::from(draw.as_bytes()[0]), u32::from(draw.as_bytes()[1]));
+            let word = blake3::hash(&(first * second / 100).to_le_bytes()).to_hex();
+            out.extend_from_slice(&word.as_bytes()[..2 + (first * second % 7) as usize]);
+            out.push(b' ');
+        }
+        out.truncate(bytes);
+        out
+    }
+
     fn usual(level: i32, plain: &[u8]) -> usize {
         zstd::bulk::compress(plain, level).unwrap().len()
     }
 
     struct Log {
-        compressor: LogCompressor,
+        compressor: AdaptiveCompressor,
         out: Vec<u8>,
     }
 
     impl Log {
         fn at(level: i32) -> Self {
-            Self { compressor: LogCompressor::new(level).unwrap(), out: Vec::with_capacity(BLOCK_BYTES + (BLOCK_BYTES >> 4)) }
+            Self {
+                compressor: AdaptiveCompressor::for_log(level).unwrap(),
+                out: Vec::with_capacity(BLOCK_BYTES + (BLOCK_BYTES >> 4)),
+            }
         }
 
         /// Bytes that the block takes; it comes back as it was.
@@ -206,6 +239,27 @@ mod tests {
     }
 
     #[test]
+    fn pieces_of_relations_take_hardly_more_room_whatever_they_hold() {
+        let mut own = AdaptiveCompressor::for_pages(3).unwrap().own;
+        let mut pages = AdaptiveCompressor::for_pages(3).unwrap();
+        let mut out = Vec::with_capacity(PIECE_BYTES * 2);
+        let mut ways = Vec::new();
+        // One relation, then another.
+        for plain in [rows(40 * PIECE_BYTES, 0), words(40 * PIECE_BYTES)] {
+            let (mut taken, mut usual) = (0, 0);
+            for piece in plain.chunks(PIECE_BYTES) {
+                taken += pages.compress(piece, &mut out).unwrap();
+                assert!(zstd::bulk::decompress(&out, piece.len()).unwrap() == piece);
+                usual += own.compress(piece).unwrap().len();
+            }
+            // What comes before a choice is made anew may have been made in the wrong way.
+            ways.push((pages.is_near, taken, usual));
+            assert!(taken <= usual + usual / NEAR_MAY_COST + TRIED_FOR as usize * PIECE_BYTES / 20, "{ways:?}");
+        }
+        assert!(matches!(ways[..], [(true, ..), (false, ..)]), "{ways:?}: else these do not tell the two ways apart");
+    }
+
+    #[test]
     fn another_level_is_left_as_zstd_has_it() {
         for level in [-1, 4, 9] {
             let mut log = Log::at(level);
@@ -225,19 +279,19 @@ mod tests {
             (1..100).find(|_| log.takes(plain) > 0 && log.compressor.is_near == is_near)
         };
         // It compresses unlike what was tried: no more than the blocks for which a choice is trusted take the wrong way.
-        assert_eq!(until(&mut log, &far, false), Some(TRUSTED_FOR_BLOCKS as usize));
-        assert_eq!(until(&mut log, &near, true), Some(TRUSTED_FOR_BLOCKS as usize));
+        assert_eq!(until(&mut log, &far, false), Some(TRUSTED_FOR as usize));
+        assert_eq!(until(&mut log, &near, true), Some(TRUSTED_FOR as usize));
         // Nothing tells that this is another: the choice is made anew by count.
         log.compressor.is_near = false;
         log.takes(&near);
         log.compressor.tried = log.compressor.last;
-        assert_eq!(until(&mut log, &near, true), Some(TRIED_FOR_BLOCKS as usize - 1));
+        assert_eq!(until(&mut log, &near, true), Some(TRIED_FOR as usize - 1));
     }
 
     #[test]
     fn pieces_that_are_too_short_to_choose_by_come_back() {
         let mut log = Log::at(3);
-        for plain in [&b""[..], b"1", &rows(TRY_FROM_BYTES - 1, 0), &rows(TRY_FROM_BYTES, 0), &rows(9000, 0)] {
+        for plain in [&b""[..], b"1", &rows(TRY_LOG_FROM_BYTES - 1, 0), &rows(TRY_LOG_FROM_BYTES, 0), &rows(9000, 0)] {
             log.takes(plain);
         }
         assert!(log.compressor.is_near);

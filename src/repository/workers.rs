@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::{
     RepositoryError,
     chunk::{Encoding, open_chunk},
-    compressors::{LogCompressor, for_pages},
+    compressors::AdaptiveCompressor,
     error,
     format::MAX_CHUNK_BYTES,
     pack::Place,
@@ -25,9 +25,9 @@ use super::{
 pub struct Desk {
     compressor: zstd::bulk::Compressor<'static>,
     /// For pages of databases.
-    pages: zstd::bulk::Compressor<'static>,
+    pages: AdaptiveCompressor,
     /// For what changes them.
-    log: LogCompressor,
+    log: AdaptiveCompressor,
     /// For samples: a context that goes back and forth between small and large input clears its tables each time.
     sampler: zstd::bulk::Compressor<'static>,
     /// What came last did not compress.
@@ -47,8 +47,8 @@ impl Desk {
     pub fn new(level: i32) -> std::io::Result<Self> {
         Ok(Self {
             compressor: zstd::bulk::Compressor::new(level)?,
-            pages: for_pages(level)?,
-            log: LogCompressor::new(level)?,
+            pages: AdaptiveCompressor::for_pages(level)?,
+            log: AdaptiveCompressor::for_log(level)?,
             sampler: zstd::bulk::Compressor::new(level)?,
             doubts: true,
             decompressor: zstd::bulk::Decompressor::new()?,
@@ -192,7 +192,7 @@ impl Desk {
         self.scratch.reserve(zstd::zstd_safe::compress_bound(plain.len()));
         let compressed = match content {
             Content::File => self.compressor.compress_to_buffer(plain, &mut self.scratch),
-            Content::Pages => self.pages.compress_to_buffer(plain, &mut self.scratch),
+            Content::Pages => self.pages.compress(plain, &mut self.scratch),
             Content::Log => self.log.compress(plain, &mut self.scratch),
         };
         // zstd fails only for want of memory; the bytes as they are, are right as well.
