@@ -7,6 +7,11 @@ use std::{
 
 use bytes::Bytes;
 
+/// Processors that this process may use.
+pub(crate) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Things that nobody uses just now, at most so many as were asked to be kept.
 pub(crate) struct Pool<T> {
     free: Mutex<Vec<T>>,
@@ -27,12 +32,7 @@ impl<T> Pool<T> {
 
     /// One that keeps as many as there are processors: more are only waited for once.
     pub(crate) fn for_processors() -> Self {
-        Self::of(Self::processors())
-    }
-
-    /// How many of them are used at once by work that only computes.
-    pub(crate) fn processors() -> usize {
-        std::thread::available_parallelism().map_or(1, usize::from)
+        Self::of(processors())
     }
 
     fn free(&self) -> MutexGuard<'_, Vec<T>> {

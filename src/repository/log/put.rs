@@ -17,7 +17,7 @@ use crate::{
         error::{Result, reading},
         format::Id,
         keys::{SetName, create_log_key},
-        pool::Pool,
+        pool::{Pool, processors},
         seal::SealingKey,
         workers::{Desk, off_thread},
     },
@@ -75,7 +75,7 @@ pub struct LogWriter {
     /// Compressors. They learn what the log is like, and are costly to make.
     desks: Arc<Pool<Desk>>,
     /// So that there are no more of them than are kept.
-    seats: Semaphore,
+    seats: Arc<Semaphore>,
     /// Room for what was sealed.
     objects: Arc<Pool<Vec<u8>>>,
 }
@@ -96,7 +96,7 @@ impl LogWriter {
             key,
             level,
             desks: Arc::new(Pool::for_processors()),
-            seats: Semaphore::new(Pool::<Desk>::processors()),
+            seats: Arc::new(Semaphore::new(processors())),
             objects: Arc::new(Pool::for_processors()),
         })
     }
@@ -145,9 +145,11 @@ impl LogWriter {
         }
         let (id, key) = self.key().await?;
         let (catalogue, sealed_name, level, bytes) = (Arc::clone(&repository.catalogue), name.clone(), self.level, plain.clone());
+        let seat = Arc::clone(&self.seats).acquire_owned().await;
         let (desks, room) = (Arc::clone(&self.desks), self.objects.buffer());
-        let seat = self.seats.acquire().await;
         let object: Bytes = off_thread(move || {
+            // Held by the work itself: it goes on where nobody waits for it any more.
+            let _seat = seat;
             let make = || {
                 Desk::new(level).map_err(|error| RepositoryError::Refused {
                     subject: "zstd".to_owned(),
@@ -158,7 +160,6 @@ impl LogWriter {
         })
         .await?
         .into();
-        drop(seat);
         // The store makes the checksum that its site wants; who reads goes by the tags of what was sealed.
         let options = PutOptions { if_absent: true, sealed: true, ..PutOptions::default() };
         let stored = repository.store.put(&name.to_string(), object.clone(), options).await;
