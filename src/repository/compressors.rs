@@ -137,14 +137,14 @@ impl AdaptiveCompressor {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{AdaptiveCompressor, Compressor, NEAR_MAY_COST, TRIED_FOR, TRUSTED_FOR, TRY_LOG_FROM_BYTES};
 
     const BLOCK_BYTES: usize = 4 << 20;
     const PIECE_BYTES: usize = 128 << 10;
 
     /// Short rows with digits in them: what repeats lies near.
-    fn rows(bytes: usize, seed: u64) -> Vec<u8> {
+    pub(in crate::repository) fn rows(bytes: usize, seed: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes + 128);
         for number in 0u64.. {
             if out.len() >= bytes {

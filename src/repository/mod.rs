@@ -78,7 +78,7 @@ pub use parts::{Part, ShardMark, StoredPart};
 pub use pins::{PinAction, PinRecord, StoredPin};
 pub use plan::{Claim, Plan, PlanName, Planned, SharedSource};
 pub use point::{Agent, Measures, Point, PointName, Snapshot};
-pub(crate) use pool::Pool;
+pub(crate) use pool::{Pool, processors};
 pub use probe::examine_store;
 pub use reach::{Needed, Reach};
 pub use reached::Reached;

@@ -252,41 +252,27 @@ impl Desk {
 #[cfg(test)]
 mod tests {
     use super::{Desk, Encoding, PAGES_BYTES, TEST_FROM_BYTES, TRUST_BELOW_BYTES};
-
-    /// Rows as pages have them: much that was said just before, and as much that is new.
-    fn rows(bytes: usize) -> Vec<u8> {
-        let row = |number: u32| format!("{} the channel was {} ", blake3::hash(&number.to_le_bytes()).to_hex(), number % 97);
-        let mut out: Vec<u8> = (0..)
-            .map(row)
-            .scan(0, |length, row| {
-                (*length < bytes).then(|| {
-                    *length += row.len();
-                    row.into_bytes()
-                })
-            })
-            .flatten()
-            .collect();
-        out.truncate(bytes);
-        out
-    }
+    use crate::repository::compressors::tests::rows;
 
     #[test]
-    fn pages_come_back_and_take_hardly_more_room_than_the_level_says() {
+    fn pages_and_logs_come_back_and_take_hardly_more_room_than_the_level_says() {
         for level in [1, 3, 9] {
             let mut desk = Desk::new(level).unwrap();
-            for bytes in [1, 8192, PAGES_BYTES] {
-                let plain = rows(bytes);
-                let Encoding::Zstd = desk.encode(&plain) else {
-                    assert_eq!(bytes, 1, "level {level}");
-                    continue;
-                };
-                assert!(zstd::bulk::decompress(&desk.scratch, bytes).unwrap() == plain, "{bytes} bytes at level {level}");
-                let usual = zstd::bulk::compress(&plain, level).unwrap().len();
-                assert!(
-                    desk.scratch.len() <= usual + usual / 50,
-                    "{bytes} bytes at level {level}: {}, {usual}",
-                    desk.scratch.len()
-                );
+            for bytes in [1, 8192, PAGES_BYTES, PAGES_BYTES + 1, 4 << 20] {
+                let plain = rows(bytes, 0);
+                for encode in [Desk::encode, Desk::encode_log] {
+                    let Encoding::Zstd = encode(&mut desk, &plain) else {
+                        assert_eq!(bytes, 1, "level {level}");
+                        continue;
+                    };
+                    assert!(zstd::bulk::decompress(&desk.scratch, bytes).unwrap() == plain, "{bytes} bytes at level {level}");
+                    let usual = zstd::bulk::compress(&plain, level).unwrap().len();
+                    assert!(
+                        desk.scratch.len() <= usual + usual / 50,
+                        "{bytes} bytes at level {level}: {}, {usual}",
+                        desk.scratch.len()
+                    );
+                }
             }
         }
     }
@@ -294,7 +280,7 @@ mod tests {
     #[test]
     fn a_small_table_is_for_pages_and_logs_at_level_3_alone() {
         let usual = |plain: &[u8], level| zstd::bulk::compress(plain, level).unwrap();
-        let (file, pages) = (rows(4 << 20), rows(PAGES_BYTES));
+        let (file, pages) = (rows(4 << 20, 0), rows(PAGES_BYTES, 0));
         for (level, is_other) in [(1, false), (3, true), (4, false)] {
             let mut desk = Desk::new(level).unwrap();
             desk.encode(&file);

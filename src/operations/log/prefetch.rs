@@ -36,7 +36,7 @@ use super::{
 use crate::{
     clock::SharedClock,
     operations::OperationError,
-    repository::{FetchedLogFile, LogKind, LogName},
+    repository::{FetchedLogFile, LogKind, LogName, processors},
 };
 
 const DIRECTORY: &str = ".farshore";
@@ -305,7 +305,7 @@ async fn follow(ahead: &Ahead, request: &PrefetchRequest<'_>) -> Result<End, Ope
     let (mut listed, mut listed_at): (Vec<LogName>, Option<Duration>) = (Vec::new(), None);
     let mut failed_at = None;
     // More at once than there are processors only take each other's caches.
-    let openers = Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from));
+    let openers = Semaphore::new(processors());
     let (mut fetches, mut on_their_way) = (FuturesUnordered::new(), HashSet::new());
     let mut moved_at = clock.monotonic();
     while let Some(now) = ahead.last() {
