@@ -9,14 +9,15 @@ use zstd::{
     zstd_safe::{CParameter, Strategy},
 };
 
-/// Pieces after which all ways are tried anew: some 128 MiB of a log, or 4 MiB of relations, of what one thread compresses. Neither this nor
-/// what confirming makes of it is a multiple of the blocks of a segment, so that not the same place of each is tried.
-const TRIED_FOR: u32 = 31;
-/// And after so many blocks of a log, if what comes compresses unlike what was tried. Pieces of relations differ among themselves, and are soon
-/// past the other bound.
+/// Blocks of a log after which all ways are tried anew: some 128 MiB of what one thread compresses. Neither this nor what confirming makes of
+/// it is a multiple of the blocks of a segment, so that not the same place of each is tried.
+const LOG_TRIED_FOR: u32 = 31;
+/// How often that becomes twice as many, by trials in a row that lead to the same choice.
+const CONFIRMED_AT_MOST: u32 = 2;
+/// And pieces of relations, however often the choice is the same: some 8 MiB, after which another relation may have begun long ago.
+const PAGES_TRIED_FOR: u32 = 61;
+/// Blocks of a log after which one is tried at once that compresses unlike what was tried. Pieces of relations differ among themselves.
 const TRUSTED_FOR: u32 = 7;
-/// How often each of these becomes twice as many, for a log's choice that a further trial confirms.
-const LOG_CONFIRMED_AT_MOST: u32 = 2;
 /// Of the length that the level's own way makes of a piece, one part in so many is what a nearer way may add.
 const NEAR_MAY_COST: usize = 50;
 /// A piece that becomes shorter than one part in so many says nothing of its kind: zeros, after a segment's end.
@@ -27,6 +28,8 @@ const TRY_LOG_FROM_BYTES: usize = 1 << 20;
 const TRY_PAGES_FROM_BYTES: usize = 64 << 10;
 /// The nearer ways: how long what repeats must be, in bytes, and how many positions are remembered, as a power of two (tables of 32 and 16 KiB).
 const NEAR: [(u32, u32); 2] = [(5, 13), (7, 12)];
+/// The place of the level's own way among all.
+const OWN: usize = 0;
 
 /// Compresses pieces of pages or of a log in one of three ways: as their level says, or looking for what repeats nearby alone.
 ///
@@ -36,23 +39,22 @@ const NEAR: [(u32, u32); 2] = [(5, 13), (7, 12)];
 /// a piece now and then, and the nearer way that makes it shorter is taken where it costs at most a fiftieth of room. That is level 3; others
 /// are left as zstd has them.
 pub(super) struct AdaptiveCompressor {
-    own: Compressor<'static>,
-    /// As in `NEAR`, for levels where they may be better.
-    near: Vec<Compressor<'static>>,
-    /// Which of the nearer ways is taken.
-    chosen: Option<usize>,
+    /// The level's own, then those of `NEAR`, at levels where they may be better.
+    ways: Vec<Compressor<'static>>,
+    /// The one that is taken.
+    chosen: usize,
     try_from_bytes: usize,
-    /// Pieces for which a choice stands, even if they compress unlike what was tried.
-    trusted_for: u32,
+    /// Pieces after which all are tried anew, where nothing was confirmed.
+    tried_for: u32,
     confirmed_at_most: u32,
-    /// Trials in a row that have led to the same choice, as far as they count.
+    /// Pieces after which one that is unlike what was tried is tried itself.
+    trusted_for: Option<u32>,
+    /// How often a choice was confirmed, since something unlike it was met.
     confirmed: u32,
     /// Pieces since all were tried; nothing where they never were.
     pieces: Option<u32>,
-    /// How far what was tried compressed, per mille.
-    tried: usize,
-    /// And what came last.
-    last: usize,
+    /// From how far to how far compressed what led to this choice, per mille.
+    tried: (usize, usize),
 }
 
 impl AdaptiveCompressor {
@@ -61,7 +63,17 @@ impl AdaptiveCompressor {
     /// # Errors
     /// The operating system's, if it gives no memory.
     pub(super) fn for_log(level: i32) -> io::Result<Self> {
-        Self::new(level, TRY_LOG_FROM_BYTES, TRUSTED_FOR, LOG_CONFIRMED_AT_MOST)
+        Ok(Self {
+            ways: ways(level)?,
+            chosen: OWN,
+            try_from_bytes: TRY_LOG_FROM_BYTES,
+            tried_for: LOG_TRIED_FOR,
+            confirmed_at_most: CONFIRMED_AT_MOST,
+            trusted_for: Some(TRUSTED_FOR),
+            confirmed: 0,
+            pieces: None,
+            tried: (0, 0),
+        })
     }
 
     /// One for pieces of relations, at this zstd level.
@@ -69,44 +81,8 @@ impl AdaptiveCompressor {
     /// # Errors
     /// The operating system's, if it gives no memory.
     pub(super) fn for_pages(level: i32) -> io::Result<Self> {
-        Self::new(level, TRY_PAGES_FROM_BYTES, TRIED_FOR, 0)
-    }
-
-    fn new(level: i32, try_from_bytes: usize, trusted_for: u32, confirmed_at_most: u32) -> io::Result<Self> {
-        let mut near = Vec::new();
-        if level == 3 {
-            for (match_bytes, table_log) in NEAR {
-                let mut compressor = Compressor::new(level)?;
-                for parameter in [
-                    CParameter::Strategy(Strategy::ZSTD_fast),
-                    CParameter::MinMatch(match_bytes),
-                    CParameter::HashLog(table_log),
-                    CParameter::WindowLog(21),
-                ] {
-                    compressor.set_parameter(parameter)?;
-                }
-                near.push(compressor);
-            }
-        }
-        Ok(Self {
-            own: Compressor::new(level)?,
-            near,
-            chosen: None,
-            try_from_bytes,
-            trusted_for,
-            confirmed_at_most,
-            confirmed: 0,
-            pieces: None,
-            tried: 0,
-            last: 0,
-        })
-    }
-
-    /// All are to be tried on the next piece.
-    fn is_due(&self) -> bool {
-        let confirmed = |pieces: u32| ((pieces + 1) << self.confirmed) - 1;
-        let is_unlike = self.last * 4 > self.tried * 5 || self.last * 5 < self.tried * 4;
-        self.pieces.is_none_or(|pieces| pieces >= confirmed(TRIED_FOR) || (is_unlike && pieces >= confirmed(self.trusted_for)))
+        let (try_from_bytes, tried_for) = (TRY_PAGES_FROM_BYTES, PAGES_TRIED_FOR);
+        Ok(Self { try_from_bytes, tried_for, confirmed_at_most: 0, trusted_for: None, ..Self::for_log(level)? })
     }
 
     /// Compresses `plain` into `out`, whose contents are replaced and which has room for zstd's `compress_bound` of it.
@@ -114,48 +90,80 @@ impl AdaptiveCompressor {
     /// # Errors
     /// zstd's, which fails only for want of memory.
     pub(super) fn compress(&mut self, plain: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
-        if self.near.is_empty() {
-            return self.own.compress_to_buffer(plain, out);
+        if self.ways.len() == 1 || plain.len() < self.try_from_bytes {
+            return self.ways[self.chosen].compress_to_buffer(plain, out);
         }
-        let is_long = plain.len() >= self.try_from_bytes;
-        let tried = if is_long && self.is_due() { self.choose(plain, out)? } else { None };
-        let length = match tried {
-            Some(length) => length,
-            None => self.chosen.and_then(|way| self.near.get_mut(way)).unwrap_or(&mut self.own).compress_to_buffer(plain, out)?,
+        let for_long = ((self.tried_for + 1) << self.confirmed) - 1;
+        let Some(pieces) = self.pieces.filter(|pieces| *pieces < for_long) else {
+            return self.choose(plain, out);
         };
-        if is_long {
-            self.last = length * 1000 / plain.len();
-            if self.pieces == Some(0) {
-                self.tried = self.last;
+        let length = self.ways[self.chosen].compress_to_buffer(plain, out)?;
+        let (share, (least, most)) = (length * 1000 / plain.len(), self.tried);
+        let is_unlike = share * 5 < least * 4 || share * 4 > most * 5;
+        if is_unlike && length >= plain.len() / SAYS_NOTHING {
+            self.confirmed = 0;
+            if self.trusted_for.is_some_and(|trusted_for| pieces >= trusted_for) {
+                return self.choose(plain, out);
             }
-            self.pieces = self.pieces.map(|pieces| pieces.saturating_add(1));
         }
+        self.pieces = Some(pieces + 1);
         Ok(length)
     }
 
-    /// Tries all ways, and chooses by what they make of this piece. Returns its length in `out`, if that holds what the chosen way has made.
-    fn choose(&mut self, plain: &[u8], out: &mut Vec<u8>) -> io::Result<Option<usize>> {
-        let own = self.own.compress_to_buffer(plain, out)?;
-        if own < plain.len() / SAYS_NOTHING {
-            return Ok(None);
+    /// Compresses a piece in all ways, chooses by what they make of it, and leaves in `out` what the chosen one has made.
+    fn choose(&mut self, plain: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
+        let before = self.chosen;
+        let mut lengths = vec![0; self.ways.len()];
+        // The one that was taken before comes last: mostly it is taken again, and then lies in `out`.
+        for step in 1..=self.ways.len() {
+            let way = (before + step) % self.ways.len();
+            lengths[way] = self.ways[way].compress_to_buffer(plain, out)?;
         }
-        let mut lengths = Vec::with_capacity(self.near.len());
-        for near in &mut self.near {
-            lengths.push(near.compress_to_buffer(plain, out)?);
+        if lengths.iter().all(|length| *length < plain.len() / SAYS_NOTHING) {
+            return Ok(lengths[before]);
         }
-        let shortest = lengths.iter().enumerate().min_by_key(|(_, length)| **length);
-        let chosen = shortest.filter(|(_, length)| **length <= own + own / NEAR_MAY_COST).map(|(way, _)| way);
-        let is_confirmed = self.pieces.is_some() && chosen == self.chosen;
-        self.confirmed = if is_confirmed { self.confirmed_at_most.min(self.confirmed + 1) } else { 0 };
-        (self.chosen, self.pieces) = (chosen, Some(0));
-        // What was tried last lies in `out`.
-        Ok(lengths.last().copied().filter(|_| chosen == Some(lengths.len() - 1)))
+        let near = (OWN + 1..self.ways.len()).min_by_key(|way| lengths[*way]).unwrap_or(OWN);
+        self.chosen = if lengths[near] <= lengths[OWN] + lengths[OWN] / NEAR_MAY_COST { near } else { OWN };
+        let share = lengths[self.chosen] * 1000 / plain.len();
+        if self.pieces.is_some() && self.chosen == before {
+            self.confirmed = self.confirmed_at_most.min(self.confirmed + 1);
+            // Two kinds in turn, for which the same is right, are not tried for ever.
+            self.tried = (self.tried.0.min(share), self.tried.1.max(share));
+        } else {
+            self.confirmed = 0;
+            self.tried = (share, share);
+        }
+        self.pieces = Some(1);
+        if self.chosen == before { Ok(lengths[before]) } else { self.ways[self.chosen].compress_to_buffer(plain, out) }
     }
+}
+
+/// The level's own way, then the nearer ones, where they may be better.
+fn ways(level: i32) -> io::Result<Vec<Compressor<'static>>> {
+    let mut ways = vec![Compressor::new(level)?];
+    if level == 3 {
+        for (match_bytes, table_log) in NEAR {
+            let mut near = Compressor::new(level)?;
+            for parameter in [
+                CParameter::Strategy(Strategy::ZSTD_fast),
+                CParameter::MinMatch(match_bytes),
+                CParameter::HashLog(table_log),
+                CParameter::WindowLog(21),
+            ] {
+                near.set_parameter(parameter)?;
+            }
+            ways.push(near);
+        }
+    }
+    Ok(ways)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{AdaptiveCompressor, Compressor, NEAR_MAY_COST, TRIED_FOR, TRUSTED_FOR, TRY_LOG_FROM_BYTES};
+    use super::{
+        AdaptiveCompressor, Compressor, LOG_TRIED_FOR, NEAR_MAY_COST, OWN, PAGES_TRIED_FOR, SAYS_NOTHING, TRUSTED_FOR,
+        TRY_LOG_FROM_BYTES,
+    };
 
     const BLOCK_BYTES: usize = 4 << 20;
     const PIECE_BYTES: usize = 128 << 10;
@@ -249,7 +257,7 @@ pub(super) mod tests {
         let mut log = Log::at(3);
         for plain in [rows(BLOCK_BYTES, 0), rows(BLOCK_BYTES, 1)] {
             let (length, usual) = (log.takes(&plain), usual(3, &plain));
-            assert!(log.compressor.chosen.is_some());
+            assert!(log.compressor.chosen != OWN);
             assert_ne!(length, usual);
             assert!(length <= usual + usual / NEAR_MAY_COST, "{length}, {usual}");
         }
@@ -257,11 +265,11 @@ pub(super) mod tests {
 
     #[test]
     fn the_nearer_way_is_taken_that_makes_it_shorter() {
-        for (plain, way) in [(entries(BLOCK_BYTES), 0), (rows(BLOCK_BYTES, 0), 1)] {
+        for (plain, way) in [(entries(BLOCK_BYTES), 1), (rows(BLOCK_BYTES, 0), 2)] {
             let mut log = Log::at(3);
             let chosen = log.takes(&plain);
-            assert_eq!(log.compressor.chosen, Some(way));
-            log.compressor.chosen = Some(1 - way);
+            assert_eq!(log.compressor.chosen, way);
+            log.compressor.chosen = 3 - way;
             let other = log.takes(&plain);
             assert!(chosen < other, "{way}: {chosen}, {other}");
         }
@@ -273,23 +281,23 @@ pub(super) mod tests {
         let mut log = Log::at(3);
         for _ in 0..2 {
             assert_eq!(log.takes(&plain), usual(3, &plain));
-            assert!(log.compressor.chosen.is_none());
+            assert!(log.compressor.chosen == OWN);
         }
-        // Else these would not be texts that tell the two ways apart.
-        log.compressor.chosen = Some(0);
+        // Else these would not be texts that tell near and far apart.
+        log.compressor.chosen = 1;
         assert!(log.takes(&plain) > usual(3, &plain) * 5 / 4);
     }
 
     #[test]
     fn pieces_of_relations_take_hardly_more_room_whatever_they_hold() {
-        let mut own = AdaptiveCompressor::for_pages(3).unwrap().own;
+        let mut own = Compressor::new(3).unwrap();
         let mut pages = AdaptiveCompressor::for_pages(3).unwrap();
         let mut out = Vec::with_capacity(PIECE_BYTES * 2);
         let mut ways = Vec::new();
         // One relation, then another.
-        for plain in [rows(40 * PIECE_BYTES, 0), words(40 * PIECE_BYTES)] {
+        for plain in [rows(70 * PIECE_BYTES, 0), words(70 * PIECE_BYTES)] {
             // What comes before a choice is made anew is compressed in the way of the other.
-            let (before, after) = plain.split_at(TRIED_FOR as usize * PIECE_BYTES);
+            let (before, after) = plain.split_at(PAGES_TRIED_FOR as usize * PIECE_BYTES);
             for piece in before.chunks(PIECE_BYTES) {
                 pages.compress(piece, &mut out).unwrap();
             }
@@ -299,11 +307,11 @@ pub(super) mod tests {
                 assert!(zstd::bulk::decompress(&out, piece.len()).unwrap() == piece);
                 usual += own.compress(piece).unwrap().len();
             }
-            ways.push((pages.chosen.is_some(), taken, usual));
+            ways.push((pages.chosen != OWN, taken, usual));
             assert!(taken <= usual + usual / NEAR_MAY_COST, "{ways:?}");
-            assert_eq!(pages.chosen.is_some(), taken != usual, "{ways:?}");
+            assert_eq!(pages.chosen != OWN, taken != usual, "{ways:?}");
         }
-        assert!(matches!(ways[..], [(true, ..), (false, ..)]), "{ways:?}: else these do not tell the two ways apart");
+        assert!(matches!(ways[..], [(true, ..), (false, ..)]), "{ways:?}: else these do not tell near and far apart");
     }
 
     #[test]
@@ -323,54 +331,87 @@ pub(super) mod tests {
         let (near_length, far_length) = (log.takes(&near), usual(3, &far));
         assert!(far_length < near_length);
         let until = |log: &mut Log, plain: &[u8], is_near: bool| {
-            (1..100).find(|_| log.takes(plain) > 0 && log.compressor.chosen.is_some() == is_near)
+            (1..100).find(|_| log.takes(plain) > 0 && (log.compressor.chosen != OWN) == is_near)
         };
         // It compresses unlike what was tried: no more than the blocks for which a choice is trusted take the wrong way.
         assert_eq!(until(&mut log, &far, false), Some(TRUSTED_FOR as usize));
         assert_eq!(until(&mut log, &near, true), Some(TRUSTED_FOR as usize));
         // Nothing tells that this is another: the choice is made anew by count.
-        log.compressor.chosen = None;
         log.takes(&near);
-        log.compressor.tried = log.compressor.last;
-        assert_eq!(until(&mut log, &near, true), Some(TRIED_FOR as usize - 1));
+        log.compressor.chosen = OWN;
+        log.compressor.tried = (0, 1000);
+        assert_eq!(until(&mut log, &near, true), Some(LOG_TRIED_FOR as usize - 1));
+    }
+
+    /// After how many pieces all ways are tried.
+    fn until_tried(log: &mut Log, plain: &[u8]) -> Option<u32> {
+        (1..1000).find(|_| log.takes(plain) > 0 && log.compressor.pieces == Some(1))
     }
 
     #[test]
     fn a_choice_that_is_confirmed_is_made_less_often_and_one_that_changes_as_often_as_at_first() {
         let (near, far) = (rows(TRY_LOG_FROM_BYTES, 0), far(TRY_LOG_FROM_BYTES));
         let mut log = Log::at(3);
-        let until_tried =
-            |log: &mut Log, plain: &[u8]| (1..).find(|_| log.takes(plain) > 0 && log.compressor.pieces == Some(1)).unwrap();
-        let often: Vec<u32> = (0..5).map(|_| until_tried(&mut log, &near)).collect();
-        assert_eq!(often, [1, 31, 63, 127, 127]);
-        // Unlike what was tried: found out after 31 blocks at most, and then looked at again soon.
-        let often: Vec<u32> = [&far, &near, &far].into_iter().map(|plain| until_tried(&mut log, plain)).collect();
-        assert_eq!(often, [31, 7, 7]);
-        // Pieces of relations are tried as often as ever.
+        for often in [1, 31, 63, 127, 127] {
+            assert_eq!(until_tried(&mut log, &near), Some(often));
+        }
+        // Whatever was confirmed, what is unlike it is soon found out.
+        for plain in [&far, &near, &far] {
+            assert_eq!(until_tried(&mut log, plain), Some(TRUSTED_FOR));
+        }
+        assert_eq!(until_tried(&mut log, &far), Some(LOG_TRIED_FOR));
+    }
+
+    #[test]
+    fn what_is_unlike_but_wants_the_same_is_tried_once() {
+        let (rows, entries) = (rows(TRY_LOG_FROM_BYTES, 0), entries(TRY_LOG_FROM_BYTES));
+        let mut log = Log::at(3);
+        log.takes(&entries);
+        // As if rows were best compressed in the same way: which is so of many kinds.
+        log.compressor.ways.pop();
+        assert!(log.takes(&rows) * 4 > log.takes(&entries) * 5);
+        let tried = (0..60)
+            .filter(|number| log.takes(if number % 2 == 0 { &rows } else { &entries }) > 0 && log.compressor.pieces == Some(1));
+        assert_eq!(tried.count(), 1);
+    }
+
+    #[test]
+    fn pieces_of_relations_are_tried_by_count_alone() {
+        let (near, far) = (rows(100 * PIECE_BYTES, 0), far(100 * PIECE_BYTES));
         let mut pages = AdaptiveCompressor::for_pages(3).unwrap();
         let mut out = Vec::with_capacity(PIECE_BYTES * 2);
-        let tried = near.chunks(PIECE_BYTES).cycle().take(1 + 4 * TRIED_FOR as usize).filter(|piece| {
+        let mut tried = Vec::new();
+        for (number, piece) in near.chunks(PIECE_BYTES).chain(far.chunks(PIECE_BYTES)).enumerate() {
             pages.compress(piece, &mut out).unwrap();
-            pages.pieces == Some(1)
-        });
-        assert_eq!(tried.count(), 5);
+            if pages.pieces == Some(1) {
+                tried.push(number as u32);
+            }
+        }
+        assert_eq!(tried, [0, PAGES_TRIED_FOR, 2 * PAGES_TRIED_FOR, 3 * PAGES_TRIED_FOR]);
     }
 
     #[test]
     fn zeros_choose_nothing() {
-        let (texts, zeros) = (far(BLOCK_BYTES), vec![0; BLOCK_BYTES]);
-        let mut log = Log::at(3);
-        log.takes(&zeros);
-        log.takes(&texts);
-        assert!(log.compressor.chosen.is_none());
-        // Whichever block it falls on that is tried, texts take what the level says.
-        for number in 0..3 * TRIED_FOR {
-            if number % 4 == 3 {
-                log.takes(&zeros);
-            } else {
-                log.takes(&texts);
+        let (near, far, zeros) = (rows(BLOCK_BYTES, 0), far(BLOCK_BYTES), vec![0; BLOCK_BYTES]);
+        for (plain, is_near) in [(near, true), (far, false)] {
+            let mut log = Log::at(3);
+            log.takes(&zeros);
+            assert_eq!(log.compressor.pieces, None);
+            log.takes(&plain);
+            let is_chosen = |log: &Log| (log.compressor.chosen != OWN) == is_near;
+            assert!(is_chosen(&log));
+            // A choice is due, and falls on zeros: it waits for what says something.
+            log.compressor.pieces = Some(LOG_TRIED_FOR);
+            assert!(log.takes(&zeros) < BLOCK_BYTES / SAYS_NOTHING);
+            assert_eq!(log.compressor.pieces, Some(LOG_TRIED_FOR));
+            assert_eq!(until_tried(&mut log, &plain), Some(1));
+            assert_eq!(log.compressor.confirmed, 1);
+            // And they are not taken for what is unlike.
+            for number in 0..40 {
+                log.takes(if number % 4 == 3 { &zeros } else { &plain });
+                assert!(is_chosen(&log) && log.compressor.confirmed == 1, "{number}");
             }
-            assert!(log.compressor.chosen.is_none(), "{number}");
+            assert_eq!(log.compressor.pieces, Some(41));
         }
     }
 
@@ -380,7 +421,7 @@ pub(super) mod tests {
         for plain in [&b""[..], b"1", &rows(TRY_LOG_FROM_BYTES - 1, 0), &rows(TRY_LOG_FROM_BYTES, 0), &rows(9000, 0)] {
             log.takes(plain);
         }
-        assert!(log.compressor.chosen.is_some());
+        assert!(log.compressor.chosen != OWN);
         assert_eq!(Compressor::new(3).unwrap().compress(b"").unwrap().len(), Log::at(3).takes(b""));
     }
 }
