@@ -82,7 +82,8 @@ impl ScratchCluster {
     }
 
     /// Starts a server on the data directory that was restored into `place`, with `settings` beside those that keep it apart, and
-    /// waits until it has replayed its log and answers `config`.
+    /// waits until it has replayed its log and answers `config`. If it ends before that, `again` is asked, off this thread, whether to
+    /// start it once more.
     ///
     /// # Errors
     /// [`SourceError::Program`], with the end of the server's log.
@@ -92,9 +93,16 @@ impl ScratchCluster {
         major: u32,
         settings: Vec<String>,
         config: &PostgresConfig,
+        again: impl FnOnce() -> bool + Send + 'static,
     ) -> Result<Self, SourceError> {
-        let process = run(&place, server, settings.into_iter())?;
+        let process = run(&place, server, settings.iter().cloned())?;
         let mut cluster = Self { server: process, place, major };
+        let Err(error) = cluster.wait_until_ready(config, REPLAY_PATIENCE).await else { return Ok(cluster) };
+        let has_ended = matches!(cluster.server.try_wait(), Ok(Some(_)));
+        if !has_ended || !tokio::task::spawn_blocking(again).await.unwrap_or(false) {
+            return Err(error);
+        }
+        cluster.server = run(&cluster.place, server, settings.into_iter())?;
         cluster.wait_until_ready(config, REPLAY_PATIENCE).await?;
         Ok(cluster)
     }

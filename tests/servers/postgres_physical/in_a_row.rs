@@ -293,7 +293,11 @@ fn in_a_row(server: Server, read_by: &str, rounds: u64, other: Option<u64>) {
         reading_by(&agent, by);
         is_incremental(&busy(&agent, &cluster, meanwhile, &mut random), way(by));
         let mut replayed = restored(&agent, server, "busy");
-        replayed.start();
+        // What became unlogged while the capture listed it is in the way the first time: see `unlogged`.
+        if !replayed.try_start() {
+            assert!(replayed.log().contains("File exists"), "round {round}: {}", replayed.log());
+            replayed.start();
+        }
         assert_eq!(digest(&replayed, true), digest(&cluster, false), "round {round}, made while everything changed");
         if round % 5 == 4 || round + 1 == rounds {
             replayed.amcheck();

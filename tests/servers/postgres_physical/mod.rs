@@ -34,3 +34,4 @@ mod standby;
 mod summaries;
 mod tablespaces;
 mod timelines;
+mod unlogged;

@@ -69,6 +69,7 @@ mod start;
 pub mod summary;
 mod tablespace;
 mod target;
+mod unlogged;
 mod wal;
 
 pub use archiving::{LogOptions, Streamed};
