@@ -12,7 +12,7 @@ use std::{
 
 use farshore::sources::postgres::{
     PostgresConfig,
-    physical::{PhysicalOptions, PostgresPhysical, ReadBy},
+    physical::{Fetch, PhysicalOptions, PostgresPhysical, ReadBy},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -81,6 +81,20 @@ pub fn give(path: &Path) {
     if let Some((user, group)) = account() {
         chown(path, Some(user), Some(group)).unwrap();
     }
+}
+
+/// Fetches the log from what [`Cluster::archives_by_copying`] has made, after `before` said that it may.
+pub fn copied_from(archive: &Path, before: &str) -> Fetch {
+    let script = format!("{before}\ncp '{}'/\"$1\" \"$2\" 2>/dev/null || exit 1", archive.display());
+    let argv = ["/bin/sh", "-c", &script, "fetch"].map(str::to_owned).to_vec();
+    Fetch { argv, ..Fetch::default() }
+}
+
+/// Stops a server that a restore has started.
+pub fn stop_on(data: &Path, server: Server) {
+    let mut stop = as_postgres(server.bin().join("pg_ctl"));
+    stop.args(["stop", "-m", "immediate", "-D"]).arg(data);
+    run(stop);
 }
 
 impl Cluster {
@@ -169,6 +183,20 @@ impl Cluster {
         let signal = if is_fast { Signal::INT } else { Signal::QUIT };
         kill_process(Pid::from_child(&process), signal).unwrap();
         process.wait().unwrap();
+    }
+
+    /// Has the settings of its command line in its own file as far as one that is restored from it needs them: that one takes its socket.
+    pub fn leaves_its_socket(&self) {
+        let own = format!("listen_addresses = ''\nunix_socket_directories = '{}'\n", self.path("").display());
+        self.write("data/postgresql.conf", own.as_bytes());
+    }
+
+    /// From now on it copies its log to a directory beside the data directory. It must run with `archive_mode=on`.
+    pub fn archives_by_copying(&self) -> PathBuf {
+        let archive = self.make("archive");
+        self.psql("postgres", &format!("ALTER SYSTEM SET archive_command = 'cp %p {}/%f'", archive.display()));
+        self.psql("postgres", "SELECT pg_reload_conf()");
+        archive
     }
 
     pub fn log(&self) -> String {

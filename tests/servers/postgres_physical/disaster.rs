@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::{
     archive::{Archive, load},
-    cluster::{Cluster, as_postgres},
+    cluster::{Cluster, stop_on},
 };
-use crate::postgres::{Server, run};
+use crate::postgres::Server;
 
 /// The operator, who may be root, with a key that nobody else can read; the server's user gets it from farshore alone.
 pub(super) struct Operator<'a> {
@@ -48,9 +48,7 @@ impl<'a> Operator<'a> {
     }
 
     pub(super) fn stop(&self, name: &str) {
-        let mut stop = as_postgres(self.server.bin().join("pg_ctl"));
-        stop.args(["stop", "-m", "immediate", "-D", &self.archive.text(name)]);
-        run(stop);
+        stop_on(&self.archive.path(name), self.server);
     }
 }
 
@@ -66,8 +64,7 @@ pub(super) fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
 /// A primary that archives. A server that is restored from its backup takes its socket.
 pub(super) fn primary(archive: &Archive, server: Server) -> Cluster {
     let primary = archive.primary(server);
-    let own = format!("listen_addresses = ''\nunix_socket_directories = '{}'\n", primary.path("").display());
-    std::fs::write(primary.data().join("postgresql.conf"), own).unwrap();
+    primary.leaves_its_socket();
     primary.make_role("postgres");
     primary.psql("postgres", "CREATE TABLE load (id int, filler text); CREATE TABLE markers (id int)");
     primary

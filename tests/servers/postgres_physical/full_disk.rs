@@ -101,8 +101,7 @@ fn still_recovers(data: &Path, said: &str) {
 fn goes_on(server: Server) {
     let archive = Archive::new("limit = \"256MiB\"");
     let primary = archive.primary(server);
-    let own = format!("listen_addresses = ''\nunix_socket_directories = '{}'\n", primary.path("").display());
-    primary.write("data/postgresql.conf", own.as_bytes());
+    primary.leaves_its_socket();
     primary.make_role("postgres");
     archive.follows(&primary.role_url("postgres"));
     primary.psql("postgres", "CREATE TABLE load (id int, filler text); CREATE TABLE markers (id int)");

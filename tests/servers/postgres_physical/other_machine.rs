@@ -146,9 +146,7 @@ fn provider(server: Server) -> (&'static str, &'static str) {
 fn sorts_otherwise(server: Server) {
     let (clause, collation) = provider(server);
     let mut cluster = Cluster::new(server, &["autovacuum=off"]);
-    // A restored server takes its socket.
-    let own = format!("listen_addresses = ''\nunix_socket_directories = '{}'\n", cluster.path("").display());
-    cluster.write("data/postgresql.conf", own.as_bytes());
+    cluster.leaves_its_socket();
     cluster.psql("postgres", &format!("CREATE DATABASE app; CREATE DATABASE sorted TEMPLATE template0 {clause}"));
     cluster.make_role("app");
     cluster.psql(

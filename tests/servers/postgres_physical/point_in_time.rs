@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::{
     archive::Archive,
-    cluster::{Cluster, as_postgres, directory},
+    cluster::{Cluster, copied_from, directory, stop_on},
 };
 use crate::{
     postgres::{Server, run},
@@ -48,8 +48,7 @@ fn moment(text: &str) -> DateTime<Utc> {
 impl Past {
     async fn new(server: Server) -> Self {
         let cluster = Cluster::new(server, &["archive_mode=on"]);
-        let archive = cluster.make("archive");
-        cluster.psql("postgres", &format!("ALTER SYSTEM SET archive_command = 'cp %p {}/%f'", archive.display()));
+        cluster.archives_by_copying();
         Self::of(cluster, None).await
     }
 
@@ -60,9 +59,7 @@ impl Past {
     }
 
     async fn of(cluster: Cluster, log: Option<Archive>) -> Self {
-        // Beside the settings of the command line, which a restored server does not have.
-        let own = format!("listen_addresses = ''\nunix_socket_directories = '{}'\n", cluster.path("").display());
-        std::fs::write(cluster.data().join("postgresql.conf"), own).unwrap();
+        cluster.leaves_its_socket();
         cluster.psql("postgres", "CREATE DATABASE app");
         cluster.psql("postgres", "SELECT pg_reload_conf()");
         cluster.make_role("app");
@@ -114,9 +111,7 @@ impl Past {
             let (identities, policy) = (vec![log.path("operator.txt")], Some(log.text("policy.toml")));
             return Fetch { argv, identities, policy, found: String::new() };
         }
-        let script = format!("{before}\ncp '{}'/\"$1\" \"$2\" 2>/dev/null || exit 1", self.cluster.path("archive").display());
-        let argv = ["/bin/sh", "-c", &script, "fetch"].map(str::to_owned).to_vec();
-        Fetch { argv, ..Fetch::default() }
+        copied_from(&self.cluster.path("archive"), before)
     }
 
     async fn restore(&self, data: &Path, recovery: Recovery, start: bool) -> Result<Rebuilt, SourceError> {
@@ -220,9 +215,7 @@ async fn a_restore_stops_at_every_kind_of_target_and_says_how_far_it_came() {
     assert!(rebuilt.phases.iter().any(|phase| phase.name == "database recovery"), "{:?}", rebuilt.phases);
     let counted = past.cluster.psql("app", "SELECT count(*), current_setting('archive_mode'), current_setting('restore_command'), current_setting('recovery_target_time') FROM markers");
     assert_eq!(counted, format!("{}|off||", number + 1));
-    let mut stop = as_postgres(past.cluster.server.bin().join("pg_ctl"));
-    stop.arg("stop").arg("-D").arg(&data).args(["-m", "immediate"]);
-    run(stop);
+    stop_on(&data, past.cluster.server);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

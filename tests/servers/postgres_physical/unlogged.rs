@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use farshore::{
     progress::CheckOutcome,
-    sources::postgres::physical::{Fetch, PhysicalTarget, PhysicalTargetOptions, Recovery, RecoveryTarget, Start},
+    sources::postgres::physical::{PhysicalTarget, PhysicalTargetOptions, Recovery, RecoveryTarget, Start},
 };
 
-use super::cluster::{Cluster, as_postgres, directory};
+use super::cluster::{Cluster, copied_from, directory, stop_on};
 use crate::{
     postgres::{Server, run},
     support::database_exchange::Exchange,
@@ -19,12 +19,9 @@ const WAITS: &str = "CREATE FUNCTION waits(int) RETURNS int IMMUTABLE LANGUAGE p
     'BEGIN WHILE pg_stat_file(''go'', true) IS NULL LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN $1; END'";
 
 async fn is_recovered(server: Server) {
-    let cluster = Cluster::new(server, &["archive_mode=on"]);
-    let archive = cluster.make("archive");
-    cluster.psql("postgres", &format!("ALTER SYSTEM SET archive_command = 'cp %p {}/%f'", archive.display()));
-    let own = format!("listen_addresses = ''\nunix_socket_directories = '{}'\n", cluster.path("").display());
-    std::fs::write(cluster.data().join("postgresql.conf"), own).unwrap();
-    cluster.psql("postgres", "SELECT pg_reload_conf()");
+    let mut cluster = Cluster::new(server, &["archive_mode=on"]);
+    let archive = cluster.archives_by_copying();
+    cluster.leaves_its_socket();
     cluster.psql("postgres", "CREATE DATABASE app");
     cluster.make_role("app");
     let mut setup = cluster.psql_command("app", SETUP);
@@ -46,12 +43,9 @@ async fn is_recovered(server: Server) {
     let captured = exchange.files("data/");
     assert!(captured.contains_key(&index) && !captured.contains_key(&format!("{index}_init")), "{:?}", captured.keys());
     cluster.psql("app", "INSERT INTO kept VALUES (7)");
-    let mut cluster = cluster;
     cluster.stop(true);
 
-    let script = format!("cp '{}'/\"$1\" \"$2\" 2>/dev/null || exit 1", archive.display());
-    let argv = ["/bin/sh", "-c", &script, "fetch"].map(str::to_owned).to_vec();
-    let fetch = Some(Fetch { argv, ..Fetch::default() });
+    let fetch = Some(copied_from(&archive, ""));
     let recovery = Recovery { target: RecoveryTarget::Latest, fetch, ..Recovery::default() };
     let restore = async |data: &std::path::Path, start: Option<Start>| {
         let options = PhysicalTargetOptions { recovery: recovery.clone(), start, ..PhysicalTargetOptions::default() };
@@ -75,9 +69,7 @@ async fn is_recovered(server: Server) {
     assert!(failed.is_empty(), "{failed:?}");
     assert!(rebuilt.checks.iter().any(|check| check.name == "server started"), "{:?}", rebuilt.checks);
     let rows = cluster.psql("app", "SELECT (SELECT count(*) FROM hot), (SELECT max(id) FROM kept)");
-    let mut stop = as_postgres(server.bin().join("pg_ctl"));
-    stop.arg("stop").arg("-D").arg(&data).args(["-m", "immediate"]);
-    run(stop);
+    stop_on(&data, server);
     assert_eq!(rows, "0|7");
 }
 

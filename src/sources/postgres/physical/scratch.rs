@@ -148,18 +148,19 @@ pub(super) async fn recover(
     let database = if facts.databases.iter().any(|name| name == "postgres") { "postgres" } else { &facts.database };
     let config = PostgresConfig::parse(&place.url(&facts.superuser, database), None)?;
     let data = place.data().to_owned();
-    let listing = SourceError::io(data.display().to_string());
-    let listed = data.clone();
-    let before = tokio::task::spawn_blocking(move || with_init_fork(&listed)).await.map_err(|error| listing(error.into()))?;
-    let again = move || {
-        let is_in_the_way = is_in_the_way(&data, &before);
-        if is_in_the_way {
-            tracing::info!(
-                "a file of an unlogged relation was in the way of recovery: the server is started again, and removes it"
-            );
+    let listed = tokio::task::spawn_blocking(move || {
+        let before = with_init_fork(&data);
+        move || {
+            let is_in_the_way = is_in_the_way(&data, &before);
+            if is_in_the_way {
+                tracing::info!(
+                    "a file of an unlogged relation was in the way of recovery: the server is started again, and removes it"
+                );
+            }
+            is_in_the_way
         }
-        is_in_the_way
-    };
+    });
+    let again = listed.await.map_err(|error| SourceError::io("listing unlogged relations")(error.into()))?;
     let cluster = ScratchCluster::serve(place, &server.path, server.major, settings, &config, again).await?;
     Ok((cluster, config))
 }
