@@ -11,12 +11,21 @@ use super::cluster::Cluster;
 use crate::{postgres::Server, support::database_exchange::Exchange};
 
 /// As long as it takes to open each content of some thousand: slow enough for something to happen in between.
-const SLOW: Duration = Duration::from_millis(1);
+pub const SLOW: Duration = Duration::from_millis(1);
 
 /// Captures, and does something as soon as entries come.
 pub async fn disturbed(cluster: &Cluster, disturb: impl FnOnce()) -> Result<Captured, SourceError> {
-    let exchange = Exchange::slow(SLOW);
-    let source = cluster.source("postgres");
+    disturbed_into(&Exchange::slow(SLOW), cluster, "postgres", disturb).await
+}
+
+/// The same into an exchange that is slow enough for it, of a cluster that is known by this database.
+pub async fn disturbed_into(
+    exchange: &Exchange,
+    cluster: &Cluster,
+    database: &str,
+    disturb: impl FnOnce(),
+) -> Result<Captured, SourceError> {
+    let source = cluster.source(database);
     let disturbing = async {
         while exchange.all_entries().len() < 50 {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,6 +1,11 @@
 //! From a running server into a sink.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,8 +24,10 @@ use super::{
     log::capture_log,
     outside::capture_outside,
     records::Followed,
+    select::locator,
     server::{Begun, Server, Slot, Stopped, check_control, tablespaces},
     tablespace::Made,
+    unlogged::in_the_way,
 };
 use crate::{
     clock::SharedClock,
@@ -176,6 +183,8 @@ impl Capture for PostgresPhysical {
         for one in &made_tablespaces {
             reading += &format!("; tablespace {} was made meanwhile, and a restore keeps it in the data directory", one.name);
         }
+        let unlogged_meanwhile = in_the_way(&listing, &followed.init_forks);
+        let relations: HashSet<_> = unlogged_meanwhile.iter().filter_map(|path| locator(path)).collect();
         let facts = PhysicalFacts {
             method: METHOD.to_owned(),
             server_version_num: server.version,
@@ -203,7 +212,8 @@ impl Capture for PostgresPhysical {
             database: self.config.database().to_owned(),
             superuser,
             settings,
-            unlogged_relations: listing.unlogged,
+            unlogged_relations: listing.unlogged + relations.len() as u64,
+            unlogged_meanwhile,
             read_by: read_by.to_owned(),
             reading,
             built_on: since,

@@ -67,6 +67,9 @@ pub struct PhysicalFacts {
     pub settings: BTreeMap<String, String>,
     /// Unlogged relations, indexes among them: they come back empty. Their names are in a restored cluster's catalogue.
     pub unlogged_relations: u64,
+    /// Files below the data directory, of relations that turned out to be unlogged while the backup ran: a restore leaves them out.
+    #[serde(default)]
+    pub unlogged_meanwhile: Vec<String>,
     /// How the files were read: `sql`, or `files` from the data directory itself.
     pub read_by: String,
     /// For people: what this is incremental on, or why everything was read.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Captures the log from the beginning of the backup to its end, and the histories of timelines; returns how many segments there are, and what they
-/// say of tablespaces.
+/// say.
 ///
 /// # Errors
 /// [`SourceError::Unfit`] for a segment that is not there or does not hold what its name says, a record that cannot be replayed, and, of a

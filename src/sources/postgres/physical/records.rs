@@ -1,9 +1,9 @@
 //! The records of the write-ahead log, followed from the one where replay begins to the one where it may end.
 //!
-//! That shows two things. The log can be replayed: each record is whole by its own checksum and names the one before it. And which
+//! That shows three things. The log can be replayed: each record is whole by its own checksum and names the one before it. Which
 //! tablespaces it makes: a server that replays `CREATE TABLESPACE` writes to the directory that the statement named, on whatever
 //! machine it runs, so that a drill would reach into a production server's files beside it. [`Change`]s to the log empty that path
-//! (see [`super::in_place`]).
+//! (see [`super::in_place`]). And which relations have no log of their own (see [`super::unlogged`]).
 //!
 //! The layout is that of `xlogrecord.h`, `xlog_internal.h` and `xloginsert.c`.
 
@@ -11,7 +11,9 @@ use crc_fast::{CrcAlgorithm, Digest};
 
 use super::{
     label::Lsn,
+    summary::Locator,
     tablespace::{Change, Coming, MOST_TABLESPACE_BYTES, Made, emptying, path_at, tablespace},
+    unlogged::init_fork,
     wal::{CHECKED_HEADER_BYTES, HEADER_BYTES, LONG_HEADER_BYTES, Layout, SHORT_HEADER_BYTES},
 };
 
@@ -21,9 +23,11 @@ const MOST_BYTES: u32 = 1020 << 20;
 pub const BEGINS_WITH_REST: u16 = 0x0001;
 /// Set in the flags of a page at whose beginning a record was given up that a crash had cut off.
 pub const RECORD_GIVEN_UP: u16 = 0x0008;
-/// Resource managers and their records: the rest of the segment is empty; a tablespace is made.
+/// Resource managers and their records: the rest of the segment is empty; a relation's fork is made; a tablespace is made, or dropped.
 const RM_XLOG: u8 = 0;
 const XLOG_SWITCH: u8 = 0x40;
+const RM_SMGR: u8 = 2;
+const SMGR_CREATE: u8 = 0x10;
 const RM_TABLESPACE: u8 = 5;
 const TABLESPACE_CREATE: u8 = 0x00;
 const TABLESPACE_DROP: u8 = 0x10;
@@ -38,6 +42,8 @@ pub struct Followed {
     pub naming: u64,
     /// What empties the paths of those records.
     pub changes: Vec<Change>,
+    /// The relations whose init fork is made.
+    pub init_forks: Vec<Locator>,
 }
 
 /// Follows the records of a log whose segments come one after the other, each from its beginning.
@@ -78,7 +84,7 @@ struct Record {
     digest: Digest,
     /// The place of its checksum.
     sum_at: u64,
-    /// Of one that makes or drops a tablespace, its bytes and their places.
+    /// Of one that is read, its bytes and their places.
     kept: Vec<u8>,
     places: Vec<u64>,
     /// It began before what is followed, and is not judged.
@@ -92,6 +98,11 @@ impl Record {
 
     fn is(&self, manager: u8, info: u8) -> bool {
         self.header.len() == HEADER_BYTES && self.header[17] == manager && self.header[16] & INFO == info
+    }
+
+    /// Whether what it says is read: it makes or drops a tablespace, or makes a fork.
+    fn is_read(&self) -> bool {
+        self.header.get(17) == Some(&RM_TABLESPACE) || self.is(RM_SMGR, SMGR_CREATE)
     }
 
     /// Whether its checksum is right with these bytes of a tablespace's record.
@@ -190,7 +201,7 @@ impl Records {
         Ok(())
     }
 
-    /// All of it has come. Returns what it says of tablespaces.
+    /// All of it has come. Returns what it says.
     ///
     /// # Errors
     /// What is wrong with it, in words.
@@ -272,7 +283,7 @@ impl Records {
             } else {
                 let part = record.remaining.min(bytes.len());
                 record.digest.update(&bytes[..part]);
-                if record.header[17] == RM_TABLESPACE && record.kept.len() < MOST_TABLESPACE_BYTES {
+                if record.is_read() && record.kept.len() < MOST_TABLESPACE_BYTES {
                     record.kept.extend_from_slice(&bytes[..part]);
                     record.places.extend(at..at + part as u64);
                 }
@@ -319,6 +330,9 @@ impl Records {
             let (dropped, _) = tablespace(&record.kept);
             self.followed.made.iter_mut().filter(|made| made.oid == dropped).for_each(|made| made.is_dropped = true);
         }
+        if record.is(RM_SMGR, SMGR_CREATE) {
+            self.followed.init_forks.extend(init_fork(&record.kept));
+        }
         self.before = Some(record.start);
         self.records += 1;
         Ok(())
@@ -343,7 +357,7 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use super::{CrcAlgorithm, Followed, Layout, Lsn, Made, Records};
+    use super::{CrcAlgorithm, Followed, Layout, Locator, Lsn, Made, Records};
 
     const SEGMENT: u64 = 64 << 10;
     const LAYOUT: Layout = Layout { segment_bytes: SEGMENT, system: 7 };
@@ -501,6 +515,24 @@ mod tests {
                 assert_eq!((again.naming, again.changes), (0, Vec::new()), "{path}, {before}");
             }
         }
+    }
+
+    #[test]
+    fn relations_whose_init_fork_is_made_are_told() {
+        let fork = |before: &[u8], number: u32, fork: u32| {
+            let data = [1663, 5, number, fork].map(u32::to_le_bytes).concat();
+            [before, &[255, 16], &data].concat()
+        };
+        let mut log = Log::new();
+        let start = log.record(10, 0, &[1; 8100]);
+        log.record(2, 0x10, &fork(&[], 1, 0));
+        log.record(2, 0x10, &fork(&[], 2, 3));
+        log.record(2, 0x20, &fork(&[], 3, 3));
+        log.record(2, 0x10, &fork(&[252, 9, 9, 9, 9], 4, 3));
+        log.record(3, 0x10, &fork(&[], 5, 3));
+        log.record(2, 0x10, &[255, 16, 1]);
+        let at = |number| Locator { tablespace: 1663, database: 5, number };
+        assert_eq!(follow(&log.bytes, start, log.at()).unwrap().init_forks, [at(2), at(4)]);
     }
 
     #[test]

@@ -21,7 +21,9 @@ const BITMAP_WORDS: u16 = 4096;
 const NO_LIMIT: u32 = u32::MAX;
 /// `ForkNumber`: main, free space, visibility, init.
 pub const MAIN_FORK: u32 = 0;
-const LAST_FORK: u32 = 3;
+/// The same.
+pub const INIT_FORK: u32 = 3;
+const LAST_FORK: u32 = INIT_FORK;
 
 /// Where a relation's files are: `RelFileLocator`. File number 0 stands for the whole database there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

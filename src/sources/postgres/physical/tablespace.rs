@@ -81,17 +81,22 @@ pub fn emptying() -> [u8; 5] {
     [b'/', a, b, c, d]
 }
 
-/// Where the path begins in the body of a record that makes a tablespace; nothing while too little of it has come.
+/// Where the path begins in the body of a record that makes a tablespace, after the OID; nothing while too little of it has come.
 pub fn path_at(body: &[u8]) -> Result<Option<usize>, ()> {
+    Ok(data_at(body)?.map(|at| at + 4))
+}
+
+/// Where the data begin in the body of a record that names no blocks; nothing while too little of it has come.
+pub fn data_at(body: &[u8]) -> Result<Option<usize>, ()> {
     let mut at = 0;
-    // Headers of the data come first: an origin, the outer transaction, then the length of the data, short or long. Then the OID.
+    // Headers come first: an origin, the outer transaction, then the length of the data, short or long.
     loop {
         match body.get(at) {
             None => return Ok(None),
             Some(253) => at += 3,
             Some(252) => at += 5,
-            Some(255) => return Ok(Some(at + 2 + 4)),
-            Some(254) => return Ok(Some(at + 5 + 4)),
+            Some(255) => return Ok(Some(at + 2)),
+            Some(254) => return Ok(Some(at + 5)),
             Some(_) => return Err(()),
         }
     }

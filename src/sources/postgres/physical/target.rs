@@ -375,7 +375,11 @@ impl Rebuild for PhysicalTarget {
             existing::unmake(&self.directory)?;
         }
         let links = mapping.iter().map(|(one, _)| format!("pg_tblspc/{}", one.oid).into_bytes());
-        let mut without: Vec<Vec<u8>> = SIGNALS.iter().map(|name| name.as_bytes().to_vec()).chain(links).collect();
+        let meanwhile = |below: &str| -> Vec<Vec<u8>> {
+            facts.unlogged_meanwhile.iter().filter_map(|path| Some(path.strip_prefix(below)?.as_bytes().to_vec())).collect()
+        };
+        let signals = SIGNALS.iter().map(|name| name.as_bytes().to_vec());
+        let mut without: Vec<Vec<u8>> = signals.chain(links).chain(meanwhile("")).collect();
         if self.options.is_isolated {
             without.push(AUTO_CONF.into());
         }
@@ -393,9 +397,9 @@ impl Rebuild for PhysicalTarget {
         }
         for (one, directory) in &mapping {
             self.make(directory, made.mode, made.owner)?;
-            let prefix = format!("{DATA}pg_tblspc/{}/", one.oid);
-            let rebuilt =
-                self.rebuild_part(&context, directory, part(&prefix, Vec::new()), way(true), Some(last.bytes_of(one))).await?;
+            let below = format!("pg_tblspc/{}/", one.oid);
+            let part = part(&format!("{DATA}{below}"), meanwhile(&below));
+            let rebuilt = self.rebuild_part(&context, directory, part, way(true), Some(last.bytes_of(one))).await?;
             add(&mut all, &format!("tablespace {}", one.name), rebuilt);
             let link = self.directory.join("pg_tblspc").join(one.oid.to_string());
             symlink(directory, &link).map_err(SourceError::io(link.display().to_string()))?;

@@ -4,6 +4,9 @@
 //! built: maybe after the data directory was listed, or after the backup. Then the file is in the point. The log makes the fork, and at the
 //! end of recovery the server copies the one to the other, and ends: `could not create file "base/5/16384": File exists`. Started again, it
 //! removes the file first, as it does with all that have such a fork when it starts (`ResetUnloggedRelations` in PostgreSQL's `reinit.c`).
+//!
+//! Hence a restore leaves out the files of relations whose fork the backup's own log makes ([`in_the_way`]). What is built only after the
+//! backup is found when a server is started ([`is_in_the_way`]).
 
 use std::{
     collections::HashSet,
@@ -11,10 +14,32 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::select::{Fork, Relation, is_database};
+use super::{
+    listing::Listing,
+    select::{Fork, Relation, is_database, locator},
+    summary::{INIT_FORK, Locator},
+    tablespace::data_at,
+};
 
 /// `pg_tblspc/16400/PG_15_202209061/5`.
 const DEEPEST: usize = 4;
+
+/// The relation whose init fork a record makes that makes a fork, by what comes after its header: `xl_smgr_create`.
+pub(super) fn init_fork(body: &[u8]) -> Option<Locator> {
+    let data = body.get(data_at(body).ok()??..)?;
+    let word = |at: usize| Some(u32::from_le_bytes(*data.get(at..)?.first_chunk()?));
+    (word(12)? == INIT_FORK).then_some(Locator { tablespace: word(0)?, database: word(4)?, number: word(8)? })
+}
+
+/// Of what is listed, the files of relations whose init fork the log makes.
+pub(super) fn in_the_way(listing: &Listing, init_forks: &[Locator]) -> Vec<String> {
+    let made: HashSet<&Locator> = init_forks.iter().collect();
+    let is = |path: &str| {
+        locator(path).is_some_and(|one| made.contains(&one)) && Relation::of(path).is_some_and(|one| one.fork != Fork::Init)
+    };
+    let files = listing.items.iter().filter(|item| !item.is_directory && is(&item.path));
+    files.map(|item| item.path.clone()).collect()
+}
 
 /// The first files of all relations that have an init fork. Blocking.
 pub(super) fn with_init_fork(data: &Path) -> HashSet<PathBuf> {
