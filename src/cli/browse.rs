@@ -22,6 +22,9 @@ pub(super) struct ShowArgs {
     words: Vec<String>,
     #[command(flatten)]
     place: PlaceArgs,
+    /// Print the policy file that is stored in the point, and nothing else.
+    #[arg(long)]
+    policy: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,6 +81,13 @@ pub(super) async fn show(context: &Context, args: ShowArgs) -> Result<ExitCode, 
     let words = args.place.words(args.words, 1, "farshore show POLICY POINT")?;
     let opened = open(context, words.policy.as_deref(), &args.place).await?;
     let point = opened.point(&words.rest[0]).await?;
+    if args.policy {
+        context.print(&serde_json::json!({ "policy_text": point.policy_text }), |_| {
+            let line = |line: &str| line.split('\t').map(printable).collect::<Vec<_>>().join("\t");
+            point.policy_text.lines().map(line).collect::<Vec<_>>().join("\n")
+        })?;
+        return Ok(ExitCode::Success);
+    }
     let pinned = operations::pinned(&opened.repository, &point.id).await?;
     let mut shown = serde_json::to_value(&point).map_err(|error| CliError::other("point", error))?;
     if let Some(fields) = shown.as_object_mut() {

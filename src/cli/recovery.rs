@@ -197,7 +197,8 @@ fn refuse_unreadable(identity: &Path) -> Result<(), CliError> {
     let text = std::fs::read(identity).map_err(|error| unfit(&error.to_string()))?;
     if is_passphrase_wrapped(&text) {
         return Err(CliError::Usage(format!(
-            "{} is wrapped with a passphrase, which the server cannot be asked for when it fetches the log: give an identity without one, in a file that only the server's user can read, and remove it afterwards",
+            "{} is wrapped with a passphrase, which the server cannot be asked for when it fetches the log: open it first (`age -d -o /dev/shm/open.txt {}` asks for the passphrase; umask 077), give that file, and remove it afterwards",
+            identity.display(),
             identity.display()
         )));
     }

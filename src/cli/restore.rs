@@ -196,6 +196,13 @@ async fn targets(
     Ok(all)
 }
 
+/// An address without what may be secret in it.
+fn shown(to: &str) -> String {
+    let (address, parameters) = to.split_once('?').map_or((to, ""), |(address, _)| (address, "?…"));
+    let place = address.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1)));
+    place.map_or_else(|| format!("{address}{parameters}"), |(scheme, place)| format!("{scheme}://…@{place}{parameters}"))
+}
+
 async fn target(
     args: &Args,
     snapshot: &Snapshot,
@@ -205,11 +212,17 @@ async fn target(
 ) -> Result<Arc<dyn Rebuild>, CliError> {
     let (policy, clock) = (place.policy.as_ref(), &place.clock);
     let name = &snapshot.source;
-    let wrong =
-        |what: &str| CliError::Usage(format!("source {name} is of kind {}: --to must be {what}, not {to:?}", snapshot.kind));
+    let wrong = |what: &str| {
+        CliError::Usage(format!("source {name} is of kind {}: --to must be {what}, not {:?}", snapshot.kind, shown(to)))
+    };
     let is_database = to.starts_with("postgres://") || to.starts_with("postgresql://");
     match snapshot.kind.as_str() {
         "postgres" if is_database && !is_physical(&snapshot.facts) => {
+            if PostgresConfig::has_password(to) {
+                return Err(CliError::Usage(
+                    "--to has a password, which everybody on this machine can read there: leave it out, and give it in PGPASSWORD or in a password file (PGPASSFILE, ~/.pgpass)".to_owned(),
+                ));
+            }
             let config = PostgresConfig::parse(to, None).map_err(|error| CliError::Usage(error.to_string()))?;
             let options = TargetOptions { bin_directory: args.bin_directory.clone(), ..TargetOptions::default() };
             Ok(Arc::new(PostgresTarget::new(config, options)))

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{OperationError, anomaly::Shape};
 use crate::{
     report::{Damage, DrillReport, EvidenceLink, ReadPart, Verdict, VerifyReport},
-    repository::{EvidenceName, PointName, Repository, RepositoryError},
+    repository::{EvidenceName, PointName, Repository, RepositoryError, one_policy},
 };
 
 /// Records and points read at once.
@@ -244,8 +244,10 @@ pub async fn select_point(repository: &Repository, policy: Option<&str>, wanted:
         return Ok(repository.find_point(policy, wanted).await?);
     }
     let verified = verified(repository).await?;
-    let newest = repository.point_names(policy).await?.into_iter().rfind(|name| verified.contains_key(&name.id));
-    newest.ok_or_else(|| {
+    let mut names = repository.point_names(policy).await?;
+    names.retain(|name| verified.contains_key(&name.id));
+    one_policy(&names, wanted)?;
+    names.pop().ok_or_else(|| {
         OperationError::Repository(RepositoryError::NoSuchPoint {
             wanted: wanted.to_owned(),
             detail: "no recovery point was verified yet; `farshore drill` or `farshore verify --read-data` does that, or choose `latest`".to_owned(),

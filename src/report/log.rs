@@ -42,6 +42,9 @@ pub struct LogServerReport {
     pub is_lost: bool,
     /// Receivers that are connected to it.
     pub receivers: u64,
+    /// The file that it could not archive, where none was archived since: it keeps all that comes after.
+    #[serde(default)]
+    pub unarchived: Option<String>,
 }
 
 impl LogServerReport {
@@ -74,7 +77,17 @@ impl LogServerReport {
             (.., 0) => (look.ok(), "nobody receives it".to_owned()),
             _ => (look.ok(), "it is received".to_owned()),
         };
-        format!("{mark} server {server}: its log ends at {end}; {receiver}\n")
+        let (mark, unarchived) = match &self.unarchived {
+            None => (mark, String::new()),
+            Some(file) => (
+                look.failed(),
+                format!(
+                    "; it could not archive {}, and keeps it and all that comes after until its disk is full: the server's log says why",
+                    printable(file)
+                ),
+            ),
+        };
+        format!("{mark} server {server}: its log ends at {end}; {receiver}{unarchived}\n")
     }
 }
 
@@ -189,7 +202,7 @@ impl LogStatusReport {
     /// [`ExitCode::Problems`] or [`ExitCode::Success`].
     pub fn exit_code(&self) -> ExitCode {
         let spool = self.spool.as_ref().is_some_and(|spool| spool.is_stuck)
-            || self.server.as_ref().is_some_and(|server| server.is_lost || server.is_unreceived());
+            || self.server.as_ref().is_some_and(|server| server.is_lost || server.is_unreceived() || server.unarchived.is_some());
         let site = |site: &LogSiteReport| !site.problems.is_empty();
         if spool || self.sites.iter().any(site) { ExitCode::Problems } else { ExitCode::Success }
     }

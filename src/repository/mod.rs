@@ -77,6 +77,7 @@ pub use memory::Budget;
 pub use parts::{Part, ShardMark, StoredPart};
 pub use pins::{PinAction, PinRecord, StoredPin};
 pub use plan::{Claim, Plan, PlanName, Planned, SharedSource};
+pub(crate) use point::one_policy;
 pub use point::{Agent, Measures, Point, PointName, Snapshot};
 pub(crate) use pool::{Pool, processors};
 pub use probe::examine_store;

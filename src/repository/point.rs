@@ -1,6 +1,6 @@
 //! Recovery points: the commit, and the root from which everything else is found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -214,6 +214,24 @@ pub async fn list_store(store: &SharedStore, prefix: &str) -> Result<Vec<ObjectS
     }
 }
 
+/// Refuses a word for the newest among points of which it would be mere chance whose is the newest.
+///
+/// # Errors
+/// [`RepositoryError::NoSuchPoint`], with the policies.
+pub(crate) fn one_policy(names: &[PointName], wanted: &str) -> Result<()> {
+    let policies: BTreeSet<&str> = names.iter().map(|name| name.policy.as_str()).collect();
+    if policies.len() < 2 {
+        return Ok(());
+    }
+    let listed = policies.into_iter().collect::<Vec<_>>().join(", ");
+    Err(RepositoryError::NoSuchPoint {
+        wanted: wanted.to_owned(),
+        detail: format!(
+            "points of several policies lie here ({listed}): write the id of the one that you mean; `farshore points` lists them"
+        ),
+    })
+}
+
 impl Repository {
     /// The key of a point's object: policy, T to the second, id.
     pub fn point_object(policy: &str, consistent_at: DateTime<Utc>, id: &str) -> String {
@@ -263,6 +281,7 @@ impl Repository {
             )));
         };
         if wanted == "latest" {
+            one_policy(&names, wanted)?;
             return Ok(newest.clone());
         }
         let matching: Vec<_> =

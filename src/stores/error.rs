@@ -14,7 +14,9 @@ pub enum StoreError {
         place: String,
     },
     /// There is no such bucket, container or directory, or no access that would show it.
-    #[error("{place}: no such bucket, container or directory; check the name in the policy, or run `farshore init --create`")]
+    #[error(
+        "{place}: no such bucket, container or directory; check the name in the policy (or in --site); only if it is yet to be made: `farshore init --create`"
+    )]
     NoSuchPlace {
         /// Where.
         place: String,

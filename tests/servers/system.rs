@@ -158,6 +158,9 @@ fn everything_comes_back_from_the_site_alone_and_rows_match_objects() {
     let fresh = protected.database.server.absent_database();
     let (database, bucket) = (fresh.server.url(&fresh.name), protected.address("restored"));
     let bin = fresh.server.bin();
+    let typed = database.replacen('@', ":se%40cret@", 1);
+    let refused = agent.operator(["restore", "--site", &site, "latest", "--source", "db", "--to", &typed]);
+    assert!(refused.code == 2 && refused.stderr.contains("PGPASSWORD") && !refused.stderr.contains("cret"), "{refused:?}");
     let restored = agent.operator([
         "restore",
         "--site",

@@ -2,7 +2,7 @@
 //!
 //! Nothing is put on it that was not tried first: the identity opens the repository and every data key of the newest point.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use chrono::{DateTime, Utc};
 use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
@@ -20,7 +20,8 @@ use crate::{
     operations::check_point_keys,
     policy::{Encryption, Limits, SitePolicy},
     report::{ExitCode, counted, printable, timestamp},
-    repository::{Budget, Identities, Point, Reader, RepositoryError, is_passphrase_wrapped},
+    repository::{Budget, Identities, Point, Reader, RepositoryError, Snapshot, is_passphrase_wrapped},
+    sources::postgres::physical::facts::{PhysicalFacts, TablespaceFacts, is_physical},
 };
 
 #[derive(Debug, clap::Args)]
@@ -198,6 +199,17 @@ impl Site {
     }
 }
 
+/// A tablespace as a shell takes it: by its name, or, where that would have to be quoted, by its number.
+fn typed(tablespace: &TablespaceFacts) -> String {
+    let is_plain = tablespace.name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+    if is_plain { tablespace.name.clone() } else { tablespace.oid.to_string() }
+}
+
+/// What a snapshot says of a whole cluster, if it is one's.
+fn cluster(snapshot: &Snapshot) -> Option<PhysicalFacts> {
+    PhysicalFacts::read(&snapshot.facts).ok().filter(|_| is_physical(&snapshot.facts))
+}
+
 impl Sheet<'_> {
     /// What a QR code holds: the line of the secret key, or the whole wrapped file.
     fn code(&self) -> &str {
@@ -232,26 +244,49 @@ impl Sheet<'_> {
     /// What to type.
     fn steps(&self) -> String {
         let site = self.address;
+        let snapshots = || self.opened.point.iter().flat_map(|point| &point.snapshots);
+        let clusters: Vec<PhysicalFacts> = snapshots().filter_map(cluster).collect();
+        let versions: BTreeSet<u32> = clusters.iter().map(PhysicalFacts::major).collect();
+        let servers: String = versions.iter().map(|major| format!(", PostgreSQL {major}")).collect();
         let mut steps = format!(
             "On the bad day\n--------------\n\n\
-             1. A machine that you trust, with `farshore` of any version (or Python and docs/reader/farshore_read.py\n   \
+             1. A machine that you trust{servers}, with `farshore` of any version (or Python and docs/reader/farshore_read.py\n   \
              of its sources), and the site's credentials, as the provider's own tools take them.\n\
              2. Type or scan the identity into a file that is never on a disk, end with Ctrl-D:\n\n   \
-             install -m 600 /dev/stdin /dev/shm/key.txt\n\n\
-             3. What is there?\n\n   farshore points --site {site} --identity /dev/shm/key.txt\n\n\
-             4. Bring it back, each source to its target (`--dry-run` first):\n\n"
+             install -m 600 /dev/stdin /dev/shm/key.txt\n\n"
         );
-        for snapshot in self.opened.point.iter().flat_map(|point| &point.snapshots) {
-            let target = match snapshot.kind.as_str() {
-                "postgres" => "postgres://USER@HOST/DATABASE",
-                "bucket" => "s3://NEW-BUCKET",
-                "files" => "/DIRECTORY",
-                _ => "/FILE",
+        if self.wrapped && !clusters.is_empty() {
+            steps.push_str(
+                "   A server that fetches its log cannot be asked for the passphrase: open the identity first, with `age`,\n   \
+                 and give open.txt instead of key.txt.\n\n   \
+                 (umask 077; age -d -o /dev/shm/open.txt /dev/shm/key.txt)\n\n",
+            );
+        }
+        steps.push_str(&format!(
+            "3. What is there?\n\n   farshore points --site {site} --identity /dev/shm/key.txt\n\n\
+             4. Bring it back, each source to its target (`--dry-run` first):\n\n"
+        ));
+        for snapshot in snapshots() {
+            let target = match (snapshot.kind.as_str(), cluster(snapshot)) {
+                (_, Some(facts)) => {
+                    let elsewhere = facts.tablespaces.iter().map(|one| format!(" --tablespace {}=/DIRECTORY", typed(one)));
+                    format!("/var/lib/postgresql/{}/main{} --to-latest --start", facts.major(), elsewhere.collect::<String>())
+                }
+                ("postgres", None) => "postgres://USER@HOST/DATABASE".to_owned(),
+                ("bucket", None) => "s3://NEW-BUCKET".to_owned(),
+                ("files", None) => "/DIRECTORY".to_owned(),
+                _ => "/FILE".to_owned(),
             };
             steps.push_str(&format!(
                 "   farshore restore --site {site} --identity /dev/shm/key.txt latest --source {} --to {target}\n",
                 snapshot.source
             ));
+        }
+        if !clusters.is_empty() {
+            steps.push_str(
+                "\n   A cluster goes into an empty directory of the server's user, with all of its log that is archived: leave out\n   \
+                 --to-latest if none is. The server runs `farshore` itself: neither that nor the identity may lie below /root.\n",
+            );
         }
         if self.opened.point.is_none() {
             steps.push_str(&format!(
@@ -263,7 +298,11 @@ impl Sheet<'_> {
                 "\n   If that site is gone, or a point is not there: the same with --site and another place of the list above.\n",
             );
         }
-        steps.push_str("\n5. shred -u /dev/shm/key.txt\n");
+        steps.push_str(if self.wrapped && !clusters.is_empty() {
+            "\n5. shred -u /dev/shm/key.txt /dev/shm/open.txt\n"
+        } else {
+            "\n5. shred -u /dev/shm/key.txt\n"
+        });
         steps
     }
 }

@@ -52,14 +52,14 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
                 Ok(config) => receiving(&config, &slot).await.map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             };
-            server = asked.as_ref().ok().copied();
+            server = asked.as_ref().ok().cloned();
             report.server = Some(log_server(named, slot, &asked));
         }
     }
     let mut code = ExitCode::Success;
     for site in names {
         let place_args = PlaceArgs { site, ..args.place.clone() };
-        match one(context, words.policy.as_deref(), &place_args, identities.clone(), (server, objective)).await {
+        match one(context, words.policy.as_deref(), &place_args, identities.clone(), (server.clone(), objective)).await {
             Ok(found) => report.sites.push(found),
             Err(error) => {
                 error.print(context.json);

@@ -50,6 +50,7 @@ pub fn log_server(server: String, slot: String, asked: &Result<Receiving, String
         holds_from_lsn: None,
         is_lost: false,
         receivers: 0,
+        unarchived: None,
     };
     match asked {
         Err(error) => report.unanswered = Some(error.clone()),
@@ -59,6 +60,7 @@ pub fn log_server(server: String, slot: String, asked: &Result<Receiving, String
             report.end_lsn = Some(found.stand.end.to_string());
             report.is_lost = found.held == Held::Lost;
             report.receivers = found.receivers;
+            report.unarchived.clone_from(&found.unarchived);
             if let Held::From(from) = found.held {
                 report.holds_from_lsn = Some(from.to_string());
             }
@@ -80,7 +82,7 @@ pub async fn log_status(request: LogStatusRequest<'_>) -> Result<LogSiteReport, 
     for file in files {
         by_system.entry(file.name.system()).or_default().push(file);
     }
-    let judged = judged(&points, request.server.map(|server| server.layout.system));
+    let judged = judged(&points, request.server.as_ref().map(|server| server.layout.system));
     let objective = request.objective.map(|objective| objective.as_secs_f64());
     let mut systems = Vec::new();
     for (system, files) in by_system {
@@ -117,7 +119,7 @@ pub async fn log_status(request: LogStatusRequest<'_>) -> Result<LogSiteReport, 
             timelines: Vec::new(),
             points: Vec::new(),
         };
-        let server = request.server.filter(|server| server.layout.system == system);
+        let server = request.server.as_ref().filter(|server| server.layout.system == system);
         // Of a log that has just begun there may be parts alone, which do not say how long a segment is.
         let end = layout.or(server.map(|server| server.layout)).and_then(|layout| end(layout, &files));
         let ended_at = match end {

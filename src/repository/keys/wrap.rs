@@ -185,7 +185,7 @@ fn unwrap_age(body: &[u8], identities: &Identities) -> std::result::Result<Zeroi
         decryptor.decrypt(identities.iter().map(|identity| identity as &dyn Identity)).map_err(|error| match error {
             // A key whose lines for our identity were altered looks the same.
             age::DecryptError::NoMatchingKeys => Unopened::WrongIdentity(format!(
-                "none of the identities at hand opens this key ({error}); give the identity of one of the recipients with --identity FILE (`farshore key list` names them)"
+                "none of the identities at hand opens this key ({error}); give the identity of one of the recipients with --identity FILE (`farshore key list` names them); a new agent's key is made known with `farshore key rotate POLICY --identity FILE`"
             )),
             other => damaged(&other),
         })?;

@@ -46,6 +46,11 @@ impl PostgresConfig {
         Ok(Self { address })
     }
 
+    /// Whether a URL has a password in it.
+    pub fn has_password(url: &str) -> bool {
+        Address::parse(url, |_| None).is_ok_and(|address| address.password.is_some())
+    }
+
     /// The same server and role, another database.
     #[must_use]
     pub fn with_database(&self, name: &str) -> Self {
@@ -87,7 +92,7 @@ impl PostgresConfig {
     /// Connects.
     pub(super) async fn connect(&self, side: Side) -> Result<Session, SourceError> {
         self.reach(side).await.map_err(|error| match error {
-            Attempt::Refused(said) => failure::connecting(&self.address, &said),
+            Attempt::Refused(said) => failure::connecting(side, &self.address, &said),
             Attempt::Other(error) => error,
         })
     }
@@ -99,7 +104,9 @@ impl PostgresConfig {
                 session.close().await;
                 Knock::In
             }
-            Err(Attempt::Refused(said)) if failure::will_not_pass(&said) => Knock::Never(failure::connecting(&self.address, &said)),
+            Err(Attempt::Refused(said)) if failure::will_not_pass(&said) => {
+                Knock::Never(failure::connecting(Side::Target, &self.address, &said))
+            }
             Err(_) => Knock::NotYet,
         }
     }

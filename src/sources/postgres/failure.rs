@@ -89,7 +89,7 @@ pub(super) fn will_not_pass(said: &Said) -> bool {
 }
 
 /// An error while connecting.
-pub(super) fn connecting(address: &Address, error: &Said) -> SourceError {
+pub(super) fn connecting(side: Side, address: &Address, error: &Said) -> SourceError {
     let subject = address.describe();
     let said = &error.words;
     let user = &address.user;
@@ -101,9 +101,22 @@ pub(super) fn connecting(address: &Address, error: &Said) -> SourceError {
         Some(code) if *code == SqlState::INVALID_PASSWORD => SourceError::Unauthenticated {
             subject,
             detail: format!(
-                "{said}: the password for role {user:?} is wrong or missing; correct it where the policy's `password` points"
+                "{said}: the password for role {user:?} is wrong or missing; correct it {}",
+                match side {
+                    Side::Source => "where the policy's `password` points",
+                    Side::Target => "in PGPASSWORD or the password file (PGPASSFILE, ~/.pgpass)",
+                }
             ),
         },
+        // Over a unix socket the operating system says who is there.
+        Some(code) if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION && said.contains("Peer authentication") => {
+            SourceError::Unauthenticated {
+                subject,
+                detail: format!(
+                    "{said}: run this as the system user that the server takes for role {user:?} (`sudo -u USER farshore …`; see its pg_hba.conf and pg_ident.conf)"
+                ),
+            }
+        }
         Some(code) if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => SourceError::Unauthenticated {
             subject,
             detail: format!(
@@ -141,7 +154,13 @@ pub(super) fn connecting(address: &Address, error: &Said) -> SourceError {
         }
         None if error.cause == Cause::NoPassword => SourceError::Unauthenticated {
             subject,
-            detail: format!("the server asks for a password for role {user:?} and none is given: set the policy's `password`"),
+            detail: format!(
+                "the server asks for a password for role {user:?} and none is given: set {}",
+                match side {
+                    Side::Source => "the policy's `password`",
+                    Side::Target => "PGPASSWORD, or a password file (PGPASSFILE, ~/.pgpass)",
+                }
+            ),
         },
         None => {
             SourceError::Unreachable { subject, detail: format!("{said}: check host, port, firewall, and that the server runs") }
@@ -184,4 +203,37 @@ pub(super) fn statement(side: Side, subject: &str, doing: &str, error: &Error) -
         _ => format!("{doing}: {said}; see the server's log"),
     };
     side.unfit(subject, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, Cause, Said, Side, SqlState, connecting};
+
+    #[test]
+    fn who_is_not_let_in_is_told_what_to_do_on_his_side() {
+        let address = Address::parse("postgres://farshore@db.internal/app", |_| None).unwrap();
+        let peer = Cause::Server(SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+        let table = [
+            (
+                Side::Source,
+                Cause::Server(SqlState::INVALID_PASSWORD),
+                "password authentication failed",
+                "where the policy's `password`",
+            ),
+            (
+                Side::Target,
+                Cause::Server(SqlState::INVALID_PASSWORD),
+                "password authentication failed",
+                "in PGPASSWORD or the password file",
+            ),
+            (Side::Source, Cause::NoPassword, "password missing", "set the policy's `password`"),
+            (Side::Target, Cause::NoPassword, "password missing", "set PGPASSWORD, or a password file"),
+            (Side::Source, peer.clone(), "Peer authentication failed for user \"farshore\"", "`sudo -u USER farshore …`"),
+            (Side::Source, peer, "no pg_hba.conf entry for host", "allow this role, database and this machine's address"),
+        ];
+        for (side, cause, words, expected) in table {
+            let said = connecting(side, &address, &Said { cause, words: words.to_owned() }).to_string();
+            assert!(said.contains(expected), "{said}");
+        }
+    }
 }

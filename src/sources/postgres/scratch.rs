@@ -154,8 +154,14 @@ impl ScratchCluster {
                     return Err(SourceError::Program {
                         program: "postgres".to_owned(),
                         detail: format!(
-                            "the server on {} came up and lets nobody in: {error}; it is reached as the superuser that the point names, who must exist and be allowed to log in; {}",
+                            "the server on {} came up and lets nobody in: {error}{}; {}",
                             self.place.data.display(),
+                            match error {
+                                SourceError::Unauthenticated { .. } => {
+                                    "; it is reached as the superuser that the point names, who must exist and be allowed to log in"
+                                }
+                                _ => "",
+                            },
                             self.place.remedy
                         ),
                     });

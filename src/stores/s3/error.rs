@@ -125,7 +125,8 @@ impl Answer<'_> {
             }
             "NotImplemented" => return StoreError::Unsupported { place, what: action },
             "AuthorizationHeaderMalformed" | "PermanentRedirect" | "TemporaryRedirect" | "IllegalLocationConstraintException" => {
-                let detail = format!("{detail}; name the bucket's own region in the policy");
+                let detail =
+                    format!("{detail}; name the bucket's own region in the policy, or, with an address in --site, in AWS_REGION");
                 return StoreError::Other { place, action, detail };
             }
             "InvalidObjectState" => return StoreError::Archived { place, detail, next: BRING_BACK },

@@ -46,6 +46,10 @@ fn nonsense_on_the_command_line_is_a_usage_error() {
     agent.run(["restore", "policy.toml", "latest", "--source", "nobody", "--to", "t"]).fails(2, &["nobody", "it has config"]);
     let database = "postgres://me@host/db";
     agent.run(["restore", "policy.toml", "latest", "--source", "config", "--to", database]).fails(2, &["config", "a directory"]);
+    let typed = "postgres://me:se%40cret@host/db?password=secret";
+    let refused =
+        agent.run(["restore", "policy.toml", "latest", "--source", "config", "--to", typed]).fails(2, &["postgres://…@host/db?…"]);
+    assert!(!refused.stderr.contains("cret"), "{}", refused.stderr);
     let tablespace = ["restore", "policy.toml", "latest", "--source", "config", "--to", "t", "--tablespace", "a=/b"];
     agent.run(tablespace).fails(2, &["--tablespace", "physical"]);
     agent.run(["points", "policy.toml", "--site", "mars"]).fails(2, &["mars", "it has far"]);
@@ -117,4 +121,39 @@ fn an_unencrypted_repository_says_so_everywhere_and_needs_no_identity() {
     }
     agent.write_policy(&agent.all_sources());
     agent.run(["backup", "policy.toml"]).fails(7, &["not encrypted", "encryption = \"none\""]);
+}
+
+#[test]
+fn the_policy_comes_back_from_a_point() {
+    let agent = Agent::with_everything();
+    agent.init();
+    agent.backup();
+    let site = agent.text("site");
+    let text = fs::read_to_string(agent.path("policy.toml")).unwrap();
+    let show = ["show", "--site", &site, "latest", "--policy"];
+    assert_eq!(agent.operator(show).succeeds().stdout.trim_end(), text.trim_end());
+    assert_eq!(agent.operator(show.into_iter().chain(["--json"])).succeeds().json()["policy_text"], text);
+}
+
+#[test]
+fn of_several_policies_in_one_repository_none_has_the_latest_point() {
+    let agent = Agent::with_everything();
+    agent.init();
+    agent.backup();
+    let site = agent.text("site");
+    let cat = |words: &[&str]| agent.operator(["cat"].iter().chain(words).copied());
+    cat(&["--site", &site, "latest:cluster/output"]).succeeds();
+    let text = fs::read_to_string(agent.path("policy.toml")).unwrap();
+    fs::write(agent.path("other.toml"), text.replacen("name = \"sys\"", "name = \"other\"", 1)).unwrap();
+    agent.run(["backup", "other.toml"]).succeeds();
+    cat(&["--site", &site, "latest:cluster/output"])
+        .fails(2, &["points of several policies lie here (other, sys)", "write the id"]);
+    cat(&["other.toml", "latest:cluster/output"]).succeeds();
+    let id = agent.points().pop().unwrap();
+    cat(&["--site", &site, &format!("{id}:cluster/output")]).succeeds();
+    // Verified is only one of them, until the other is as well.
+    agent.operator(["drill", "policy.toml"]).succeeds();
+    cat(&["--site", &site, "latest-verified:cluster/output"]).succeeds();
+    agent.operator(["drill", "other.toml"]).succeeds();
+    cat(&["--site", &site, "latest-verified:cluster/output"]).fails(2, &["(other, sys)"]);
 }

@@ -1,5 +1,7 @@
 //! A cluster under a policy, by the program itself: backup, restore, drill.
 
+use clap::Parser;
+
 use super::cluster::Cluster;
 use crate::{
     postgres::{Server, run},
@@ -116,6 +118,13 @@ fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
     assert!(agent.path("restored/data/backup_label").exists() && agent.path("restored/fast").read_dir().unwrap().count() == 1);
     let refused = agent.operator(["restore", "policy.toml", "latest", "--source", "db", "--to", "postgres://x@y/z"]);
     assert!(refused.stderr.contains("a directory"), "{}", refused.stderr);
+    agent.run(["key", "sheet", "policy.toml", "--identity", "operator.txt", "--output", "sheet.txt"]).succeeds();
+    let sheet = std::fs::read_to_string(agent.path("sheet.txt")).unwrap();
+    assert!(sheet.contains("1. A machine that you trust, PostgreSQL 18, with"), "{sheet}");
+    let command = sheet.lines().find(|line| line.trim().starts_with("farshore restore ")).unwrap();
+    let words = "latest --source db --to /var/lib/postgresql/18/main --tablespace fast=/DIRECTORY --to-latest --start";
+    assert!(command.ends_with(words), "{command}");
+    farshore::cli::Cli::try_parse_from(command.split_whitespace()).unwrap();
 
     // A page that is damaged at the source and was not written to is not read: the point has it as it was when it was sound.
     let path = cluster.psql("app", "SELECT pg_relation_filepath('moved')");

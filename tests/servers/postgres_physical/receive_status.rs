@@ -142,3 +142,34 @@ fn a_status_of_a_15_tells_an_idle_server_from_a_receiver_that_stopped() {
 fn a_status_of_an_18_tells_an_idle_server_from_a_receiver_that_stopped() {
     is_told(Server::Eighteen, "stream");
 }
+
+#[test]
+fn a_status_tells_of_a_server_that_cannot_archive() {
+    let archive = Archive::new("limit = \"64MiB\"");
+    let primary = Cluster::new(Server::Fifteen, &["archive_mode=on", "autovacuum=off"]);
+    primary.make_role("postgres");
+    archive.follows(&primary.role_url("postgres"));
+    primary.psql("postgres", TABLE);
+    let archives_with = |command: &str| {
+        primary.psql("postgres", &format!("ALTER SYSTEM SET archive_command = '{command}'; SELECT pg_reload_conf()"));
+        primary.psql("postgres", "INSERT INTO markers (at) VALUES (clock_timestamp()); SELECT pg_switch_wal()");
+    };
+    let becomes = |expected: i32| {
+        let since = std::time::Instant::now();
+        loop {
+            let (code, found, text) = status(&archive);
+            if code == Some(expected) {
+                return (found, text);
+            }
+            assert!(since.elapsed().as_secs() < 60, "{text}");
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+    };
+    archives_with("false");
+    let (found, text) = becomes(4);
+    let failed = primary.psql("postgres", "SELECT last_failed_wal FROM pg_stat_archiver");
+    assert_eq!(found["server"]["unarchived"], failed, "{found:#}");
+    assert!(text.contains(&format!("it could not archive {failed}, and keeps it")), "{text}");
+    archives_with("true");
+    assert!(becomes(0).0["server"]["unarchived"].is_null());
+}

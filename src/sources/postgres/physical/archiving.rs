@@ -87,17 +87,22 @@ fn streaming(lets: Result<(), Unstreamed>, is_required: bool) -> Finding {
     }
 }
 
+/// Of a server that archives: the file that it could not archive, if none was since.
+pub(super) const UNARCHIVED: &str = "SELECT last_failed_wal FROM pg_catalog.pg_stat_archiver \
+    WHERE last_failed_time > coalesce(last_archived_time, '-infinity') AND current_setting('archive_mode') <> 'off'";
+
 async fn look(session: &Session, options: &LogOptions) -> Result<Archiving, SourceError> {
     let doing = "looking at how the log is archived";
     let failed = |error| session.failed(doing, &error);
     // Before PostgreSQL 15 there is no archive_library; sizes are in MiB in this view, and -1 is no bound.
-    let sql = "SELECT current_setting('archive_mode'), current_setting('archive_command'), \
-               coalesce(current_setting('archive_library', true), ''), \
-               (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'archive_timeout'), \
-               (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'), \
-               (SELECT last_failed_wal FROM pg_catalog.pg_stat_archiver \
-                WHERE last_failed_time > coalesce(last_archived_time, '-infinity'))";
-    let row = session.client.query_one(sql, &[]).await.map_err(failed)?;
+    let sql = format!(
+        "SELECT current_setting('archive_mode'), current_setting('archive_command'), \
+         coalesce(current_setting('archive_library', true), ''), \
+         (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'archive_timeout'), \
+         (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'), \
+         ({UNARCHIVED})"
+    );
+    let row = session.client.query_one(&sql, &[]).await.map_err(failed)?;
     let slot = "SELECT slot_type = 'physical', coalesce(wal_status = 'lost', false) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text";
     let slot = session.client.query_opt(slot, &[&options.slot]).await.map_err(failed)?;
     let slot = slot.map(|slot| Ok(Received { is_physical: slot.try_get(0)?, is_lost: slot.try_get(1)? })).transpose();

@@ -101,6 +101,11 @@ pub struct PhysicalFacts {
 }
 
 impl PhysicalFacts {
+    /// The server's major version.
+    pub fn major(&self) -> u32 {
+        self.server_version_num / 10_000
+    }
+
     /// Reads the facts of a snapshot.
     ///
     /// # Errors

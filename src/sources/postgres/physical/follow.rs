@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_postgres::types::ToSql;
 
 use super::{
+    archiving::UNARCHIVED,
     label::Lsn,
     log::is_history,
     read::{ROW_BYTES, Reading, Wanted},
@@ -75,7 +76,7 @@ pub struct Slot {
 }
 
 /// How a server stands whose log is received, or could be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receiving {
     /// How its log is laid out, and whose it is.
     pub layout: Layout,
@@ -85,6 +86,8 @@ pub struct Receiving {
     pub held: Held,
     /// Sessions of a receiver with this slot, without what is streamed to it beside. It asks every second, so one that is there lives.
     pub receivers: u64,
+    /// The file that it could not archive, and that none has been archived since.
+    pub unarchived: Option<String>,
 }
 
 /// What a session calls itself that receives for this slot. Servers cut a name off that is longer.
@@ -101,15 +104,18 @@ fn receives(slot: &str) -> String {
 pub async fn receiving(config: &PostgresConfig, slot: &str) -> Result<Receiving, SourceError> {
     let follower = Follower::open(config, slot.to_owned()).await?;
     let (stand, held) = (follower.stand().await?, follower.slot().await?.held);
-    let sql = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = $1 AND backend_type = 'client backend'";
+    let sql = format!(
+        "SELECT (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = $1 AND backend_type = 'client backend'), ({UNARCHIVED})"
+    );
     let name = receives(slot);
     let parameters: [&(dyn ToSql + Sync); 1] = [&name];
-    let asked = follower.session.client.query_one(sql, &parameters);
+    let asked = follower.session.client.query_one(&sql, &parameters);
     let row = follower.bounded("looking for a receiver", asked).await?;
     let receivers = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
+    let unarchived = row.get(1);
     let layout = follower.layout;
     follower.session.close().await;
-    Ok(Receiving { layout, stand, held, receivers })
+    Ok(Receiving { layout, stand, held, receivers, unarchived })
 }
 
 /// Whether the server that a session leads to lets a replication connection through, for this slot.

@@ -168,7 +168,7 @@ fn comparable(server: &Server, earlier: &serde_json::Value) -> Result<PhysicalFa
     let earlier = earlier.ok_or("the earlier point is none of a whole cluster")?;
     let rules = [
         (earlier.system_identifier == server.layout.system.to_string(), "is another cluster's"),
-        (earlier.server_version_num / 10_000 == server.version / 10_000, "is of another major version"),
+        (earlier.major() == server.version / 10_000, "is of another major version"),
         (earlier.page_bytes == server.page_bytes, "has pages of another size"),
         (earlier.checksums == server.checksums, "was made when checksums were switched otherwise"),
         (!earlier.from_standby, "was made from a standby"),

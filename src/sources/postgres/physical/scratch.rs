@@ -94,7 +94,7 @@ impl Rebuild for PhysicalScratch {
 
     async fn rebuild(&self, context: RebuildContext<'_>) -> Result<Rebuilt, SourceError> {
         let facts = PhysicalFacts::read(context.facts)?;
-        let major = facts.server_version_num / 10_000;
+        let major = facts.major();
         let server = exactly("postgres", self.bin_directory.as_deref(), major).await?;
         let (clock, observer) = (context.clock.clone(), context.observer.clone());
         let mut rebuilt = self.target.rebuild(context).await?;
@@ -186,7 +186,7 @@ fn apart(place: &ScratchPlace, facts: &PhysicalFacts) -> Result<Vec<String>, Sou
     if facts.server_version_num >= KNOWN_FROM {
         settings.push(format!("{SETTING}=on"));
     }
-    if facts.server_version_num / 10_000 >= EVENT_TRIGGERS_FROM {
+    if facts.major() >= EVENT_TRIGGERS_FROM {
         settings.push("event_triggers=off".to_owned());
     }
     Ok(settings)

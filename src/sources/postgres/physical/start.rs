@@ -55,7 +55,7 @@ impl Start {
     /// # Errors
     /// [`SourceError::Program`] where the programs of this version are missing.
     pub async fn check(&self, facts: &PhysicalFacts) -> Result<(), SourceError> {
-        let major = facts.server_version_num / 10_000;
+        let major = facts.major();
         let server = exactly("postgres", self.bin_directory.as_deref(), major).await?;
         exactly("pg_ctl", server.path.parent(), major).await.map(|_| ())
     }
@@ -73,7 +73,7 @@ impl Start {
         context: &RebuildContext<'_>,
         done: &mut Rebuilt,
     ) -> Result<(), SourceError> {
-        let (clock, major) = (&context.clock, facts.server_version_num / 10_000);
+        let (clock, major) = (&context.clock, facts.major());
         let server = exactly("postgres", self.bin_directory.as_deref(), major).await?;
         context.observer.phase("database recovery", None);
         let began = clock.monotonic();

@@ -341,7 +341,7 @@ impl Rebuild for PhysicalTarget {
         let recovery = &self.options.recovery;
         let archive = recovery.fetch.iter().map(|fetch| format!(" ({})", fetch.found)).collect::<String>();
         let until = format!("{}{archive}", recovery.target.words());
-        Ok(format!("PostgreSQL {}, {found}{to}; replayed to {until}", facts.server_version_num / 10_000))
+        Ok(format!("PostgreSQL {}, {found}{to}; replayed to {until}", facts.major()))
     }
 
     async fn rebuild(&self, context: RebuildContext<'_>) -> Result<Rebuilt, SourceError> {

@@ -6,7 +6,7 @@ use crate::sources::{
     SourceError,
     postgres::{
         PostgresConfig,
-        failure::{self, Cause, Said},
+        failure::{self, Cause, Said, Side},
         quote::identifier,
     },
 };
@@ -49,15 +49,17 @@ pub(super) fn of(config: &PostgresConfig, said: Said) -> Unstreamed {
             "{words}: raise max_wal_senders by one, and restart the server; or see who uses them (SELECT * FROM pg_stat_replication)"
         )),
         Cause::Server(code) if *code == SqlState::INVALID_PASSWORD => {
-            Unstreamed::Refused(failure::connecting(config.address(), &said))
+            Unstreamed::Refused(failure::connecting(Side::Source, config.address(), &said))
         }
         // The server starts, or stops.
-        Cause::Server(code) if code.code().starts_with("57P") => Unstreamed::Broken(failure::connecting(config.address(), &said)),
+        Cause::Server(code) if code.code().starts_with("57P") => {
+            Unstreamed::Broken(failure::connecting(Side::Source, config.address(), &said))
+        }
         Cause::Server(_) => denied(format!(
             "{words}: a pooler that does not let replication connections through stands in between: give the server's own host and port"
         )),
-        Cause::NoPassword => Unstreamed::Refused(failure::connecting(config.address(), &said)),
-        Cause::Tls | Cause::Line => Unstreamed::Broken(failure::connecting(config.address(), &said)),
+        Cause::NoPassword => Unstreamed::Refused(failure::connecting(Side::Source, config.address(), &said)),
+        Cause::Tls | Cause::Line => Unstreamed::Broken(failure::connecting(Side::Source, config.address(), &said)),
     }
 }
 
