@@ -14,7 +14,7 @@ use crate::{
         ServerEncryption, SitePolicy, SourceKind, StorePolicy,
     },
     report::Agent,
-    repository::{LockTerm, Recipients, Workers},
+    repository::{LockTerm, MAX_LOG_FILE_BYTES, Recipients, Workers},
     sources::{
         Capture,
         bucket::{BucketOptions, BucketSource},
@@ -248,6 +248,7 @@ pub(super) async fn sources(policy: &Policy, clock: &SharedClock) -> Result<Vec<
                         let log = LogOptions {
                             slot: database.wal.slot_name(&policy.name),
                             hold_bytes: database.wal.hold_bytes,
+                            most_file_bytes: MAX_LOG_FILE_BYTES,
                             is_wanted: database.wal.is_wanted,
                             stream: match database.wal.receive_by {
                                 PostgresReceiveBy::Auto => Some(Streamed::Preferred),

@@ -89,8 +89,8 @@ impl FilesTarget {
 
     /// The same, where these paths may be there, and stay as they are.
     #[must_use]
-    pub fn sparing(self, paths: &[&str]) -> Self {
-        Self { spared: paths.iter().map(|path| path.as_bytes().to_vec()).collect(), ..self }
+    pub fn sparing<P: AsRef<[u8]>>(self, paths: &[P]) -> Self {
+        Self { spared: paths.iter().map(|path| path.as_ref().to_vec()).collect(), ..self }
     }
 
     /// The same, where something may be there already, of which nothing is left at the end beside the snapshot. Files are held against it

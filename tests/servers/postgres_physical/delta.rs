@@ -164,6 +164,49 @@ fn another_clusters_directory_is_not_written_to() {
 }
 
 #[test]
+fn over_a_log_and_a_tablespace_that_lie_elsewhere_only_what_is_their_own_is_removed() {
+    let (cluster, agent) = backed_up();
+    restore(&agent, "used", &[]).succeeds();
+    // Somebody's directory, named by mistake.
+    let theirs = agent.path("theirs");
+    std::fs::create_dir_all(theirs.join("PG_18_202506291/5")).unwrap();
+    std::fs::write(theirs.join("PG_18_202506291/5/1"), "somebody's").unwrap();
+    let before = files(&theirs);
+    let (to, tablespace) = (agent.text("used/data"), format!("fast={}", theirs.display()));
+    let words = ["restore", "policy.toml", "latest", "--source", "db", "--to", &to, "--tablespace", &tablespace, "--delta"];
+    for more in [&[][..], &["--dry-run"]] {
+        let refused = agent.operator(words.into_iter().chain(more.iter().copied())).ends_with(9);
+        assert!(refused.stderr.contains("is not empty") && refused.stderr.contains("would be removed"), "{}", refused.stderr);
+    }
+    assert!(files(&theirs) == before && agent.path("used/data/global/pg_control").exists());
+
+    // An older version's files beside ours, and the log on a disk of its own (`initdb --waldir`).
+    let older = agent.path("used/fast/PG_14_202107181/5");
+    std::fs::create_dir_all(&older).unwrap();
+    std::fs::write(older.join("1"), "of before the upgrade").unwrap();
+    std::fs::rename(agent.path("used/data/pg_wal"), agent.path("used/log")).unwrap();
+    std::os::unix::fs::symlink(agent.path("used/log"), agent.path("used/data/pg_wal")).unwrap();
+    std::fs::write(agent.path("used/log/0000000100000000000000FF"), "left over").unwrap();
+    let moved = agent.path("used/fast").read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let ours = moved.filter(|path| path.to_string_lossy().contains("PG_18_")).last().unwrap();
+    std::fs::write(ours.join("strange"), "not of the point").unwrap();
+    restore(&agent, "used", &["--delta"]).succeeds();
+    assert!(agent.path("used/data/pg_wal").is_symlink() && !agent.path("used/log/0000000100000000000000FF").exists());
+    assert!(!ours.join("strange").exists() && older.join("1").exists() && !agent.path("used/fast/farshore-restore").exists());
+    // What is no log is not removed for a link's sake.
+    std::fs::write(agent.path("used/log/notes"), "somebody's").unwrap();
+    let refused = restore(&agent, "used", &["--delta"]).ends_with(9);
+    assert!(
+        refused.stderr.contains("notes") && refused.stderr.contains("lies, which is no part of a log and would be removed"),
+        "{}",
+        refused.stderr
+    );
+    std::fs::remove_file(agent.path("used/log/notes")).unwrap();
+    let used = serve(&agent, cluster.server, "used");
+    assert_eq!(used.psql("app", "SELECT count(*) FROM moved"), "20000");
+}
+
+#[test]
 fn a_restore_that_was_killed_cannot_be_started_and_goes_on_with_what_it_has() {
     let (cluster, agent) = backed_up();
     let began = Instant::now();

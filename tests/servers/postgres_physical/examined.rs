@@ -169,7 +169,8 @@ async fn a_time_after_which_a_server_gives_up_what_backups_need_is_told() {
     let server = Server::Eighteen;
     let cluster = Cluster::new(server, &["summarize_wal=on", "wal_summary_keep_time=12h", "idle_replication_slot_timeout=1h"]);
     cluster.make_role("postgres");
-    let log = LogOptions { slot: "receives".to_owned(), hold_bytes: 1 << 30, is_wanted: true, stream: None };
+    let log =
+        LogOptions { slot: "receives".to_owned(), hold_bytes: 1 << 30, most_file_bytes: 128 << 20, is_wanted: true, stream: None };
     let options = PhysicalOptions { bin_directory: Some(server.bin()), log, ..PhysicalOptions::default() };
     let look = async || examine(&cluster.role_url("postgres"), options.clone(), SystemClock::shared()).await;
     let findings = look().await;

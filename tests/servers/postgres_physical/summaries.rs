@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
     cluster::Cluster,
+    failures::{SLOW, disturbed_into},
     incremental::{differences, follow, restore, summarised},
 };
 use crate::{
@@ -300,6 +301,28 @@ async fn a_data_directory_that_was_put_back_to_an_earlier_state_is_not_built_on(
     let again = follow(&cluster, Some((&base.0, &base.1))).await;
     assert!(reading(&again.1).contains("incremental"), "{}", reading(&again.1));
     assert_eq!(differences(&again.0, &full.0), Vec::<String>::new());
+    // Put back to what it was while the earlier backup still read: what that saw afterwards has never been.
+    cluster.psql("app", "CHECKPOINT");
+    let astride = Exchange::slow(SLOW);
+    let during = || {
+        std::fs::remove_dir_all(cluster.path("kept")).unwrap();
+        copy(&cluster, "data", "kept");
+        cluster.psql("app", "UPDATE rows SET words = 'never' WHERE id % 5 = 0; CHECKPOINT");
+    };
+    let lost = disturbed_into(&astride, &cluster, "app", during).await.unwrap();
+    cluster.stop(false);
+    std::fs::remove_dir_all(cluster.data()).unwrap();
+    copy(&cluster, "kept", "data");
+    cluster.start();
+    cluster.psql("app", "INSERT INTO other SELECT repeat('p', 1000) FROM generate_series(1, 20000); CHECKPOINT");
+    let next = follow(&cluster, Some((&astride, &lost))).await;
+    assert!(
+        reading(&next.1).contains("where the earlier point ended, is gone, and the server has recovered"),
+        "{}",
+        reading(&next.1)
+    );
+    let full = follow(&cluster, None).await;
+    assert_eq!(differences(&next.0, &full.0), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -335,6 +358,11 @@ async fn a_standby_that_was_promoted_goes_on_from_a_point_of_the_old_primary() {
     assert!(reading(&next.1).contains("incremental"), "{}", reading(&next.1));
     let full = follow(&standby, None).await;
     assert_eq!(differences(&next.0, &full.0), Vec::<String>::new());
+    // A backup that still read from the old primary when the standby had left it.
+    let mut straddling = first.1.clone();
+    straddling.facts["stop_lsn"] = primary.psql("postgres", "SELECT pg_current_wal_lsn() + 1000000000").into();
+    let apart = follow(&standby, Some((&first.0, &straddling))).await;
+    assert!(reading(&apart.1).contains("of which this server has nothing after"), "{}", reading(&apart.1));
     // The old primary goes on by itself: what it is after the standby left it is none of the standby's.
     primary.psql("app", "UPDATE rows SET words = 'alone' WHERE id % 3 = 0; SELECT pg_switch_wal(); CHECKPOINT");
     let alone = follow(&primary, Some((&first.0, &first.1))).await;

@@ -16,6 +16,8 @@ pub struct LogOptions {
     pub slot: String,
     /// So many bytes may it hold at the server.
     pub hold_bytes: u64,
+    /// No larger file of a log is archived, bytes.
+    pub most_file_bytes: u64,
     /// Whether the policy wants it archived at all.
     pub is_wanted: bool,
     /// Whether it is to be streamed; nothing where it is not looked at.
@@ -63,6 +65,8 @@ pub(super) async fn archiving(
 ) -> Result<Vec<Finding>, SourceError> {
     let there = look(session, options).await?;
     let mut findings = judge(&there, options);
+    let segment = "SELECT pg_catalog.pg_size_bytes(current_setting('wal_segment_size'))";
+    findings.extend(segments(session.one("asking for wal_segment_size", segment, &[]).await?, options));
     // Whoever only pushes needs no replication connection.
     match options.stream {
         Some(Streamed::Required) => findings.push(streaming(lets_stream(config, session, &options.slot).await, true)),
@@ -72,6 +76,18 @@ pub(super) async fn archiving(
         Some(Streamed::Preferred) | None => {}
     }
     Ok(findings)
+}
+
+/// Segments that are too large to be archived.
+fn segments(bytes: i64, options: &LogOptions) -> Option<Finding> {
+    let is_archived = u64::try_from(bytes).is_ok_and(|bytes| bytes <= options.most_file_bytes);
+    (!is_archived).then(|| {
+        (if options.is_wanted { Finding::wrong } else { Finding::note })(
+            "wal_segment_size",
+            format!("{} MiB: files of a log are archived up to {} MiB; backups are made all the same", bytes >> 20, options.most_file_bytes >> 20),
+            "make the cluster anew with `initdb --wal-segsize` of at most that (pg_upgrade, pg_dump), or leave `wal` out of the policy",
+        )
+    })
 }
 
 fn streaming(lets: Result<(), Unstreamed>, is_required: bool) -> Finding {
@@ -182,12 +198,18 @@ fn judge(there: &Archiving, options: &LogOptions) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Archiving, Finding, LogOptions, Received, judge};
+    use super::{Archiving, Finding, LogOptions, Received, judge, segments};
     use crate::progress::CheckOutcome::{self, Failed, Note, Passed};
 
     #[test]
     fn a_log_that_reaches_no_site_is_told_with_what_mends_it() {
-        let options = LogOptions { slot: "farshore_db".to_owned(), hold_bytes: 10 << 30, is_wanted: true, stream: None };
+        let options = LogOptions {
+            slot: "farshore_db".to_owned(),
+            hold_bytes: 10 << 30,
+            most_file_bytes: 128 << 20,
+            is_wanted: true,
+            stream: None,
+        };
         let off = Archiving { mode: "off".to_owned(), ..Archiving::default() };
         let pushed =
             Archiving { mode: "on".to_owned(), command: "farshore wal push db %p".to_owned(), timeout: 60, ..Archiving::default() };
@@ -225,6 +247,9 @@ mod tests {
                 assert_eq!(finding.mend.is_none(), *outcome == Passed, "{name}: {finding:?}");
             }
         }
+        assert_eq!(segments(128 << 20, &options), None);
+        let large = segments(256 << 20, &options).unwrap();
+        assert!(large.outcome == Failed && large.found.contains("256 MiB") && large.mend.is_some(), "{large:?}");
         let unwanted = judge(&off, &LogOptions { is_wanted: false, ..options });
         assert_eq!(unwanted.iter().map(|finding| finding.outcome).collect::<Vec<_>>(), [Note]);
     }

@@ -18,7 +18,7 @@ use super::{
     direct::{Direct, KnownBy},
     examine::physical,
     facts::{METHOD, PhysicalFacts, TablespaceFacts},
-    incremental::{Basis, may_build_on},
+    incremental::{Basis, End, may_build_on},
     label::Lsn,
     listing::{Listing, list},
     log::capture_log,
@@ -28,6 +28,7 @@ use super::{
     server::{Begun, Server, Slot, Stopped, check_control, tablespaces},
     tablespace::Made,
     unlogged::in_the_way,
+    wal::Segment,
 };
 use crate::{
     clock::SharedClock,
@@ -162,7 +163,7 @@ impl Capture for PostgresPhysical {
             },
         };
         let task = Work { server: &server, sessions: &sessions, sink, observer, earlier, earlier_facts, clock: &clock };
-        let Done { listing, stopped, wal, followed, data, basis } = tokio::select! {
+        let Done { listing, stopped, end, wal, followed, data, basis } = tokio::select! {
             done = self.work(begun, start, task) => done?,
             lost = slot.keep() => return Err(lost),
         };
@@ -218,6 +219,7 @@ impl Capture for PostgresPhysical {
             reading,
             built_on: since,
             mark: basis.mark,
+            end: Some(end),
             files: data.files,
             unchanged_files: data.unchanged,
             directories: listing.items.iter().filter(|item| item.is_directory).count() as u64,
@@ -251,6 +253,7 @@ struct Work<'a> {
 struct Done {
     listing: Listing,
     stopped: Stopped,
+    end: End,
     wal: u64,
     followed: Followed,
     data: DataRead,
@@ -293,7 +296,9 @@ impl PostgresPhysical {
         sink.entry(control).await?;
         let (wal, followed) = capture_log(first, server, &stopped, sink, observer).await?;
         sink.lull();
-        Ok(Done { listing, stopped, wal, followed, data, basis })
+        let last = Segment { number: server.layout.segment_before(stopped.end), timeline: stopped.label.timeline };
+        let end = End::look(first, server.layout, last, stopped.end).await?;
+        Ok(Done { listing, stopped, end, wal, followed, data, basis })
     }
 }
 

@@ -1,6 +1,10 @@
 //! What lies in a data directory already into which a cluster is to be restored.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use super::{CONTROL_FILE, control::Control};
 use crate::sources::SourceError;
@@ -56,6 +60,88 @@ pub fn look(directory: &Path, system: &str) -> Result<bool, SourceError> {
     }
 }
 
+/// Whether anything lies where a tablespace is to go, which then is this very tablespace's: the data directory leads there, or a restore
+/// that was cut off has left it. The path is somebody's word, and what lies there would be removed.
+///
+/// # Errors
+/// [`SourceError::UnfitTarget`] for anything else.
+pub fn look_tablespace(data: &Path, oid: u32, directory: &Path, system: &str) -> Result<bool, SourceError> {
+    let shown = || directory.display().to_string();
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        other => {
+            if other.map_err(SourceError::io(shown()))?.next().is_none() {
+                return Ok(false);
+            }
+        }
+    }
+    let begun = read(&directory.join(MARKER))?.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
+    let link = data.join("pg_tblspc").join(oid.to_string());
+    let leads_there = match (fs::canonicalize(&link), fs::canonicalize(directory)) {
+        (Ok(from), Ok(to)) => from == to,
+        _ => false,
+    };
+    if leads_there || begun.as_deref() == Some(system) {
+        return Ok(true);
+    }
+    Err(SourceError::UnfitTarget {
+        subject: shown(),
+        detail: format!(
+            "is not empty, and {} does not lead there: what lies in it is not known to be this tablespace's, and would be removed. Name the directory that the tablespace had, or an empty one",
+            link.display()
+        ),
+    })
+}
+
+/// Names in a tablespace's directory that are not this major version's: of a server that was upgraded, of a file system.
+///
+/// # Errors
+/// [`SourceError::Io`].
+pub fn of_others(directory: &Path, major: u32) -> Result<Vec<Vec<u8>>, SourceError> {
+    let list = || -> std::io::Result<Vec<Vec<u8>>> {
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().as_encoded_bytes().to_vec())).collect()
+    };
+    let mut names = list().map_err(SourceError::io(directory.display().to_string()))?;
+    names.retain(|name| !name.starts_with(format!("PG_{major}_").as_bytes()));
+    Ok(names)
+}
+
+/// Where the log of a data directory lies: there, or where a link leads that `initdb --waldir` made. Nothing but log may lie there.
+///
+/// # Errors
+/// [`SourceError::UnfitTarget`] for a link that leads to anything else; [`SourceError::Io`].
+pub fn log_directory(data: &Path) -> Result<PathBuf, SourceError> {
+    let log = data.join("pg_wal");
+    if !fs::symlink_metadata(&log).is_ok_and(|found| found.is_symlink()) {
+        return Ok(log);
+    }
+    let unfit = |detail: String| SourceError::UnfitTarget { subject: log.display().to_string(), detail };
+    let place = fs::canonicalize(&log)
+        .map_err(|error| unfit(format!("is a link that leads nowhere ({error}): make the directory, or remove the link")))?;
+    let io = || SourceError::io(place.display().to_string());
+    for entry in fs::read_dir(&place).map_err(io())? {
+        let name = entry.map_err(io())?.file_name();
+        if !name.to_str().is_some_and(is_of_log) {
+            return Err(unfit(format!(
+                "leads to {}, where {name:?} lies, which is no part of a log and would be removed: move it away, or remove the link",
+                place.display()
+            )));
+        }
+    }
+    Ok(place)
+}
+
+/// Whether a server has something of that name in `pg_wal`.
+fn is_of_log(name: &str) -> bool {
+    const DIRECTORIES: [&str; 3] = ["archive_status", "summaries", "lost+found"];
+    let number = name.split('.').next().unwrap_or_default();
+    let is_numbered = matches!(number.len(), 8 | 24) && number.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_numbered
+        || name.starts_with("xlogtemp.")
+        || ["RECOVERYXLOG", "RECOVERYHISTORY"].contains(&name)
+        || DIRECTORIES.contains(&name)
+}
+
 /// The process of the server that runs in this directory.
 fn running(directory: &Path) -> Result<Option<i32>, SourceError> {
     let Some(bytes) = read(&directory.join(RUNNING))? else { return Ok(None) };
@@ -103,7 +189,7 @@ fn remove(path: &Path) -> Result<(), SourceError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MARKER, RUNNING, look};
+    use super::{MARKER, RUNNING, log_directory, look, look_tablespace};
 
     #[test]
     fn only_what_is_of_the_same_cluster_and_not_running_is_written_to() {
@@ -125,5 +211,46 @@ mod tests {
         assert!(look(place.path(), "42").unwrap());
         std::fs::write(place.path().join(RUNNING), "").unwrap();
         assert!(look(place.path(), "42").unwrap());
+    }
+
+    #[test]
+    fn a_tablespace_is_restored_over_what_is_its_own_and_over_nothing_else() {
+        let place = tempfile::tempdir().unwrap();
+        let (data, fast) = (place.path().join("data"), place.path().join("fast"));
+        std::fs::create_dir_all(data.join("pg_tblspc")).unwrap();
+        assert!(!look_tablespace(&data, 7, &fast, "42").unwrap());
+        std::fs::create_dir(&fast).unwrap();
+        assert!(!look_tablespace(&data, 7, &fast, "42").unwrap());
+        std::fs::create_dir(fast.join("PG_18_1")).unwrap();
+        let said = || look_tablespace(&data, 7, &fast, "42").unwrap_err().to_string();
+        assert!(said().contains("pg_tblspc/7 does not lead there"), "{}", said());
+        std::os::unix::fs::symlink(place.path(), data.join("pg_tblspc/7")).unwrap();
+        assert!(said().contains("would be removed"), "{}", said());
+        std::fs::write(fast.join(MARKER), "41").unwrap();
+        assert!(said().contains("would be removed"), "{}", said());
+        std::fs::write(fast.join(MARKER), "42").unwrap();
+        assert!(look_tablespace(&data, 7, &fast, "42").unwrap());
+        std::fs::remove_file(fast.join(MARKER)).unwrap();
+        std::fs::remove_file(data.join("pg_tblspc/7")).unwrap();
+        std::os::unix::fs::symlink(&fast, data.join("pg_tblspc/7")).unwrap();
+        assert!(look_tablespace(&data, 7, &fast, "42").unwrap());
+    }
+
+    #[test]
+    fn a_log_that_lies_elsewhere_is_found_and_a_link_to_anything_else_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let (data, log) = (place.path().join("data"), place.path().join("log"));
+        std::fs::create_dir(&data).unwrap();
+        assert_eq!(log_directory(&data).unwrap(), data.join("pg_wal"));
+        std::os::unix::fs::symlink(&log, data.join("pg_wal")).unwrap();
+        assert!(log_directory(&data).unwrap_err().to_string().contains("leads nowhere"));
+        std::fs::create_dir_all(log.join("archive_status")).unwrap();
+        for name in ["000000010000000000000001", "00000002.history", "000000010000000000000003.00000028.backup", "xlogtemp.7"] {
+            std::fs::write(log.join(name), "").unwrap();
+        }
+        assert_eq!(log_directory(&data).unwrap(), std::fs::canonicalize(&log).unwrap());
+        std::fs::write(log.join("passwd"), "").unwrap();
+        let said = log_directory(&data).unwrap_err().to_string();
+        assert!(said.contains("\"passwd\" lies") && said.contains("would be removed"), "{said}");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::incremental::Mark;
+use super::incremental::{End, Mark};
 use crate::sources::SourceError;
 
 /// The word that tells these facts from a logical snapshot's.
@@ -81,6 +81,9 @@ pub struct PhysicalFacts {
     /// By which the next backup knows that the server went through the same log.
     #[serde(default)]
     pub mark: Option<Mark>,
+    /// By which the next backup knows that the server went on from where this one ended.
+    #[serde(default)]
+    pub end: Option<End>,
     /// Files.
     pub files: u64,
     /// Those of them that had not changed, and were not read.

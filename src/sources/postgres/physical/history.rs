@@ -53,16 +53,28 @@ pub fn parse_history(text: &str) -> Result<Vec<Left>, String> {
 }
 
 /// The summaries that cover the log from `from` to `to`, each a timeline and a place; between them lie those of `history` that were
-/// left. Oldest first.
+/// left. Oldest first. `ended` is where the earlier backup ended, on the timeline on which it began: what it read may be of any time until then.
 ///
 /// # Errors
 /// Why there are none, in words.
-pub fn covering(available: &[SummaryName], history: &[Left], from: (u32, Lsn), to: (u32, Lsn)) -> Result<Vec<SummaryName>, String> {
+pub fn covering(
+    available: &[SummaryName],
+    history: &[Left],
+    from: (u32, Lsn),
+    ended: Lsn,
+    to: (u32, Lsn),
+) -> Result<Vec<SummaryName>, String> {
     let line: Vec<Left> = history.iter().copied().chain([to]).collect();
     let first = line.iter().position(|(timeline, _)| *timeline == from.0);
     let Some(first) = first.filter(|first| from.1 <= line[*first].1) else {
         return Err(format!("the earlier point began at {} on timeline {}, where this server never was", from.1, from.0));
     };
+    if ended > line[first].1 {
+        let (timeline, left) = line[first];
+        return Err(format!(
+            "the earlier point ended at {ended} on timeline {timeline}, of which this server has nothing after {left}"
+        ));
+    }
     let (mut covering, mut reached) = (Vec::new(), from.1);
     for (timeline, end) in &line[first..] {
         let mut own: Vec<&SummaryName> = available.iter().filter(|one| one.timeline == *timeline).collect();
@@ -115,7 +127,8 @@ mod tests {
     #[test]
     fn summaries_cover_without_a_hole_or_not_at_all() {
         let all = [name(1, 40, 60), name(1, 0, 20), name(1, 20, 40), name(1, 60, 90)];
-        let from_to = |available: &[SummaryName], from: u64, to: u64| covering(available, &[], (1, Lsn(from)), (1, Lsn(to)));
+        let from_to =
+            |available: &[SummaryName], from: u64, to: u64| covering(available, &[], (1, Lsn(from)), Lsn(from), (1, Lsn(to)));
         assert_eq!(from_to(&all, 20, 60), Ok(vec![name(1, 20, 40), name(1, 40, 60)]));
         assert_eq!(from_to(&all, 25, 61), Ok(vec![name(1, 20, 40), name(1, 40, 60), name(1, 60, 90)]));
         assert_eq!(from_to(&all, 20, 20), Ok(vec![]));
@@ -130,7 +143,14 @@ mod tests {
     fn of_each_timeline_what_this_server_went_through_is_covered() {
         let history = [(1, Lsn(50)), (2, Lsn(50)), (3, Lsn(100))];
         let own = [name(1, 0, 30), name(1, 30, 70), name(3, 50, 80), name(3, 80, 100), name(4, 100, 130)];
-        let all = |available: &[SummaryName], from: (u32, u64)| covering(available, &history, (from.0, Lsn(from.1)), (4, Lsn(120)));
+        let until = |available: &[SummaryName], from: (u32, u64), ended| {
+            covering(available, &history, (from.0, Lsn(from.1)), Lsn(ended), (4, Lsn(120)))
+        };
+        let all = |available: &[SummaryName], from: (u32, u64)| until(available, from, from.1);
+        // A backup that went on while the server left its timeline read what never was.
+        assert_eq!(until(&own, (1, 10), 50), Ok(own.to_vec()));
+        assert!(until(&own, (1, 10), 51).unwrap_err().contains("ended at 0/33 on timeline 1"), "{:?}", until(&own, (1, 10), 51));
+        assert!(until(&own, (4, 110), 121).is_err() && until(&own, (4, 110), 120).is_ok());
         assert_eq!(all(&own, (1, 10)), Ok(own.to_vec()));
         assert_eq!(all(&own, (3, 60)), Ok(own[2..].to_vec()));
         for without in 0..own.len() {

@@ -7,7 +7,8 @@
 //!
 //! That both went through the same log is shown by a [`Mark`]. A data directory that was put back from a snapshot of its storage goes
 //! on from there on the same timeline, through the same places of the log with other content, and with summaries without a hole: what the earlier
-//! backup saw after that has never been.
+//! backup saw after that has never been. It may also have been put back to what it was *while* the earlier backup ran, which that mark does not
+//! show: an [`End`] does.
 //!
 //! Whatever is not as it should be, everything is read, and the reason is told.
 
@@ -20,9 +21,11 @@ use super::{
     facts::{PhysicalFacts, is_physical},
     history::{SummaryName, covering, parse_history},
     label::Lsn,
+    lineage::Lineage,
     read::{Reading, Wanted},
     server::Server,
     summary::SummaryReader,
+    wal::{Layout, Segment},
 };
 use crate::sources::{SourceError, postgres::connect::Session};
 
@@ -33,6 +36,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LOOKS: u32 = 600;
 /// The checksum at the end of a summary's file, bytes.
 const SUM_BYTES: i64 = 4;
+/// So much of the log before the end of a backup is compared: more than the record that ends it, with its checksum and the place of the one before.
+const END_BYTES: u64 = 64;
 /// No history of a timeline is longer, bytes.
 const MOST_HISTORY_BYTES: i64 = 1 << 20;
 
@@ -43,6 +48,51 @@ pub struct Mark {
     pub name: String,
     /// Its checksum, in hexadecimal digits.
     pub checksum: String,
+}
+
+/// How a server was when a backup ended. One that has the very same log there went on from it; so did one that has not recovered from a crash
+/// since: what its storage had while a server ran, it comes up from by such a recovery, which throws its statistics away (`pgstat_discard_stats`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Since when it has kept statistics, in seconds since 1970 as it says them.
+    pub counts_since: String,
+    /// The last bytes of the log before the end of the backup, in hexadecimal digits; nothing where the file is gone.
+    pub log: Option<String>,
+}
+
+impl End {
+    /// Of a log that ends at `at` in this segment.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(super) async fn look(session: &Session, layout: Layout, segment: Segment, at: Lsn) -> Result<Self, SourceError> {
+        let sql = "SELECT coalesce(extract(epoch FROM stats_reset)::text, ''), \
+                   encode(pg_catalog.pg_read_binary_file($1, $2, $3, true), 'hex') FROM pg_catalog.pg_stat_archiver";
+        let doing = "reading the end of the log";
+        let within = at.0 - segment.number * layout.segment_bytes;
+        let bytes = within.min(END_BYTES);
+        let path = format!("pg_wal/{}", layout.name(segment));
+        let whole = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let row = session.client.query_one(sql, &[&path, &whole(within - bytes), &whole(bytes)]).await;
+        let row = row.map_err(|error| session.failed(doing, &error))?;
+        let failed = |error| session.failed(doing, &error);
+        Ok(Self { counts_since: row.try_get(0).map_err(failed)?, log: row.try_get(1).map_err(failed)? })
+    }
+
+    /// Whether a server that is `now` so went on from here. One that was promoted since has been told where by the log itself.
+    ///
+    /// # Errors
+    /// Why that cannot be told, in words.
+    fn leads_to(&self, now: &Self, was_promoted: bool) -> Result<(), &'static str> {
+        match (&self.log, &now.log) {
+            (Some(then), Some(now)) if then == now => Ok(()),
+            (Some(_), Some(_)) => Err("is another than it was: it may have been put back to an earlier state"),
+            _ if was_promoted || self.counts_since == now.counts_since => Ok(()),
+            _ => Err(
+                "is gone, and the server has recovered from a crash since (or its statistics were reset): it may have been put back to an earlier state",
+            ),
+        }
+    }
 }
 
 /// What is known before the first file is read.
@@ -133,7 +183,15 @@ impl Basis {
         }
         let history = if self.timeline > 1 { history(session, self.timeline).await.map_err(failed)? } else { String::new() };
         let names: Vec<SummaryName> = listed.iter().map(|(name, _)| *name).collect();
-        let wanted = covering(&names, &parse_history(&history)?, (earlier.timeline, began), (self.timeline, start))?;
+        let ended = Lsn::parse(&earlier.stop_lsn).ok_or("the earlier point does not say where it ended")?;
+        let wanted = covering(&names, &parse_history(&history)?, (earlier.timeline, began), ended, (self.timeline, start))?;
+        let then = earlier.end.ok_or("the earlier point does not say how the server was when it ended")?;
+        let lineage =
+            Lineage::parse(self.timeline, Some(history.as_bytes())).ok_or("the history of the timeline is not understood")?;
+        let segment = lineage.segment(server.layout, server.layout.segment_before(ended));
+        let now = End::look(session, server.layout, segment, ended).await.map_err(failed)?;
+        then.leads_to(&now, earlier.timeline != self.timeline)
+            .map_err(|why| format!("the server's log at {ended}, where the earlier point ended, {why}"))?;
         let wanted: Vec<Listed> = listed.into_iter().filter(|(name, _)| wanted.contains(name)).collect();
         let changes = read(session, server, &wanted).await?;
         Ok(Since { start: earlier.start_lsn, changes })
@@ -227,4 +285,34 @@ async fn read(session: &Session, server: &Server, summaries: &[Listed]) -> Resul
         reader.finish().map_err(|why| format!("{}: {why}", wanted.path))?;
     }
     Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::End;
+
+    #[test]
+    fn a_server_went_on_if_its_log_is_the_same_or_no_crash_came_between() {
+        let end =
+            |counts_since: &str, log: Option<&str>| End { counts_since: counts_since.to_owned(), log: log.map(str::to_owned) };
+        let then = end("1", Some("aa"));
+        let table = [
+            (end("1", Some("aa")), false, None),
+            (end("2", Some("aa")), false, None),
+            (end("1", None), false, None),
+            (end("2", None), false, Some("recovered from a crash")),
+            (end("2", None), true, None),
+            // Whatever else is so: a machine may be put back with all that runs on it.
+            (end("1", Some("bb")), false, Some("another than it was")),
+            (end("1", Some("bb")), true, Some("another than it was")),
+        ];
+        for (now, was_promoted, expected) in table {
+            let said = then.leads_to(&now, was_promoted).err();
+            assert!(
+                said.is_some() == expected.is_some() && said.unwrap_or_default().contains(expected.unwrap_or_default()),
+                "{now:?}"
+            );
+        }
+        assert!(end("1", None).leads_to(&end("2", Some("aa")), false).is_err());
+    }
 }

@@ -108,9 +108,16 @@ pub struct Recovery {
 /// Everything that an earlier recovery of the captured server may have left in its settings.
 const TARGETS: [&str; 5] =
     ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
+/// What the captured server, as a standby, did beside its replay, and may have in any of its settings files: commands that remove from
+/// somebody's archive or move an address, and a delay that this recovery would wait for.
+const BESIDE: [(&str, &str); 3] =
+    [("archive_cleanup_command", ""), ("recovery_end_command", ""), ("recovery_min_apply_delay", "0")];
 /// Settings of a recovery that mean nothing afterwards.
-pub const AFTERWARDS: [&str; 9] = [
+pub const AFTERWARDS: [&str; 12] = [
     "restore_command",
+    "archive_cleanup_command",
+    "recovery_end_command",
+    "recovery_min_apply_delay",
     "recovery_target",
     "recovery_target_lsn",
     "recovery_target_name",
@@ -167,6 +174,9 @@ impl Recovery {
             set(SETTING, "on");
         }
         set("restore_command", &self.fetch.as_ref().map_or_else(|| "false".to_owned(), Fetch::command));
+        for (name, value) in BESIDE {
+            set(name, value);
+        }
         let wanted = match &self.target {
             RecoveryTarget::Point | RecoveryTarget::Latest => None,
             RecoveryTarget::Time(time) => Some(("recovery_target_time", shown(time))),
@@ -274,6 +284,7 @@ mod tests {
             archives: true,
         };
         let expected = "allow_in_place_tablespaces = 'on'\nrestore_command = '''/opt/it''\\\\''''s/farshore'' ''a\\nb'' ''--identity'' ''100%%'' ''p'' %f \"%p\"'\n\
+                        archive_cleanup_command = ''\nrecovery_end_command = ''\nrecovery_min_apply_delay = '0'\n\
                         recovery_target = ''\nrecovery_target_lsn = ''\nrecovery_target_time = ''\nrecovery_target_xid = ''\n\
                         recovery_target_name = 'it''s \\\\ here'\nrecovery_target_inclusive = 'off'\nrecovery_target_action = 'pause'\n\
                         recovery_target_timeline = '3'\n";

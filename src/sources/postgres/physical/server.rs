@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 
 use super::{
+    changes::SEGMENT_BYTES,
     control::Control,
     direct::Direct,
     label::{Label, Lsn, Tablespace},
@@ -74,6 +75,14 @@ impl Server {
         let level: String = session.one("asking for wal_level", "SELECT current_setting('wal_level')", &[]).await?;
         if level == "minimal" {
             return Err(unfit("wal_level is minimal: set it to replica, and restart the server".to_owned()));
+        }
+        let sql = "SELECT pg_catalog.pg_size_bytes(current_setting('segment_size'))";
+        let segment: i64 = session.one("asking for segment_size", sql, &[]).await?;
+        if u32::try_from(segment) != Ok(SEGMENT_BYTES) {
+            return Err(unfit(format!(
+                "the server was built with files of relations of {} MiB (--with-segsize), and only those of 1024 MiB are understood: use method = \"logical\"",
+                segment >> 20
+            )));
         }
         Self::ask(session, version).await
     }

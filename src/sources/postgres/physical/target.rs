@@ -51,14 +51,14 @@ pub struct PhysicalTarget {
 }
 
 /// How a part of a snapshot goes to a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Way {
     /// It is empty.
     Fresh,
     /// Beside what is there.
     Beside,
-    /// In the place of what is there, of which what matches is kept.
-    Delta,
+    /// In the place of what is there, of which what matches is kept, and these names are left alone.
+    Delta(Vec<Vec<u8>>),
 }
 
 /// Files directly below the data directory that make a server a standby, or replay: the restore says itself what it is to be.
@@ -193,13 +193,15 @@ impl PhysicalTarget {
             observer: context.observer.clone(),
             clock: context.clock.clone(),
             parallelism: context.parallelism,
-            into_existing: way != Way::Fresh,
+            into_existing: !matches!(way, Way::Fresh),
             partial: false,
         };
         let target = FilesTarget::new(directory);
-        let target = match way {
-            // The log's own directory is a part by itself.
-            Way::Delta => target.delta().sparing(&[existing::MARKER, "pg_wal"]),
+        let target = match &way {
+            Way::Delta(spared) => {
+                let spared: Vec<&[u8]> = spared.iter().map(Vec::as_slice).chain([existing::MARKER.as_bytes()]).collect();
+                target.delta().sparing(&spared)
+            }
             Way::Fresh => target.sparing(&[existing::MARKER]),
             Way::Beside => target,
         };
@@ -288,17 +290,14 @@ impl Last {
     }
 
     /// What goes where.
-    fn parts(&self, directory: &Path, mapping: &[(&TablespaceFacts, &Path)]) -> Vec<room::Part> {
+    fn parts(&self, directory: &Path, log: &Path, mapping: &[(&TablespaceFacts, &Path)]) -> Vec<room::Part> {
         let part = |name: &str, directory: &Path, bytes, without| room::Part {
             name: name.to_owned(),
             directory: directory.to_owned(),
             bytes,
             without,
         };
-        let own = [
-            part("data directory", directory, self.data_bytes, &["pg_wal"][..]),
-            part("log", &directory.join("pg_wal"), self.log_bytes, &[]),
-        ];
+        let own = [part("data directory", directory, self.data_bytes, &["pg_wal"][..]), part("log", log, self.log_bytes, &[])];
         let of = |(one, directory): &(&TablespaceFacts, &Path)| {
             part(&format!("tablespace {}", one.name), directory, self.bytes_of(one), &[])
         };
@@ -320,7 +319,11 @@ impl Rebuild for PhysicalTarget {
         let facts = self.facts(facts)?;
         let mapping = self.mapping(&facts)?;
         let is_there = into_existing && existing::look(&self.directory, &facts.system_identifier)?;
-        for (_, directory) in &mapping {
+        if is_there {
+            existing::log_directory(&self.directory)?;
+        }
+        for (one, directory) in &mapping {
+            let is_there = is_there && existing::look_tablespace(&self.directory, one.oid, directory, &facts.system_identifier)?;
             FilesTarget::new(*directory).inspect(&json!({}), is_there).await?;
         }
         self.owner()?;
@@ -365,12 +368,22 @@ impl Rebuild for PhysicalTarget {
         let began = context.clock.monotonic();
         let made = Made { owner: self.owner()?, mode: if facts.data_directory_mode == "750" { 0o750 } else { 0o700 } };
         let is_there = context.into_existing && existing::look(&self.directory, &facts.system_identifier)?;
-        let parts = last.parts(&self.directory, &mapping);
+        let log = if is_there { existing::log_directory(&self.directory)? } else { self.directory.join("pg_wal") };
+        // Before the links go that say whose they are.
+        let are_there = mapping.iter().map(|(one, directory)| {
+            Ok(is_there && existing::look_tablespace(&self.directory, one.oid, directory, &facts.system_identifier)?)
+        });
+        let are_there: Vec<bool> = are_there.collect::<Result<_, SourceError>>()?;
+        let parts = last.parts(&self.directory, &log, &mapping);
         let looked = tokio::task::spawn_blocking(move || room::check(&parts)).await;
         looked.map_err(|error| SourceError::io(self.shown())(std::io::Error::other(error)))??;
         self.make(&self.directory, made.mode, made.owner)?;
         // Before anything is changed: what is half restored is known as such, and no server starts from it.
         self.write_new(&self.directory.join(existing::MARKER), facts.system_identifier.as_bytes(), made)?;
+        for (_, directory) in &mapping {
+            self.make(directory, made.mode, made.owner)?;
+            self.write_new(&directory.join(existing::MARKER), facts.system_identifier.as_bytes(), made)?;
+        }
         if is_there {
             existing::unmake(&self.directory)?;
         }
@@ -383,29 +396,30 @@ impl Rebuild for PhysicalTarget {
         if self.options.is_isolated {
             without.push(AUTO_CONF.into());
         }
+        if log.parent() != Some(self.directory.as_path()) {
+            // The link to it stays.
+            without.push("pg_wal".into());
+        }
         let part = |prefix: &str, without: Vec<Vec<u8>>| Part { prefix: prefix.into(), without, made };
         let mut all = Rebuilt::default();
-        let way = |fresh: bool| match (is_there, fresh) {
-            (true, _) => Way::Delta,
-            (false, true) => Way::Fresh,
-            (false, false) => Way::Beside,
-        };
-        let rebuilt = self.rebuild_part(&context, &self.directory, part(DATA, without), way(true), Some(last.data_bytes)).await?;
+        // The log's own directory is a part by itself.
+        let way = if is_there { Way::Delta(vec!["pg_wal".into()]) } else { Way::Fresh };
+        let rebuilt = self.rebuild_part(&context, &self.directory, part(DATA, without), way, Some(last.data_bytes)).await?;
         add(&mut all, "data directory", rebuilt);
         if let Some(settings) = last.auto_conf.as_ref().filter(|_| self.options.is_isolated) {
             self.write_new(&self.directory.join(AUTO_CONF_APART), settings, made)?;
         }
-        for (one, directory) in &mapping {
-            self.make(directory, made.mode, made.owner)?;
+        for ((one, directory), is_there) in mapping.iter().zip(are_there) {
+            let way = if is_there { Way::Delta(existing::of_others(directory, facts.major())?) } else { Way::Fresh };
             let below = format!("pg_tblspc/{}/", one.oid);
             let part = part(&format!("{DATA}{below}"), meanwhile(&below));
-            let rebuilt = self.rebuild_part(&context, directory, part, way(true), Some(last.bytes_of(one))).await?;
+            let rebuilt = self.rebuild_part(&context, directory, part, way, Some(last.bytes_of(one))).await?;
             add(&mut all, &format!("tablespace {}", one.name), rebuilt);
             let link = self.directory.join("pg_tblspc").join(one.oid.to_string());
             symlink(directory, &link).map_err(SourceError::io(link.display().to_string()))?;
         }
-        let log = self.directory.join("pg_wal");
-        add(&mut all, "log", self.rebuild_part(&context, &log, part(WAL, Vec::new()), way(false), None).await?);
+        let way = if is_there { Way::Delta(vec!["lost+found".into()]) } else { Way::Beside };
+        add(&mut all, "log", self.rebuild_part(&context, &log, part(WAL, Vec::new()), way, None).await?);
         let (directory, of) = (log.clone(), facts.clone());
         let emptied = tokio::task::spawn_blocking(move || empty_in(&directory, &of)).await;
         emptied.map_err(|error| SourceError::io(log.display().to_string())(std::io::Error::other(error)))??;
@@ -448,7 +462,9 @@ impl Rebuild for PhysicalTarget {
         // From here on a server starts from this directory.
         self.write(&self.directory.join("global/pg_control"), control, made)?;
         self.sync()?;
-        existing::forget(&self.directory)?;
+        for directory in mapping.iter().map(|(_, directory)| *directory).chain([self.directory.as_path()]) {
+            existing::forget(directory)?;
+        }
         if facts.checksums {
             all.checks.push(Check::equal("pages with wrong checksums at the source", 0, facts.pages_damaged));
         }
