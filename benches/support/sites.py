@@ -16,6 +16,10 @@ class Directory:
     def directories(self):
         return [self.work / "site"]
 
+    def places(self):
+        """Where the repositories lie on the disk."""
+        return [self.work / "repo", self.work / "site"]
+
     def clear(self):
         for name in ("repo", "site"):
             shutil.rmtree(self.work / name, ignore_errors=True)
@@ -95,6 +99,9 @@ class S3:
 
     def directories(self):
         return []
+
+    def places(self):
+        return [self.work / "weed" / "data"]
 
     def bucket(self):
         return f"bench-{self.round}"
