@@ -181,6 +181,19 @@ pub struct LogGap {
     pub to: String,
     /// How many.
     pub segments: u64,
+    /// Later ones came only just now, so that these may be on their way: several are stored at once.
+    #[serde(default)]
+    pub is_awaited: bool,
+}
+
+impl LogGap {
+    fn words(&self) -> String {
+        let awaited = if self.is_awaited { ", may be on the way" } else { "" };
+        match self.segments {
+            1 => format!("{}{awaited}", self.from),
+            many => format!("{} to {} ({}{awaited})", self.from, self.to, count(many)),
+        }
+    }
 }
 
 /// A recovery point that the log can take further.
@@ -266,10 +279,7 @@ impl LogSiteReport {
                 ("missing", Align::Left),
             ]);
             for timeline in &system.timelines {
-                let gaps = timeline.gaps.iter().map(|gap| match gap.segments {
-                    1 => gap.from.clone(),
-                    many => format!("{} to {} ({})", gap.from, gap.to, count(many)),
-                });
+                let gaps = timeline.gaps.iter().map(LogGap::words);
                 table.row(vec![
                     timeline.timeline.to_string(),
                     timeline.first.clone(),

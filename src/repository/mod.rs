@@ -69,8 +69,8 @@ pub use keys::{
 };
 pub use lock::LockTerm;
 pub use log::{
-    FetchedLogFile, LogAnswer, LogHead, LogKey, LogKeys, LogKind, LogName, LogPut, LogReader, LogRemoved, LogWriter,
-    MAX_LOG_FILE_BYTES, StoredLog,
+    FetchedLogFile, LaterLog, LogAnswer, LogHead, LogKey, LogKeys, LogKind, LogName, LogPut, LogReader, LogRemoved, LogWriter,
+    Looked, MAX_LOG_FILE_BYTES, StoredLog,
 };
 pub use marks::{Mark, MarkState, Marks};
 pub use memory::Budget;

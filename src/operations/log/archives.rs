@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 use super::{local::check, refused};
 use crate::{
     operations::OperationError,
-    repository::{FetchedLogFile, LogKind, LogName, LogReader},
+    repository::{FetchedLogFile, LaterLog, LogKind, LogName, LogReader, Looked},
 };
 
 /// A site that can be opened.
@@ -32,8 +32,8 @@ pub(super) enum Answer<T> {
     File(T),
     /// Every site answered, and none has it or a later one.
     Absent,
-    /// Every site answered, and none has it; one has this later one.
-    Gap { next: LogName, site: String },
+    /// Every site answered, and none has it; this one has later ones. Of several, the one whose came last.
+    Gap { later: LaterLog, site: String },
 }
 
 impl Archives {
@@ -83,20 +83,28 @@ impl Archives {
         take: impl AsyncFn(FetchedLogFile) -> Result<T, OperationError>,
         looks_for_later: bool,
     ) -> Result<Answer<T>, OperationError> {
-        let (mut failed, mut gap) = (None, None);
+        let (mut failed, mut gap): (_, Option<(LaterLog, String)>) = (None, None);
         for (site, reader) in &self.sites {
             let answer = async {
                 let reader = opened(site.as_ref(), reader).await?;
-                if let Some(file) = reader.fetch_sealed(name).await? {
-                    return Ok(Answer::File(take(file).await?));
-                }
-                let later = if looks_for_later { reader.after_absent(name).await? } else { None };
-                Ok(later.map_or(Answer::Absent, |next| Answer::Gap { next, site: site.name() }))
+                let looked = match looks_for_later {
+                    true => reader.look(name).await?,
+                    false => reader.fetch_sealed(name).await?.map_or(Looked::Absent, Looked::File),
+                };
+                Ok(match looked {
+                    Looked::File(file) => Answer::File(take(file).await?),
+                    Looked::Absent => Answer::Absent,
+                    Looked::Later(later) => Answer::Gap { later, site: site.name() },
+                })
             };
             match answer.await {
                 Ok(Answer::File(taken)) => return Ok(Answer::File(taken)),
                 Ok(Answer::Absent) => {}
-                Ok(Answer::Gap { next, site }) => drop(gap.get_or_insert((next, site))),
+                Ok(Answer::Gap { later, site }) => {
+                    if gap.as_ref().is_none_or(|(other, _)| other.since < later.since) {
+                        gap = Some((later, site));
+                    }
+                }
                 Err(error) => {
                     if self.sites.len() > 1 {
                         tracing::warn!(site = site.name(), %error, "the file cannot be had from there");
@@ -108,7 +116,7 @@ impl Archives {
         match (failed, gap) {
             (Some(error), _) => Err(error),
             (None, _) if self.sites.is_empty() => Err(refused(name.file(), "there is no site to fetch it from")),
-            (None, Some((next, site))) => Ok(Answer::Gap { next, site }),
+            (None, Some((later, site))) => Ok(Answer::Gap { later, site }),
             (None, None) => Ok(Answer::Absent),
         }
     }

@@ -1,5 +1,7 @@
 //! Whether the archive takes a point as far as a restore is asked to go, looked at before anything is written.
 
+use chrono::{DateTime, Utc};
+
 use super::{
     coverage::{Beyond, Line, Segments, number_of},
     refused,
@@ -41,7 +43,8 @@ pub async fn look_beyond(
         _ => Some(history(repository, system, chosen).await?),
     };
     let lineage = line(facts.timeline, stop, chosen, history.as_deref()).map_err(refuse)?;
-    judge(layout, facts.timeline, &lineage, stop, target, &files).map(Some).map_err(refuse)
+    let now = repository.log_time().await;
+    judge(layout, facts.timeline, &lineage, stop, target, (&files, now)).map(Some).map_err(refuse)
 }
 
 /// The history of a timeline.
@@ -86,19 +89,19 @@ fn line(own: u32, stop: Lsn, chosen: u32, history: Option<&[u8]>) -> Result<Line
     }
 }
 
-/// The same, of what is there, for a point on the timeline `own`.
+/// The same, of what the site has `now`, for a point on the timeline `own`.
 fn judge(
     layout: Layout,
     own: u32,
     lineage: &Lineage,
     stop: Lsn,
     target: &RecoveryTarget,
-    files: &[StoredLog],
+    (files, now): (&[StoredLog], DateTime<Utc>),
 ) -> Result<String, String> {
-    let there = Segments::of(layout, files);
+    let there = Segments::of(layout, files, now);
     let end = layout.segment_before(stop);
     let name = |(timeline, number)| layout.name(Segment { number, timeline });
-    let Beyond { last: reach, is_cut_off } = there.beyond(Line::Known(layout, lineage), end);
+    let Beyond { last: reach, is_cut_off, awaited } = there.beyond(Line::Known(layout, lineage), end);
     let last = reach.map_or(end, |(_, last)| last);
     // Of the segment after that there may be the beginning.
     let begun = lineage.segment(layout, last + 1);
@@ -132,21 +135,30 @@ fn judge(
         other
             .map_or_else(String::new, |(timeline, _)| format!(", or along another timeline (--timeline {timeline} has that place)"))
     };
-    let late = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M:%SZ");
+    let late = |at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M:%SZ");
     match target {
-        RecoveryTarget::Lsn(lsn) if layout.segment_before(*lsn) > last && lsn.0 > part_end => Err(if is_cut_off {
-            gap()
-        } else {
-            let elsewhere = elsewhere(layout.segment_before(*lsn));
-            format!("the archive {reaches}, and {lsn} lies beyond that: ask for less, or --to-latest{elsewhere}")
-        }),
+        RecoveryTarget::Lsn(lsn)
+            if layout.segment_before(*lsn) > awaited.map_or(last, |later| later.max(last)) && lsn.0 > part_end =>
+        {
+            Err(if is_cut_off {
+                gap()
+            } else {
+                let elsewhere = elsewhere(layout.segment_before(*lsn));
+                format!("the archive {reaches}, and {lsn} lies beyond that: ask for less, or --to-latest{elsewhere}")
+            })
+        }
         RecoveryTarget::Latest if is_cut_off => Err(gap()),
         RecoveryTarget::Time(time) if is_cut_off && stored_at.is_none_or(|at| at < *time) => Err(gap()),
         RecoveryTarget::Time(time) if stored_at.is_some_and(|at| at < *time) => Ok(format!(
             "the archive {reaches}, which was stored at {}, before the time that is asked for: if the server says that it did not reach its target, --to-latest is what you want",
             stored_at.map_or_else(String::new, |at| late(at).to_string())
         )),
-        _ => Ok(format!("the archive {reaches}{}", stored_at.map_or_else(String::new, |at| format!(", stored at {}", late(at))))),
+        _ => {
+            let stored_at = stored_at.map_or_else(String::new, |at| format!(", stored at {}", late(at)));
+            let more =
+                awaited.map_or("", |_| "; later segments came only just now, and what is missing before them may be on its way");
+            Ok(format!("the archive {reaches}{stored_at}{more}"))
+        }
     }
 }
 
@@ -188,7 +200,7 @@ mod tests {
         let mut archive = archive(&[5, 6]);
         let part = LogName::part(7, "000000010000000000000007", &(0..0x1000)).unwrap();
         archive.push(StoredLog { name: part, bytes: 1, stored_at: at(9) });
-        let said = |target| judge(LAYOUT, 1, &own(), STOP, &target, &archive);
+        let said = |target| judge(LAYOUT, 1, &own(), STOP, &target, (&archive, at(60)));
         let latest = said(RecoveryTarget::Latest).unwrap();
         assert!(latest.contains("reaches into 000000010000000000000007, to 0/7001000, stored at 2025-11-26 11:09"), "{latest}");
         assert!(said(RecoveryTarget::Lsn(Lsn(0x700_1000))).is_ok() && said(RecoveryTarget::Time(at(9))).is_ok());
@@ -217,11 +229,30 @@ mod tests {
             (&[7, 8], Latest, Err("does not go beyond the point, and then has a gap")),
         ];
         for (numbers, target, expected) in table {
-            let said = judge(LAYOUT, 1, &own(), STOP, &target, &archive(numbers));
+            let said = judge(LAYOUT, 1, &own(), STOP, &target, (&archive(numbers), at(60)));
             match (&said, expected) {
                 (Ok(said), Ok(words)) | (Err(said), Err(words)) if said.contains(words) => {}
                 _ => panic!("{numbers:?}, {target:?}: {said:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_hole_before_segments_that_came_only_just_now_keeps_nobody_from_what_is_asked_for() {
+        use RecoveryTarget::{Latest, Lsn as At, Time};
+        let lsn = |segment: u64| At(Lsn((segment << 24) + 5));
+        // Segment 8 came at minute 8, and 7 has not.
+        let files = archive(&[5, 6, 8]);
+        let said = |target: &RecoveryTarget, seconds| {
+            judge(LAYOUT, 1, &own(), STOP, target, (&files, at(8) + TimeDelta::seconds(seconds)))
+        };
+        for target in [Latest, lsn(6), lsn(7), lsn(8), Time(at(6))] {
+            let soon = said(&target, 59).unwrap();
+            assert!(soon.contains("reaches 000000010000000000000006") && soon.contains("may be on its way"), "{target:?}: {soon}");
+        }
+        assert!(said(&lsn(9), 59).unwrap_err().contains("lies beyond that"));
+        for target in [Latest, lsn(7), lsn(8), Time(at(8))] {
+            assert!(said(&target, 61).unwrap_err().contains("and then has a gap"), "{target:?}");
         }
     }
 
@@ -255,7 +286,7 @@ mod tests {
             let files = forked();
             let said = chosen(1, asked, &files)
                 .and_then(|chosen| line(1, STOP, chosen, (chosen != 1).then_some(HISTORY)))
-                .and_then(|lineage| judge(LAYOUT, 1, &lineage, STOP, &target, &files));
+                .and_then(|lineage| judge(LAYOUT, 1, &lineage, STOP, &target, (&files, at(60))));
             match (&said, expected) {
                 (Ok(said), Ok(words)) | (Err(said), Err(words)) if said.contains(words) => {}
                 _ => panic!("{asked:?}, {target:?}: {said:?}"),

@@ -5,7 +5,7 @@ use std::{
     ops::RangeInclusive,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
 
 use crate::{
@@ -90,6 +90,14 @@ pub(super) async fn physical_points(
     Ok((points, problems))
 }
 
+/// Several files are stored at once, so that one may come before those that precede it. Where it came longer ago than this, they are missing.
+const ON_ITS_WAY: TimeDelta = TimeDelta::seconds(60);
+
+/// Whether what precedes a file that a site stored then may be on its way, `now` by that site's clock.
+pub(super) fn is_recent(stored_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    (now - stored_at).abs() < ON_ITS_WAY
+}
+
 /// Which way replay takes.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Line<'a> {
@@ -107,30 +115,48 @@ pub(super) struct Beyond {
     pub(super) last: Option<(u32, u64)>,
     /// Later segments are there, and replay does not reach them.
     pub(super) is_cut_off: bool,
+    /// The last of those that came only just now, where no other is there: what is missing before it may be on its way.
+    pub(super) awaited: Option<u64>,
 }
+
+/// Numbers of segments, by timeline.
+type Numbers = BTreeMap<u32, BTreeSet<u64>>;
 
 /// Segments of one cluster that are there, by timeline.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Segments(BTreeMap<u32, BTreeSet<u64>>);
+pub(super) struct Segments {
+    all: Numbers,
+    /// Those of them that did not come only just now.
+    settled: Numbers,
+}
 
 impl Segments {
-    /// Those among these files.
-    pub(super) fn of<'a>(layout: Layout, files: impl IntoIterator<Item = &'a StoredLog>) -> Self {
-        let mut timelines: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
-        for segment in files.into_iter().filter_map(|file| number_of(layout, &file.name)) {
-            timelines.entry(segment.0).or_default().insert(segment.1);
+    /// Those among these files that the site has `now`, by its own clock.
+    pub(super) fn of<'a>(layout: Layout, files: impl IntoIterator<Item = &'a StoredLog>, now: DateTime<Utc>) -> Self {
+        let mut found = Self::default();
+        for file in files {
+            let Some((timeline, number)) = number_of(layout, &file.name) else { continue };
+            found.all.entry(timeline).or_default().insert(number);
+            if !is_recent(file.stored_at, now) {
+                found.settled.entry(timeline).or_default().insert(number);
+            }
         }
-        Self(timelines)
+        found
     }
 
     /// Timelines, each with its segments.
     pub(super) fn timelines(&self) -> impl Iterator<Item = (u32, &BTreeSet<u64>)> {
-        self.0.iter().map(|(timeline, segments)| (*timeline, segments))
+        self.all.iter().map(|(timeline, segments)| (*timeline, segments))
     }
 
     /// The last segment of the newest timeline.
     fn newest(&self) -> Option<(u32, u64)> {
-        self.0.last_key_value().and_then(|(timeline, segments)| Some((*timeline, *segments.last()?)))
+        self.all.last_key_value().and_then(|(timeline, segments)| Some((*timeline, *segments.last()?)))
+    }
+
+    /// Whether what is missing of a timeline before this one may be on its way: all that comes later came only just now.
+    pub(super) fn is_awaited(&self, timeline: u32, before: u64) -> bool {
+        self.settled.get(&timeline).is_none_or(|settled| settled.range(before..).next().is_none())
     }
 
     /// How far the log takes a point whose own log ends in the segment `own`.
@@ -138,14 +164,19 @@ impl Segments {
         // The point holds that segment itself: what is needed of the archive may begin after it.
         let last = self.reach(line, own).or_else(|| self.reach(line, own + 1));
         let after = last.map_or(own, |(_, last)| last) + 1;
-        let is_cut_off = match line {
-            Line::Guessed(timeline) => last != self.newest() && self.has_after(timeline, after),
+        let later = |among: &Numbers| match line {
+            Line::Guessed(timeline) if last != self.newest() => last_after(among, timeline, after),
+            Line::Guessed(_) => None,
             Line::Known(layout, lineage) => {
                 let is_on = |timeline, number: &u64| lineage.segment(layout, *number).timeline == timeline;
-                self.timelines().any(|(timeline, segments)| segments.range(after..).any(|number| is_on(timeline, number)))
+                let later = |(timeline, there): (&u32, &BTreeSet<u64>)| {
+                    there.range(after..).rev().find(|number| is_on(*timeline, number)).copied()
+                };
+                among.iter().filter_map(later).max()
             }
         };
-        Beyond { last, is_cut_off }
+        let is_cut_off = later(&self.settled).is_some();
+        Beyond { last, is_cut_off, awaited: later(&self.all).filter(|_| !is_cut_off) }
     }
 
     /// As far as the log goes without a gap from a segment on; nothing if that segment is not there.
@@ -154,7 +185,7 @@ impl Segments {
             Line::Guessed(timeline) => self.reach_guessing(timeline, from),
             Line::Known(layout, lineage) => {
                 let on_line = (from..).map(|number| (lineage.segment(layout, number).timeline, number));
-                on_line.take_while(|(timeline, number)| self.0.get(timeline).is_some_and(|there| there.contains(number))).last()
+                on_line.take_while(|(timeline, number)| self.all.get(timeline).is_some_and(|there| there.contains(number))).last()
             }
         }
     }
@@ -163,7 +194,7 @@ impl Segments {
         let mut from = from;
         let mut reached = None;
         loop {
-            let last = self.0.get(&timeline).and_then(|segments| {
+            let last = self.all.get(&timeline).and_then(|segments| {
                 let run = segments.range(from..).zip(from..).take_while(|(there, wanted)| *there == wanted);
                 run.last().map(|(there, _)| *there)
             });
@@ -171,7 +202,7 @@ impl Segments {
                 reached = Some((timeline, last));
             }
             let joins = last.map_or(from, |last| last + 1);
-            let newer = self.0.range(timeline + 1..).find_map(|(newer, segments)| {
+            let newer = self.all.range(timeline + 1..).find_map(|(newer, segments)| {
                 let first = *segments.range(from..).next()?;
                 (first <= joins).then_some((*newer, first))
             });
@@ -181,11 +212,11 @@ impl Segments {
             }
         }
     }
+}
 
-    /// Whether anything of this timeline, or of a newer one, comes after a segment.
-    fn has_after(&self, timeline: u32, from: u64) -> bool {
-        self.0.range(timeline..).any(|(_, segments)| segments.range(from..).next().is_some())
-    }
+/// The last segment of this timeline, or of a newer one, from this number on.
+fn last_after(among: &Numbers, timeline: u32, from: u64) -> Option<u64> {
+    among.range(timeline..).filter_map(|(_, there)| there.range(from..).next_back().copied()).max()
 }
 
 /// Numbers that are missing between the first and the last.
@@ -202,12 +233,15 @@ pub(super) fn number_of(layout: Layout, name: &LogName) -> Option<(u32, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Beyond, Layout, Line, Lineage, Segments, gaps};
+    use chrono::{DateTime, TimeDelta};
+
+    use super::{Layout, Line, Lineage, LogName, Segments, StoredLog, gaps, last_after};
 
     const LAYOUT: Layout = Layout { segment_bytes: 16 << 20, system: 7 };
 
     fn segments(of: &[(u32, &[u64])]) -> Segments {
-        Segments(of.iter().map(|(timeline, numbers)| (*timeline, numbers.iter().copied().collect())).collect())
+        let all: super::Numbers = of.iter().map(|(timeline, numbers)| (*timeline, numbers.iter().copied().collect())).collect();
+        Segments { settled: all.clone(), all }
     }
 
     #[test]
@@ -219,7 +253,8 @@ mod tests {
         let none = (None, None, None, None);
         assert_eq!((reach(&one, 1, 2), reach(&one, 1, 6), reach(&one, 1, 9), reach(&one, 2, 3)), none);
         assert_eq!(one.newest(), Some((1, 8)));
-        assert!(one.has_after(1, 8) && !one.has_after(1, 9) && !one.has_after(2, 0));
+        let after = |timeline, from| last_after(&one.all, timeline, from);
+        assert_eq!((after(1, 8), after(1, 9), after(2, 0)), (Some(8), None, None));
         // The new timeline begins with a copy of the segment that the old one ended in, or with the next; the old primary may go on.
         assert_eq!(reach(&segments(&[(1, &[3, 4]), (2, &[5, 6])]), 1, 3), Some((2, 6)));
         assert_eq!(reach(&segments(&[(1, &[3, 4, 5, 6, 9]), (2, &[5, 6, 7])]), 1, 3), Some((2, 7)));
@@ -266,7 +301,41 @@ mod tests {
             (&[(1, &[3, 4]), (2, &[5, 6, 7, 8]), (3, &[8, 9])], known(&third), Some((3, 9)), false),
         ];
         for (there, line, last, is_cut_off) in table {
-            assert_eq!(segments(there).beyond(line, 3), Beyond { last, is_cut_off }, "{there:?}, {line:?}");
+            let found = segments(there).beyond(line, 3);
+            assert_eq!((found.last, found.is_cut_off, found.awaited), (last, is_cut_off, None), "{there:?}, {line:?}");
+        }
+    }
+
+    #[test]
+    fn what_precedes_segments_that_came_only_just_now_is_no_gap_yet() {
+        let own = Lineage::parse(1, None).unwrap();
+        let now = DateTime::from_timestamp(1_764_154_800, 0).unwrap();
+        // Segment 5 is missing; of each other one, how many seconds ago it came.
+        for (ages, is_cut_off, awaited) in [
+            (&[(4, 900), (6, 59)][..], false, Some(6)),
+            (&[(4, 900), (6, 2), (7, 0), (8, 1)], false, Some(8)),
+            (&[(4, 900), (6, 2), (7, 61)], true, None),
+            (&[(4, 900), (6, 61)], true, None),
+            // A clock that was set does not hide a gap for long.
+            (&[(4, 900), (6, -4000)], true, None),
+            (&[(4, 1)], false, None),
+        ] {
+            let stored = |(number, age): &(u64, i64)| StoredLog {
+                name: LogName::new(7, &format!("0000000100000000{number:08X}")).unwrap(),
+                bytes: 1,
+                stored_at: now - TimeDelta::seconds(*age),
+            };
+            let files: Vec<StoredLog> = ages.iter().map(stored).collect();
+            let there = Segments::of(LAYOUT, &files, now);
+            for line in [Line::Guessed(1), Line::Known(LAYOUT, &own)] {
+                let found = there.beyond(line, 3);
+                assert_eq!(
+                    (found.last, found.is_cut_off, found.awaited),
+                    (Some((1, 4)), is_cut_off, awaited),
+                    "{ages:?}, {line:?}"
+                );
+            }
+            assert_eq!(there.is_awaited(1, 5), !is_cut_off, "{ages:?}");
         }
     }
 

@@ -1,9 +1,10 @@
 //! Handing a file of the log to a server that recovers.
 
-use std::{cell::Cell, fs, path::Path};
+use std::{cell::Cell, fs, path::Path, time::Duration};
 
 use super::{
     archives::{Answer, Archives, whole},
+    coverage::is_recent,
     in_place::keep_in_place,
     io,
     local::{has_itself, has_more_itself, padded},
@@ -15,8 +16,13 @@ use super::{
 use crate::{
     clock::SharedClock,
     operations::OperationError,
-    repository::{FetchedLogFile, LogKind, LogName},
+    repository::{FetchedLogFile, LaterLog, LogKind, LogName},
 };
+
+/// How often a file is looked for that may be on its way.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(1);
+/// And how long at most, where the site's time does not go on.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Starts the process that fetches ahead into this directory.
 pub type StartPrefetch<'a> = dyn Fn(&Path) -> std::io::Result<()> + Sync + 'a;
@@ -49,6 +55,8 @@ pub enum Delivered {
 
 /// Delivers a file: under a name of its own first, and whole under the one that the server wants. Where the archive ends in parts of a segment, that segment is
 /// delivered with zeros for what is not known.
+///
+/// Where the archive has later files that came only just now, it is waited for: several are stored at once, and this one may be on its way.
 ///
 /// `archives` says where it may come from. Most files were fetched ahead, and a server waits for each: it is asked only for those that were not, and
 /// where what the log makes is kept in place, which may take a look at the file before.
@@ -103,47 +111,84 @@ pub async fn deliver<E: From<OperationError>>(
         };
         Ok(kept.await)
     };
-    match archives.fetch_by(name, taken).await? {
-        Answer::File(outcome) => Ok(outcome.map(|()| Delivered::File)?),
-        Answer::Absent => {
-            // The end of the log, after which the server asks for its last segment again, and then for the next timeline's history:
-            // what was fetched ahead is of no use any more.
-            ahead.discard();
-            let beginning = if name.kind() == LogKind::Segment { beginning(&archives, name).await? } else { None };
-            let Some(mut bytes) = beginning else { return Ok(Delivered::Absent) };
-            if in_place {
-                bytes = keep_in_place(name, bytes, directory, &archives).await?.0;
+    let began = clock.monotonic();
+    loop {
+        let (later, site) = match archives.fetch_by(name, &taken).await? {
+            Answer::File(outcome) => return Ok(outcome.map(|()| Delivered::File)?),
+            Answer::Absent => {
+                // The end of the log, after which the server asks for its last segment again, and then for the next timeline's history:
+                // what was fetched ahead is of no use any more.
+                ahead.discard();
+                match beginning(&archives, name).await? {
+                    Answer::Absent => return Ok(Delivered::Absent),
+                    Answer::File(bytes) => return Ok(hand_over(name, bytes, to, in_place.then_some(&archives)).await?),
+                    Answer::Gap { later, site } => (later, site),
+                }
             }
-            if has_more_itself(directory, name, &bytes) {
-                return Ok(Delivered::AtHand);
-            }
-            let to = to.to_owned();
-            off_thread(move || write(&to, &bytes, Lasting::of(&to))).await?;
-            Ok(Delivered::File)
+            Answer::Gap { later, site } => (later, site),
+        };
+        if has_itself(directory, name) {
+            return Ok(Delivered::AtHand);
         }
-        Answer::Gap { .. } if has_itself(directory, name) => Ok(Delivered::AtHand),
-        Answer::Gap { next, site } => Err(refused(
-            name.file(),
-            format!(
-                "is missing in the archive, and {} at {site} comes after it: the log has a gap, and replay must not end here as if it were complete. Look at `farshore wal status`; if that part of the log is lost, restore to a time before the gap, or from a later point",
-                next.file()
-            ),
-        )
-        .into()),
+        let waited = clock.monotonic().saturating_sub(began);
+        if waited >= PATIENCE || !is_recent(later.since, later.now) {
+            return Err(missing(name, &later, &site).into());
+        }
+        if waited < LOOK_AGAIN_EVERY {
+            tracing::info!(
+                site,
+                "{} is not there, and {} came only just now: it may be on its way, and is waited for",
+                name.file(),
+                later.next.file()
+            );
+        }
+        tokio::time::sleep(LOOK_AGAIN_EVERY).await;
     }
 }
 
-/// A segment of which only parts are archived, padded to its length; nothing if not even its header is. If it is stored whole meanwhile, that.
+/// The error for a file before which the archive goes no further, and behind which it goes on.
+fn missing(name: &LogName, later: &LaterLog, site: &str) -> OperationError {
+    let detail = format!(
+        "is missing in the archive, and {} at {site} comes after it: the log has a gap, and replay must not end here as if it were complete. Look at `farshore wal status`; if that part of the log is lost, restore to a time before the gap, or from a later point",
+        later.next.file()
+    );
+    refused(name.file(), detail)
+}
+
+/// Delivers the last segment, unless the server has more of it itself; kept in place with the help of these archives, where it is to be.
+async fn hand_over(
+    name: &LogName,
+    mut bytes: Vec<u8>,
+    to: &Path,
+    in_place: Option<&Archives>,
+) -> Result<Delivered, OperationError> {
+    let directory = directory_of(to)?;
+    if let Some(archives) = in_place {
+        bytes = keep_in_place(name, bytes, directory, archives).await?.0;
+    }
+    if has_more_itself(directory, name, &bytes) {
+        return Ok(Delivered::AtHand);
+    }
+    let to = to.to_owned();
+    off_thread(move || write(&to, &bytes, Lasting::of(&to))).await?;
+    Ok(Delivered::File)
+}
+
+/// A segment of which only parts are archived, padded to its length; absent if not even its header is. If it is stored whole meanwhile, that;
+/// and the log may have gone on.
 ///
 /// # Errors
-/// Those of the sites; if the log went on meanwhile, that it did: the server asks again.
-async fn beginning(archives: &Archives, name: &LogName) -> Result<Option<Vec<u8>>, OperationError> {
-    let Some(bytes) = archives.parts(name).await? else { return Ok(None) };
+/// Those of the sites.
+async fn beginning(archives: &Archives, name: &LogName) -> Result<Answer<Vec<u8>>, OperationError> {
+    if name.kind() != LogKind::Segment {
+        return Ok(Answer::Absent);
+    }
+    let Some(bytes) = archives.parts(name).await? else { return Ok(Answer::Absent) };
     match archives.fetch(name).await? {
-        Answer::Absent => padded(name, bytes).map_err(|detail| refused(name.file(), detail)),
-        Answer::File(whole) => Ok(Some(whole)),
-        Answer::Gap { next, site } => {
-            Err(refused(name.file(), format!("{} came to {site} while parts of it were fetched: try again", next.file())))
+        Answer::Absent => {
+            let padded = padded(name, bytes).map_err(|detail| refused(name.file(), detail))?;
+            Ok(padded.map_or(Answer::Absent, Answer::File))
         }
+        other => Ok(other),
     }
 }

@@ -141,8 +141,8 @@ pub async fn log_status(request: LogStatusRequest<'_>) -> Result<LogSiteReport, 
             problems.push(beyond(system, rpo, objective, found.behind_bytes));
         }
         if let Some(layout) = layout {
-            let there = Segments::of(layout, &files);
-            found.timelines = there.timelines().filter_map(|(timeline, numbers)| described(layout, timeline, numbers)).collect();
+            let there = Segments::of(layout, &files, now);
+            found.timelines = there.timelines().filter_map(|(timeline, _)| described(layout, timeline, &there)).collect();
             found.points = own.iter().map(|point| reached(layout, &there, point)).collect();
         }
         problems.extend(found.points.iter().filter(|point| point.is_cut_off).map(|point| {
@@ -229,12 +229,14 @@ fn end(layout: Layout, files: &[StoredLog]) -> Option<(&StoredLog, Lsn)> {
     newest.map(|((_, end), file)| (file, Lsn(end)))
 }
 
-fn described(layout: Layout, timeline: u32, numbers: &BTreeSet<u64>) -> Option<LogTimeline> {
+fn described(layout: Layout, timeline: u32, there: &Segments) -> Option<LogTimeline> {
+    let numbers = there.timelines().find_map(|(other, numbers)| (other == timeline).then_some(numbers))?;
     let name = |number: u64| layout.name(Segment { number, timeline });
     let gap = |gap: std::ops::RangeInclusive<u64>| LogGap {
         from: name(*gap.start()),
         to: name(*gap.end()),
         segments: gap.end() - gap.start() + 1,
+        is_awaited: there.is_awaited(timeline, gap.end() + 1),
     };
     Some(LogTimeline {
         timeline,

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::{LogKind, LogName, name::system_folder};
 use crate::{
     repository::{Repository, RepositoryError, error::Result, format::LOG, point::list_all},
-    stores::SharedStore,
+    stores::{ObjectStat, SharedStore},
 };
 
 /// Names in a page.
@@ -24,6 +24,12 @@ pub struct StoredLog {
     pub stored_at: DateTime<Utc>,
 }
 
+impl StoredLog {
+    fn of(object: ObjectStat) -> Option<Self> {
+        Some(Self { name: LogName::parse(&object.key)?, bytes: object.size, stored_at: object.modified })
+    }
+}
+
 impl Repository {
     /// All files of all logs (or of one cluster's), in the order of their keys.
     ///
@@ -32,11 +38,13 @@ impl Repository {
     pub async fn log_files(&self, system: Option<u64>) -> Result<Vec<StoredLog>> {
         let prefix = system.map_or_else(|| LOG.to_owned(), system_folder);
         let listed = list_all(self, &prefix).await?.into_iter();
-        let stored = |object: crate::stores::ObjectStat| {
-            let name = LogName::parse(&object.key)?;
-            Some(StoredLog { name, bytes: object.size, stored_at: object.modified })
-        };
-        Ok(listed.filter_map(stored).collect())
+        Ok(listed.filter_map(StoredLog::of).collect())
+    }
+
+    /// The site's time, to judge by it how old a file is. It is this machine's where the site does not tell: to a reader it may not, where
+    /// nothing may be written.
+    pub async fn log_time(&self) -> DateTime<Utc> {
+        self.store.time().await.unwrap_or_else(|_| self.clock.now())
     }
 
     /// The first segments of a file's timeline that come after it, at most so many.
@@ -44,21 +52,22 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub async fn segments_after(&self, name: &LogName, most: usize) -> Result<Vec<LogName>> {
-        self.log_after(name, most, &[LogKind::Segment, LogKind::Partial]).await
+        let found = self.log_after(name, most, &[LogKind::Segment, LogKind::Partial]).await?;
+        Ok(found.into_iter().take(most).map(|found| found.name).collect())
     }
 
-    /// The first files of these kinds that belong to later segments of a file's timeline, at most so many.
-    pub(super) async fn log_after(&self, name: &LogName, most: usize, kinds: &[LogKind]) -> Result<Vec<LogName>> {
+    /// The first files of these kinds that belong to later segments of a file's timeline: so many, if there are, and what the site lists
+    /// together with them.
+    pub(super) async fn log_after(&self, name: &LogName, least: usize, kinds: &[LogKind]) -> Result<Vec<StoredLog>> {
         let mut found = Vec::new();
         let mut after = name.to_string();
-        while found.len() < most {
+        while found.len() < least {
             let page = page_after(&self.store, &name.folder(), &after).await?;
             let Some(last) = page.last() else { break };
-            after.clone_from(last);
-            let names = page.iter().filter_map(|key| LogName::parse(key));
-            found.extend(names.filter(|found| kinds.contains(&found.kind()) && found.segment() > name.segment()));
+            after.clone_from(&last.key);
+            let is_later = |found: &LogName| kinds.contains(&found.kind()) && found.segment() > name.segment();
+            found.extend(page.into_iter().filter_map(StoredLog::of).filter(|found| is_later(&found.name)));
         }
-        found.truncate(most);
         Ok(found)
     }
 
@@ -75,8 +84,8 @@ impl Repository {
             while after < last {
                 let page = page_after(&self.store, &names[0].folder(), &after).await?;
                 let Some(end) = page.last() else { break };
-                after.clone_from(end);
-                listed.extend(page.iter().filter_map(|key| LogName::parse(key)).filter(|name| names.contains(name)));
+                after.clone_from(&end.key);
+                listed.extend(page.iter().filter_map(|object| LogName::parse(&object.key)).filter(|name| names.contains(name)));
             }
         }
         Ok(listed)
@@ -93,8 +102,8 @@ impl Repository {
     }
 }
 
-/// The next page of keys; empty at the end.
-async fn page_after(store: &SharedStore, prefix: &str, after: &str) -> Result<Vec<String>> {
+/// The next page of objects; empty at the end.
+async fn page_after(store: &SharedStore, prefix: &str, after: &str) -> Result<Vec<ObjectStat>> {
     let page = store.list(prefix, Some(after), PAGE).await?;
     if page.objects.first().is_some_and(|object| object.key.as_str() <= after) {
         return Err(RepositoryError::Damaged {
@@ -102,5 +111,5 @@ async fn page_after(store: &SharedStore, prefix: &str, after: &str) -> Result<Ve
             detail: "the site lists the same objects again and again".to_owned(),
         });
     }
-    Ok(page.objects.into_iter().map(|object| object.key).collect())
+    Ok(page.objects)
 }

@@ -33,6 +33,27 @@ pub enum LogAnswer {
     },
 }
 
+/// What a site has of a file's timeline that comes after it, where it does not have the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaterLog {
+    /// The first one.
+    pub next: LogName,
+    /// When the first of them was stored: of those that are listed together with `next`, by the site's clock.
+    pub since: DateTime<Utc>,
+    /// The site's time after that ([`Repository::log_time`]).
+    pub now: DateTime<Utc>,
+}
+
+/// What a site answers that was looked at for a file.
+pub enum Looked<T> {
+    /// It has it.
+    File(T),
+    /// It lists none, and none that comes later.
+    Absent,
+    /// It lists none, and later ones.
+    Later(LaterLog),
+}
+
 /// Keys of the log, opened when they are needed.
 #[derive(Debug)]
 pub struct LogKeys(DataKeys);
@@ -127,12 +148,23 @@ impl LogReader {
         Ok(sealed.map(|sealed| FetchedLogFile { sealed, catalogue, rooms }))
     }
 
-    /// What there is later of the timeline of a file that the site says it has not: by its listings, which answer or fail as a whole.
+    /// The same, and where there is none, what there is later of its timeline: by the site's listings, which answer or fail as a whole.
     ///
     /// # Errors
-    /// The store's; [`RepositoryError::Damaged`] if the file is listed.
-    pub async fn after_absent(&self, name: &LogName) -> Result<Option<LogName>> {
-        self.repository.after_absent(name).await
+    /// As [`Self::fetch_sealed`]; [`RepositoryError::Damaged`] if the file is listed, and is not there.
+    pub async fn look(&self, name: &LogName) -> Result<Looked<FetchedLogFile>> {
+        // One that is listed was stored between the two.
+        for _ in 0..2 {
+            if let Some(file) = self.fetch_sealed(name).await? {
+                return Ok(Looked::File(file));
+            }
+            if !self.repository.has_log_file(name).await? {
+                return Ok(self.repository.log_later(name).await?.map_or(Looked::Absent, Looked::Later));
+            }
+        }
+        let place = format!("{}/{name}", self.repository.store.describe());
+        let detail = "the site lists it, and says that it is not there".to_owned();
+        Err(RepositoryError::Damaged { place, detail })
     }
 
     /// The same as [`Self::fetch`], with what the file says of when it ended ([`LogHead::ended_at`]).
@@ -140,9 +172,13 @@ impl LogReader {
     /// # Errors
     /// Those of [`Self::fetch`].
     pub async fn fetch_ended(&self, name: &LogName) -> Result<(LogAnswer, Option<DateTime<Utc>>)> {
-        match self.repository.log_file(name, &self.keys).await? {
-            Some((bytes, ended_at)) => Ok((LogAnswer::File(bytes), ended_at)),
-            None => Ok((self.repository.after_absent(name).await?.map_or(LogAnswer::Absent, |next| LogAnswer::Gap { next }), None)),
+        match self.look(name).await? {
+            Looked::File(file) => {
+                let ended_at = file.sealed.head.ended_at;
+                Ok((LogAnswer::File(file.whole().await?), ended_at))
+            }
+            Looked::Absent => Ok((LogAnswer::Absent, None)),
+            Looked::Later(LaterLog { next, .. }) => Ok((LogAnswer::Gap { next }, None)),
         }
     }
 }
@@ -190,18 +226,15 @@ impl Repository {
         Ok(Some(SealedLogFile { place, name: name.clone(), head, bytes, key }))
     }
 
-    /// See [`LogReader::after_absent`].
-    async fn after_absent(&self, name: &LogName) -> Result<Option<LogName>> {
-        if self.has_log_file(name).await? {
-            let place = format!("{}/{name}", self.store.describe());
-            let detail = "the site lists it, and says that it is not there".to_owned();
-            return Err(RepositoryError::Damaged { place, detail });
-        }
+    /// What the site has of a file's timeline that comes after it.
+    async fn log_later(&self, name: &LogName) -> Result<Option<LaterLog>> {
         if name.kind() == LogKind::History {
             return Ok(None);
         }
         // A part counts: whoever stores one has stored all segments before.
-        let later = [LogKind::Segment, LogKind::Partial, LogKind::Part];
-        Ok(self.log_after(name, 1, &later).await?.pop())
+        let found = self.log_after(name, 1, &[LogKind::Segment, LogKind::Partial, LogKind::Part]).await?;
+        let Some(since) = found.iter().map(|file| file.stored_at).min() else { return Ok(None) };
+        let now = self.log_time().await;
+        Ok(found.into_iter().next().map(|first| LaterLog { next: first.name, since, now }))
     }
 }

@@ -143,10 +143,13 @@ async fn absence_takes_a_listing_that_answers() {
     assert_eq!(reader.fetch(&log_name(&name(1, 4))).await.unwrap(), LogAnswer::Absent);
     assert_eq!(reader.fetch(&log_name(&name(1, 2))).await.unwrap(), LogAnswer::Gap { next: log_name(&name(1, 3)) });
     assert_eq!(reader.fetch(&log_name(&name(2, 2))).await.unwrap(), LogAnswer::Absent);
-    // The site says that it is not there, and lists it.
+    // It came between the two looks.
     let faulty = FaultyStore::over(store.clone());
     let reader = LogReader::new(opened(&recovery, &recovery.identities, faulty.clone()).await);
     faulty.queue(Call::Get, [Fault::Gone]);
+    assert!(reader.fetch(&log_name(&name(1, 3))).await.unwrap() == LogAnswer::File(segment(3)));
+    // The site says that it is not there, and lists it.
+    faulty.queue(Call::Get, [Fault::Gone, Fault::Gone]);
     let error = reader.fetch(&log_name(&name(1, 3))).await.unwrap_err();
     assert!(error.is_damage(), "{error}");
 }

@@ -1,6 +1,10 @@
 //! What a server that recovers is told. It takes an exit code from 1 to 125 for the end of the log.
 
-use std::{fs, process::Stdio};
+use std::{
+    fs,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use super::{SYSTEM, Server, name, segment};
 
@@ -10,8 +14,11 @@ fn archive() -> Server {
     server.writes("00000002.history", b"1\t0/300000\tno recovery target specified\n");
     server.push("00000002.history", &[]).succeeds();
     server.settles();
+    server.archived_ago(HOUR);
     server
 }
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 #[test]
 fn only_what_is_proven_to_be_absent_ends_a_recovery() {
@@ -27,6 +34,42 @@ fn only_what_is_proven_to_be_absent_ends_a_recovery() {
     }
     server.get(&name(1, 0)).fails(126, &["the log has a gap", &name(1, 1)]);
     assert!(!server.delivered().exists());
+}
+
+#[test]
+fn a_segment_that_is_stored_after_the_one_behind_it_is_waited_for() {
+    let server = archive();
+    let place = server.agent.path("site").join(format!("wal/{SYSTEM}/00000001"));
+    let (there, aside) = (place.join(name(1, 3)), server.agent.path("aside"));
+    fs::rename(&there, &aside).unwrap();
+    // Segment 6 came an hour ago.
+    let began = Instant::now();
+    server.get(&name(1, 3)).fails(126, &["the log has a gap", &name(1, 6)]);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+
+    // It comes just now, and so does the one before.
+    server.archived_ago(Duration::ZERO);
+    let later = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(2));
+        fs::rename(aside, there).unwrap();
+    });
+    let outcome = server.get(&name(1, 3)).succeeds();
+    later.join().unwrap();
+    assert!(outcome.stderr.contains("may be on its way") && began.elapsed() >= Duration::from_secs(2), "{}", outcome.stderr);
+    assert!(fs::read(server.delivered()).unwrap() == segment(3));
+
+    // One of those that come later has been there for long: then it is no matter of moments, and nobody waits.
+    server.archived_ago(HOUR);
+    let newest = fs::File::options().write(true).open(place.join(name(1, 6))).unwrap();
+    newest.set_modified(std::time::SystemTime::now()).unwrap();
+    let began = Instant::now();
+    server.get(&name(1, 0)).fails(126, &["the log has a gap", &name(1, 1)]);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    // And where it does not come, the wait ends.
+    server.archived_ago(Duration::from_secs(56));
+    let began = Instant::now();
+    let outcome = server.get(&name(1, 5)).fails(126, &["the log has a gap", &name(1, 6)]);
+    assert!(outcome.stderr.contains("may be on its way") && began.elapsed() < Duration::from_secs(30), "{}", outcome.stderr);
 }
 
 #[test]

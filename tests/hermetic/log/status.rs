@@ -37,10 +37,16 @@ fn the_status_tells_what_is_there_what_is_missing_and_how_old_the_newest_is() {
     assert_eq!((gap(0), gap(1)), ((&*name(1, 4), &*name(1, 5)), (&*name(1, 7), &*name(1, 7))));
     assert_eq!((&json["spool"]["files"], &json["spool"]["is_stuck"]), (&0.into(), &false.into()));
     let text = server.agent.run(["wal", "status", "policy.toml"]).succeeds().stdout;
-    for said in ["spool", "0 files wait", &SYSTEM.to_string(), &name(1, 8), &format!("{} to {} (2)", name(1, 4), name(1, 5))] {
+    let awaited = format!("{} to {} (2, may be on the way)", name(1, 4), name(1, 5));
+    for said in ["spool", "0 files wait", &SYSTEM.to_string(), &name(1, 8), &awaited] {
         assert!(text.contains(said), "nothing about {said} in {text}");
     }
+    server.archived_ago(Duration::from_secs(3600));
+    let text = server.agent.run(["wal", "status", "policy.toml"]).succeeds().stdout;
+    assert!(text.contains(&format!("{} to {} (2), {}", name(1, 4), name(1, 5), name(1, 7))), "{text}");
     let (site, identity) = (server.agent.text("site"), server.agent.text("operator.txt"));
+    let json = server.agent.run(["wal", "status", "policy.toml", "--json"]).succeeds().json();
+    let system = &json["sites"][0]["systems"][0];
     let bare = server.agent.run(["wal", "status", "--site", &site, "--identity", &identity, "--json"]).succeeds().json();
     assert_eq!((&bare["sites"][0]["systems"][0]["timelines"], &bare["spool"]), (&system["timelines"], &serde_json::Value::Null));
 }
@@ -72,6 +78,46 @@ fn what_may_be_lost_is_counted_from_when_the_log_ended_and_alarms_beyond_the_obj
     server.pushes(3);
     server.settles();
     assert_eq!(status().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hole_before_segments_that_came_only_just_now_is_no_gap_yet() {
+    let (recovery, store) = begun(true).await;
+    point(&recovery, &store, 1, 3).await;
+    let writer = writer(&recovery, store.clone(), &LogKey::default()).await;
+    for number in [3, 4] {
+        put(&writer, number).await.unwrap();
+    }
+    recovery.clock.advance(Duration::from_secs(600));
+    for number in [6, 7] {
+        put(&writer, number).await.unwrap();
+    }
+    let repository = opened(&recovery, &recovery.agent, store.clone()).await;
+    let status = async || {
+        let request = LogStatusRequest {
+            repository: &repository,
+            policy: None,
+            server: None,
+            objective: None,
+            clock: recovery.shared_clock(),
+        };
+        let report = log_status(request).await.unwrap();
+        let (system, problems) = (&report.systems[0], report.problems.len());
+        let (gap, point) = (&system.timelines[0].gaps[0], &system.points[0]);
+        assert_eq!((gap.from.as_str(), point.reaches.as_deref()), (&*name(1, 5), Some(&*name(1, 4))));
+        (gap.is_awaited, point.is_cut_off, problems)
+    };
+    assert_eq!(status().await, (true, false, 0));
+    recovery.clock.advance(Duration::from_secs(59));
+    put(&writer, 8).await.unwrap();
+    assert_eq!(status().await, (true, false, 0));
+    recovery.clock.advance(Duration::from_secs(1));
+    assert_eq!(status().await, (false, true, 1), "segment 6 has been there for a minute");
+    put(&writer, 5).await.unwrap();
+    let request =
+        LogStatusRequest { repository: &repository, policy: None, server: None, objective: None, clock: recovery.shared_clock() };
+    let report = log_status(request).await.unwrap();
+    assert_eq!((report.problems.len(), report.systems[0].timelines[0].gaps.len()), (0, 0));
 }
 
 /// What may be lost, and what is wrong, where five minutes may be.

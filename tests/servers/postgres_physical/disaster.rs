@@ -152,6 +152,7 @@ fn comes_back(server: Server) {
     // A part of the log is lost: nobody finds out in the middle of a recovery.
     let segments = archive.segments();
     std::fs::remove_file(&segments[segments.len() - 2].1).unwrap();
+    archive.ages();
     let cut = operator.restore("cut", &["--to-latest"]);
     assert!(!cut.status.success() && said(&cut).contains("has a gap"), "{}", said(&cut));
     assert!(["early", "beyond", "cut"].iter().all(|name| !archive.path(name).exists()), "what is refused writes nothing");

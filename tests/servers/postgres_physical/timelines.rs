@@ -63,6 +63,7 @@ fn a_17_comes_back_along_the_timeline_that_is_asked_for_and_what_only_the_other_
     let segments = archive.segments();
     let of_first: Vec<_> = segments.iter().filter(|(name, _)| name.starts_with("00000001")).collect();
     std::fs::remove_file(&of_first[of_first.len() - 2].1).unwrap();
+    archive.ages();
     refused(&["--timeline", "current", "--to-latest"], &["and then has a gap"]);
     let plan = operator.restore("planned", &["--to-latest", "--dry-run"]);
     let text = String::from_utf8_lossy(&plan.stdout).into_owned();
