@@ -11,7 +11,7 @@ use super::{io, refused};
 use crate::{
     operations::OperationError,
     repository::{LogKind, LogName, MAX_LOG_FILE_BYTES},
-    sources::postgres::physical::{CONTROL_FILE, Control, FirstPage},
+    sources::postgres::physical::{CONTROL_FILE, Control, FirstPage, filled},
 };
 
 /// A server writes the file in one piece; whoever reads it in between looks again.
@@ -100,10 +100,20 @@ pub(super) fn examine_into(mut bytes: Vec<u8>, path: &Path, system: u64) -> Resu
     file.take(MAX_LOG_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io(&place))?;
     check(&name, &bytes).map_err(|detail| {
         refused(
-            place,
+            &place,
             format!("{detail}; it is not archived. See whether this is the right data directory, and whether its disk is sound"),
         )
     })?;
+    if name.kind() == LogKind::Segment {
+        filled(&bytes).map_err(|detail| {
+            refused(
+                place,
+                format!(
+                    "{detail}: it is the beginning of a segment, as `farshore wal get` hands it to a standby while the primary has not finished it, and is not archived as if it were whole. It is by itself once the standby has fetched the whole one. What a lost server left unfinished, copy to pg_wal of the one that recovers"
+                ),
+            )
+        })?;
+    }
     Ok(Examined { name, bytes, written_at })
 }
 

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crc_fast::{CrcAlgorithm, checksum};
+
 use super::{SEGMENT_BYTES, SYSTEM, Server, name, segment, segment_of};
 
 #[test]
@@ -214,6 +216,50 @@ fn what_is_not_this_clusters_or_not_what_its_name_says_is_refused() {
     server.push(&name(1, 5), &[]).fails(1, &["control file"]);
     fs::write(server.agent.path("pg/global/pg_control"), [1; 8192]).unwrap();
     server.push(&name(1, 5), &[]).fails(1, &["no sound control file"]);
+}
+
+/// A segment in which there is one record, or the switch to the next segment after it, and nothing else.
+pub(super) fn begun(number: u64, is_switched: bool) -> Vec<u8> {
+    let mut bytes = segment(number);
+    bytes[40..].fill(0);
+    let mut before = 0_u64;
+    let mut record = |at: usize, manager: u8, info: u8, body: &[u8]| {
+        let mut header = [0; 24];
+        header[..4].copy_from_slice(&(24 + body.len() as u32).to_le_bytes());
+        header[8..16].copy_from_slice(&before.to_le_bytes());
+        (header[16], header[17]) = (info, manager);
+        let sum = checksum(CrcAlgorithm::Crc32Iscsi, &[body, &header[..20]].concat());
+        header[20..].copy_from_slice(&u32::try_from(sum).unwrap().to_le_bytes());
+        before = number * SEGMENT_BYTES as u64 + at as u64;
+        bytes[at..at + 24].copy_from_slice(&header);
+        bytes[at + 24..at + 24 + body.len()].copy_from_slice(body);
+    };
+    record(40, 10, 0, &[7; 104]);
+    if is_switched {
+        record(168, 0, 0x40, &[]);
+    }
+    bytes
+}
+
+#[test]
+fn the_beginning_of_a_segment_is_not_taken_for_a_whole_one_and_one_that_was_switched_is() {
+    for wal in ["limit = \"64MiB\"", "synchronous = true"] {
+        let server = Server::with(wal);
+        server.writes(&name(1, 5), &begun(5, false));
+        let said = ["ends at 0/5000A8, and the log was not switched there", "is the beginning of a segment", "is not archived"];
+        server.push(&name(1, 5), &[]).fails(1, &said);
+        assert_eq!((server.spooled().len(), server.archived().len()), (0, 0));
+        // The server has fetched the whole one.
+        server.pushes(5);
+        server.writes(&name(1, 6), &begun(6, true));
+        server.push(&name(1, 6), &[]).succeeds();
+        server.settles();
+        server.get(&name(1, 6)).succeeds();
+        assert!(fs::read(server.delivered()).unwrap() == begun(6, true));
+        // What a timeline ended in is the beginning of one by its name.
+        server.writes(&format!("{}.partial", name(1, 7)), &begun(7, false));
+        server.push(&format!("{}.partial", name(1, 7)), &[]).succeeds();
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{SYSTEM, Server, name, segment, segment_of};
+use super::{SYSTEM, Server, name, push::begun, segment, segment_of};
 
 impl Server {
     /// Writes segments, and says that they are to be archived.
@@ -101,19 +101,21 @@ fn a_file_that_is_another_than_the_one_that_was_stored_is_not_taken_for_it() {
 #[test]
 fn what_is_not_what_its_name_says_is_left_for_its_push_to_refuse() {
     let server = Server::new();
-    server.has_ready(1..=4);
+    server.has_ready(1..=5);
     server.writes(&name(1, 2), &segment_of(SYSTEM + 1, 1, 2, 0));
     server.writes(&name(1, 3), b"half");
+    server.writes(&name(1, 4), &begun(4, false));
     server.push(&name(1, 1), &[]).succeeds();
-    server.has_archived(&[1, 4]);
+    server.has_archived(&[1, 5]);
     server.is_done(1);
     server.push(&name(1, 2), &[]).fails(1, &["it is not archived"]);
     server.push(&name(1, 3), &[]).fails(1, &["it is not archived"]);
+    server.push(&name(1, 4), &[]).fails(1, &["is the beginning of a segment"]);
     assert!(!server.status().contains("\"message\""), "{}", server.status());
-    server.has_ready([2, 3]);
-    (2..=4).for_each(|number| drop(server.push(&name(1, number), &[]).succeeds()));
-    server.has_archived(&[1, 2, 3, 4]);
-    (1..=4).for_each(|number| server.gets(number));
+    server.has_ready([2, 3, 4]);
+    (2..=5).for_each(|number| drop(server.push(&name(1, number), &[]).succeeds()));
+    server.has_archived(&[1, 2, 3, 4, 5]);
+    (1..=5).for_each(|number| server.gets(number));
 }
 
 #[test]

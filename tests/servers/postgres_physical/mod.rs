@@ -12,6 +12,7 @@ mod examined;
 mod failures;
 mod full_disk;
 mod full_disk_transfer;
+mod gaps;
 mod grown;
 mod in_a_row;
 mod incremental;

@@ -26,6 +26,8 @@ pub const RECORD_GIVEN_UP: u16 = 0x0008;
 /// Resource managers and their records: the rest of the segment is empty; a relation's fork is made; a tablespace is made, or dropped.
 const RM_XLOG: u8 = 0;
 const XLOG_SWITCH: u8 = 0x40;
+/// Resource manager and kind of the record after which the rest of the segment is empty.
+pub const SWITCH: (u8, u8) = (RM_XLOG, XLOG_SWITCH);
 const RM_SMGR: u8 = 2;
 const SMGR_CREATE: u8 = 0x10;
 const RM_TABLESPACE: u8 = 5;
