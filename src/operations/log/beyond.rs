@@ -4,13 +4,21 @@ use chrono::{DateTime, Utc};
 
 use super::{
     coverage::{Beyond, Line, Segments, number_of},
-    refused,
+    off_thread, refused,
 };
 use crate::{
     operations::OperationError,
     repository::{LogKind, LogName, Repository, StoredLog},
-    sources::postgres::physical::{Layout, Lineage, Lsn, RecoveryTarget, Segment, Timeline, facts::PhysicalFacts},
+    sources::postgres::physical::{
+        FirstPage, Layout, Lineage, Lsn, Records, RecoveryTarget, Segment, Timeline, facts::PhysicalFacts,
+    },
 };
+
+/// A server reads so far ahead of what it replays, and ends where that is not to be had, whatever its target is (`XLogPrefetcher`, from 15 on):
+/// 512 KiB (`wal_decode_buffer_size`), and some pages.
+const READ_AHEAD_BYTES: u64 = 640 << 10;
+/// So many segments are looked at for a record that begins and ends in one.
+const LOOKS_BACK: usize = 3;
 
 /// What the archive at this site has beyond a snapshot with these facts, along the timeline that is asked for, in words; nothing where
 /// nothing of its cluster is archived.
@@ -44,7 +52,68 @@ pub async fn look_beyond(
     };
     let lineage = line(facts.timeline, stop, chosen, history.as_deref()).map_err(refuse)?;
     let now = repository.log_time().await;
-    judge(layout, facts.timeline, &lineage, stop, target, (&files, now)).map(Some).map_err(refuse)
+    match judge(layout, facts.timeline, &lineage, stop, target, (&files, now)) {
+        Ok(found) => Ok(Some(found)),
+        Err(Unreached::Beyond(detail)) => Err(refuse(detail)),
+        Err(Unreached::Gap { reaches, last }) => {
+            let place = match last {
+                Some(last) => last_place(repository, (layout, &lineage), (stop, last)).await,
+                None => None,
+            };
+            Err(refuse(gap(&reaches, last.is_some(), place)))
+        }
+    }
+}
+
+/// Why a target is not reached.
+#[derive(Debug, PartialEq, Eq)]
+enum Unreached {
+    /// It lies beyond what is archived, in words.
+    Beyond(String),
+    /// There is a gap before it, and the archive `reaches`, in words, the segment `last`; nothing if it does not leave the point.
+    Gap { reaches: String, last: Option<u64> },
+}
+
+/// What is said of a gap, where the log is there beyond the point or not, and can be replayed to a place or is not known to be.
+fn gap(reaches: &str, is_beyond: bool, place: Option<Lsn>) -> String {
+    let to = match place {
+        Some(place) => format!("with --to-lsn {place}, which is as far as it is sure to come"),
+        None if is_beyond => "with --to-lsn to a place well before it: the server reads half a MiB ahead".to_owned(),
+        None => "without --to-…, which ends with the backup itself".to_owned(),
+    };
+    format!(
+        "the archive {reaches}, and then has a gap: the server would stop there. Restore {to}, or from a point behind the gap (`farshore wal status` shows which reach how far)"
+    )
+}
+
+/// Where the last record begins that a server replays for sure before the gap behind the segment `last`; nothing if that is not beyond `stop`, or
+/// cannot be read.
+async fn last_place(repository: &Repository, (layout, lineage): (Layout, &Lineage), (stop, last): (Lsn, u64)) -> Option<Lsn> {
+    let limit = ((last + 1) * layout.segment_bytes).saturating_sub(READ_AHEAD_BYTES);
+    for number in (layout.segment_before(stop)..=layout.segment_before(Lsn(limit))).rev().take(LOOKS_BACK) {
+        let name = LogName::new(layout.system, &layout.name(lineage.segment(layout, number)))?;
+        let bytes = match repository.read_log_file(&name).await {
+            Ok(bytes) => bytes?,
+            Err(error) => {
+                tracing::warn!(%error, "how far the log before the gap goes is not known");
+                return None;
+            }
+        };
+        let until = usize::try_from(limit - number * layout.segment_bytes).unwrap_or(usize::MAX).min(bytes.len());
+        let found = off_thread(move || {
+            let page = FirstPage::read(&bytes).filter(|page| page.layout == layout);
+            Ok(page.and_then(|page| {
+                let mut records = Records::from_segment(layout, page.page_bytes(), number);
+                // No further than this a server comes, either.
+                let _ = records.feed(&bytes[..until]);
+                records.last_record()
+            }))
+        });
+        if let Some(found) = found.await.ok()? {
+            return Some(found).filter(|found| *found >= stop);
+        }
+    }
+    None
 }
 
 /// The history of a timeline.
@@ -97,7 +166,7 @@ fn judge(
     stop: Lsn,
     target: &RecoveryTarget,
     (files, now): (&[StoredLog], DateTime<Utc>),
-) -> Result<String, String> {
+) -> Result<String, Unreached> {
     let there = Segments::of(layout, files, now);
     let end = layout.segment_before(stop);
     let name = |(timeline, number)| layout.name(Segment { number, timeline });
@@ -123,11 +192,7 @@ fn judge(
     let stored_at =
         reach.and_then(|reach| files.iter().find(|file| number_of(layout, &file.name) == Some(reach))).map(|file| file.stored_at);
     let stored_at = parts().map(|part| part.stored_at).max().or(stored_at);
-    let gap = || {
-        format!(
-            "the archive {reaches}, and then has a gap: the server would stop there. Restore from a point behind the gap (`farshore wal status` shows which reach how far), or with --to-lsn to a place before it"
-        )
-    };
+    let gap = || Unreached::Gap { reaches: reaches.clone(), last: reach.map(|(_, number)| number) };
     // Of a fork each side has its own.
     let elsewhere = |wanted: u64| {
         let is_other = |timeline: u32| lineage.segment(layout, wanted).timeline != timeline;
@@ -144,7 +209,9 @@ fn judge(
                 gap()
             } else {
                 let elsewhere = elsewhere(layout.segment_before(*lsn));
-                format!("the archive {reaches}, and {lsn} lies beyond that: ask for less, or --to-latest{elsewhere}")
+                Unreached::Beyond(format!(
+                    "the archive {reaches}, and {lsn} lies beyond that: ask for less, or --to-latest{elsewhere}"
+                ))
             })
         }
         RecoveryTarget::Latest if is_cut_off => Err(gap()),
@@ -166,10 +233,26 @@ fn judge(
 mod tests {
     use chrono::{DateTime, TimeDelta, Utc};
 
-    use super::{Layout, Lineage, Lsn, RecoveryTarget, StoredLog, Timeline, chosen, judge, line};
+    use super::{Layout, Lineage, Lsn, RecoveryTarget, StoredLog, Timeline, Unreached, chosen, gap, line};
     use crate::repository::LogName;
 
     const LAYOUT: Layout = Layout { segment_bytes: 16 << 20, system: 7 };
+
+    /// What is said before the last segment is looked at.
+    fn judge(
+        layout: Layout,
+        own: u32,
+        lineage: &Lineage,
+        stop: Lsn,
+        target: &RecoveryTarget,
+        files: (&[StoredLog], DateTime<Utc>),
+    ) -> Result<String, String> {
+        super::judge(layout, own, lineage, stop, target, files).map_err(|unreached| match unreached {
+            Unreached::Beyond(said) => said,
+            Unreached::Gap { reaches, last } => gap(&reaches, last.is_some(), None),
+        })
+    }
+
     /// In the middle of segment 5.
     const STOP: Lsn = Lsn(0x580_0000);
 

@@ -1,6 +1,7 @@
 //! The archive of a cluster's log, without a server: segments that are made up, and are what the server would have written as far as
 //! their headers tell.
 
+mod beyond;
 mod copy;
 mod faults;
 mod get;

@@ -82,6 +82,7 @@ pub use follow::{Follower, Held, Receiving, Slot, Stand, receiving};
 pub use in_place::{empty as empty_paths, needs_before};
 pub use label::Lsn;
 pub use lineage::Lineage;
+pub use records::Records;
 pub use recovery::{Action, Fetch, Recovery, RecoveryTarget, Timeline};
 pub use scratch::PhysicalScratch;
 pub use start::Start;

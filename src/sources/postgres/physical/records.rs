@@ -203,6 +203,11 @@ impl Records {
         Ok(())
     }
 
+    /// Where the last record begins that has come whole; nothing if none has.
+    pub fn last_record(&self) -> Option<Lsn> {
+        self.before.map(Lsn)
+    }
+
     /// All of it has come. Returns what it says.
     ///
     /// # Errors
