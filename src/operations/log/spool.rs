@@ -134,7 +134,7 @@ impl Spool {
     /// [`OperationError::Refused`], saying how an operator makes it.
     pub fn prepare(&self) -> Result<(), OperationError> {
         let place = self.place();
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(|error| {
+        make(&self.directory).map_err(|error| {
             refused(
                 &place,
                 format!("the spool cannot be made: {error}; make it for the server's user: install -d -m 0700 -o postgres -g postgres {place}"),
@@ -188,8 +188,7 @@ impl Spool {
         let folder = self.directory.join(name.system().to_string());
         let place = path.display().to_string();
         if !folder.exists() {
-            DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(io(&place))?;
-            sync(&self.directory)?;
+            make(&folder).map_err(io(&place))?;
         }
         let incoming = folder.join(format!(".{}.{:016x}{INCOMING}", name.file(), rand::random::<u64>()));
         loop {
@@ -329,6 +328,19 @@ fn write_new(path: &Path, bytes: &[u8], written_at: Option<SystemTime>) -> std::
     file.sync_all()
 }
 
+/// Makes a directory, and those above it that are missing. When this returns, the names of all that it made are on the disk.
+fn make(directory: &Path) -> std::io::Result<()> {
+    let holding = holding_missing(directory);
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    holding.into_iter().try_for_each(|directory| File::open(directory)?.sync_all())
+}
+
+/// The directories that get a new name when this one is made, innermost first.
+fn holding_missing(directory: &Path) -> Vec<&Path> {
+    let missing = directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+    missing.filter_map(Path::parent).map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above }).collect()
+}
+
 /// Puts the names of a directory on the disk.
 fn sync(directory: &Path) -> Result<(), OperationError> {
     File::open(directory).and_then(|file| file.sync_all()).map_err(io(directory.display().to_string()))
@@ -336,7 +348,9 @@ fn sync(directory: &Path) -> Result<(), OperationError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Added, Duration, LogName, Spool, SystemTime};
+    use std::{os::unix::fs::PermissionsExt, path::Path};
+
+    use super::{Added, Duration, LogName, Spool, SystemTime, holding_missing};
     use crate::clock::SystemClock;
 
     fn name(file: &str) -> LogName {
@@ -372,6 +386,23 @@ mod tests {
             assert_eq!((spool.read(name, &mut bytes).unwrap(), spool.holds(name)), (None, false));
         }
         assert!(spool.has_room(1000).unwrap(), "an empty spool takes any file");
+    }
+
+    #[test]
+    fn every_directory_that_is_made_for_a_spool_is_kept_by_the_one_that_holds_it_and_is_for_its_user_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let (base, spool) = (place.path(), Spool::new(place.path().join("a/b/spool"), 10));
+        assert_eq!(holding_missing(spool.directory()), [&base.join("a/b"), &base.join("a"), base]);
+        spool.prepare().unwrap();
+        assert_eq!(holding_missing(spool.directory()), [] as [&Path; 0]);
+        for made in ["a", "a/b", "a/b/spool"] {
+            assert_eq!(std::fs::metadata(base.join(made)).unwrap().permissions().mode() & 0o777, 0o700, "{made}");
+        }
+        let folder = spool.directory().join("7");
+        assert_eq!(holding_missing(&folder), [spool.directory()]);
+        spool.add(&name("000000010000000000000002"), b"one", written()).unwrap();
+        assert!(folder.is_dir());
+        assert_eq!(holding_missing(Path::new("not-there/spool")), [Path::new("not-there"), Path::new(".")]);
     }
 
     #[test]
