@@ -148,13 +148,21 @@ async fn has_exactly_the_markers_before(past: Past, times: u64) {
     }
 }
 
+// On each version that is tested: 15 from a directory that the server copies to, which is quick and shows what a server makes of its targets; 17 and
+// 18 through `farshore wal push` and `get`, with fewer times, since each restore there opens a site (`FARSHORE_SOAK=4` makes more than 20 of them).
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restore_to_a_time_has_exactly_the_markers_before_it() {
+async fn a_restore_of_a_15_to_a_time_has_exactly_the_markers_before_it() {
     has_exactly_the_markers_before(Past::new(Server::Fifteen).await, soak(20)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restore_to_a_time_of_a_log_that_the_program_fetches_has_exactly_the_markers_before_it() {
+async fn a_restore_of_a_17_to_a_time_of_a_log_that_the_program_fetches_has_exactly_the_markers_before_it() {
+    has_exactly_the_markers_before(Past::archived(Server::Seventeen).await, soak(6)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_of_an_18_to_a_time_of_a_log_that_the_program_fetches_has_exactly_the_markers_before_it() {
     has_exactly_the_markers_before(Past::archived(Server::Eighteen).await, soak(8)).await;
 }
 
