@@ -12,7 +12,7 @@ use std::{
 };
 
 /// The values the work hands over as it goes, from the `report` room, so that sources need not reach for it.
-pub use crate::report::{Anomaly, Check, CheckOutcome, Finding, PhaseTime, Problem};
+pub use crate::report::{Anomaly, Check, CheckOutcome, DatabaseRows, Finding, PhaseTime, Problem, TableRows};
 
 /// Listens to the work. All methods may be called from any thread, often.
 pub trait Observer: Debug + Send + Sync {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{OperationError, anomaly::Shape};
 use crate::{
-    report::{Damage, DrillReport, EvidenceLink, ReadPart, Verdict, VerifyReport},
+    report::{Damage, DatabaseRows, DrillReport, EvidenceLink, ReadPart, Verdict, VerifyReport},
     repository::{EvidenceName, PointName, Repository, RepositoryError, one_policy},
 };
 
@@ -111,6 +111,33 @@ async fn record(repository: &Repository, name: EvidenceName) -> Result<Result<Re
         Err(error) if error.is_damage() => Ok(Err((name.key, error.to_string()))),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The rows of a source of a policy that the newest drill of a point that is not newer than `consistent_at` has counted, and when it began. What cannot be read
+/// is passed over.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn rows_before(
+    repository: &Repository,
+    policy: &str,
+    source: &str,
+    consistent_at: DateTime<Utc>,
+) -> Result<Option<(DateTime<Utc>, Vec<DatabaseRows>)>, OperationError> {
+    let names = repository.evidence_names().await?.into_iter().rev();
+    let mut read = stream::iter(names).map(|name| record(repository, name)).buffered(READS);
+    while let Some(found) = read.try_next().await? {
+        let Some(drill) = found.ok().and_then(|record| record.drill) else { continue };
+        let is_of_then = drill.point.as_ref().is_some_and(|point| point.consistent_at <= consistent_at);
+        if drill.policy != policy || !is_of_then {
+            continue;
+        }
+        let counted = drill.sources.into_iter().find(|one| one.name == source && !one.rows.is_empty());
+        if let Some(counted) = counted {
+            return Ok(Some((drill.started_at, counted.rows)));
+        }
+    }
+    Ok(None)
 }
 
 /// What is wrong with the evidence: records that cannot be read, and links of the chain that lead nowhere or to another record.

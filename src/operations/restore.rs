@@ -210,6 +210,7 @@ pub(super) async fn rebuild_all(
             bytes: rebuilt.bytes,
             seconds: took.as_secs_f64(),
             recovered_to,
+            rows: Vec::new(),
             checks: rebuilt.checks,
             problems: tally.problems(),
         });

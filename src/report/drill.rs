@@ -203,7 +203,7 @@ pub(super) mod tests {
         Agent, Check, DateTime, DrillReport, DrilledPoint, EVIDENCE_SCHEMA_VERSION, EvidenceLink, ExitCode, Isolation, Problem,
         RestoredSource, RpoFigures, RtoFigures, TrendEntry, Verdict,
     };
-    use crate::report::{Phase, rto_seconds};
+    use crate::report::{DatabaseRows, Phase, TableRows, rto_seconds};
 
     pub(in crate::report) fn report() -> DrillReport {
         let started_at = DateTime::from_timestamp(1_795_420_000, 0).unwrap();
@@ -244,6 +244,7 @@ pub(super) mod tests {
                 bytes: 5 << 30,
                 seconds: 200.0,
                 recovered_to: None,
+                rows: vec![],
                 checks: vec![Check::equal("db: rows of public.posts", 100, 100)],
                 problems: vec![],
             }],
@@ -329,6 +330,8 @@ pub(super) mod tests {
         let mut report = report();
         report.problems.push(Problem::new("a", "b"));
         report.sources[0].recovered_to = Some(report.started_at);
+        let largest = vec![TableRows { table: "public.posts".into(), rows: 100 }];
+        report.sources[0].rows = vec![DatabaseRows { database: "app".into(), tables: 1, rows: 100, uncounted: 0, largest }];
         let mut all = Vec::new();
         names(&serde_json::to_value(&report).unwrap(), &mut all);
         let document = include_str!("../../docs/evidence.md");

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Align, Check, ExitCode, Look, PhaseTime, Problem, Table, backup::encryption_words, bytes, check::check_lines, count,
-    phase::phase_table, printable, problem::problem_lines, seconds, timestamp,
+    Align, Check, DatabaseRows, ExitCode, Look, PhaseTime, Problem, Table, backup::encryption_words, bytes, check::check_lines,
+    count, phase::phase_table, printable, problem::problem_lines, seconds, timestamp,
 };
 
 /// What a restore did.
@@ -56,6 +56,9 @@ pub struct RestoredSource {
     /// more of it, of its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovered_to: Option<DateTime<Utc>>,
+    /// The rows of each database of a cluster, where a drill counted them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<DatabaseRows>,
     /// What was compared.
     pub checks: Vec<Check>,
     /// What went wrong without stopping the work.
@@ -165,6 +168,7 @@ mod tests {
                 bytes: 1 << 20,
                 seconds: 13.0,
                 recovered_to: None,
+                rows: vec![],
                 checks: vec![Check::equal("db: rows of public.posts", 100, 100)],
                 problems: vec![],
             }],

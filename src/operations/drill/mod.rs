@@ -7,6 +7,7 @@
 //! A drill that fails leaves evidence too, as soon as the catalogue could be opened (without it, nothing can be sealed).
 
 mod application;
+mod rows;
 mod scratch;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -22,7 +23,10 @@ use crate::{
     repository::{Budget, Identities, Point, PointName, Reader, Repository, Workers},
     sources::postgres::{
         PostgresConfig,
-        physical::{Fetch, facts::PhysicalFacts},
+        physical::{
+            Fetch,
+            facts::{PhysicalFacts, is_physical},
+        },
     },
     stores::SharedStore,
 };
@@ -224,7 +228,13 @@ async fn run(
     let checks = application::check(policy, &targets.databases, &targets.stores);
     progress.checks = beyond.into_iter().chain(progress.phases.time("application check", checks).await).collect();
     progress.served = true;
-    // Nobody waits for it, so it is in no phase.
+    // Nobody waits for these, so they are in no phase.
+    for snapshot in point.snapshots.iter().filter(|snapshot| is_physical(&snapshot.facts)) {
+        let source = progress.sources.iter_mut().find(|source| source.name == snapshot.source);
+        if let Some((config, source)) = targets.databases.get(&snapshot.source).zip(source) {
+            rows::look(request, repository, &point, config, source, observer).await?;
+        }
+    }
     progress.checks.push(keys_open_the_newest_point(names.last(), repository, &restore.reader, &point).await?);
     Ok(())
 }

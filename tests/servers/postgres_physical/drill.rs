@@ -149,7 +149,8 @@ fn a_cluster_is_backed_up_restored_and_drilled_apart_from_production() {
         drilled.stdout.contains("pg_amcheck")
             && drilled.stdout.contains("block 2 of pg_tblspc/")
             && drilled.stdout.contains("invalid page")
-            && drilled.stdout.contains("pages with wrong checksums"),
+            && drilled.stdout.contains("pages with wrong checksums")
+            && drilled.stdout.contains("counting the rows of public.moved"),
         "{drilled:?}"
     );
 }

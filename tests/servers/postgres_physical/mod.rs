@@ -30,6 +30,7 @@ mod receive_stream_faults;
 mod restore;
 mod rights;
 mod room;
+mod rows;
 mod site_dies;
 mod standby;
 mod summaries;

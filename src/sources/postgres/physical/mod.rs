@@ -12,6 +12,7 @@
 //!   A snapshot has all of its contents all the same, and depends on no other.
 //! * Of a restored cluster that runs for us, each database is looked at once: whether this machine has its libraries and extensions and
 //!   sorts as the captured one did, and which tables came back empty ([`databases`]).
+//! * Of one that a drill recovered, the rows of all tables can be counted, for so long ([`rows`]).
 //! * A restore writes `global/pg_control` last: a data directory that is half there cannot be started.
 //!
 //! Assumes: PostgreSQL 14 or newer, on a little-endian machine.
@@ -63,6 +64,7 @@ mod recovery;
 pub mod replication;
 mod restored;
 mod room;
+mod rows;
 mod scratch;
 mod select;
 mod server;
@@ -84,6 +86,7 @@ pub use label::Lsn;
 pub use lineage::Lineage;
 pub use records::Records;
 pub use recovery::{Action, Fetch, Recovery, RecoveryTarget, Timeline};
+pub use rows::{Counted, RowCount};
 pub use scratch::PhysicalScratch;
 pub use start::Start;
 pub use target::{PhysicalTarget, PhysicalTargetOptions};
