@@ -198,6 +198,9 @@ mod tests {
         bytes[24] = 7;
         bytes[32..36].copy_from_slice(&(1_u32 << 20).to_le_bytes());
         bytes[36..40].copy_from_slice(&8192_u32.to_le_bytes());
+        // The last page tells that it is whole.
+        let last = (1 << 20) - 8192;
+        bytes[last + 8..last + 16].copy_from_slice(&((3_u64 << 20) + last as u64).to_le_bytes());
         bytes
     }
 
