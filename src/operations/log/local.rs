@@ -11,7 +11,7 @@ use super::{io, refused};
 use crate::{
     operations::OperationError,
     repository::{LogKind, LogName, MAX_LOG_FILE_BYTES},
-    sources::postgres::physical::{CONTROL_FILE, Control, FirstPage, filled},
+    sources::postgres::physical::{CONTROL_FILE, Control, FirstPage, Lineage, filled},
 };
 
 /// A server writes the file in one piece; whoever reads it in between looks again.
@@ -19,6 +19,8 @@ const LOOKS: usize = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 /// Bytes of `pg_control` that matter.
 const CONTROL_BYTES: u64 = 8192;
+/// More than the header of a segment.
+const HEADER_BYTES: u64 = 64;
 
 /// The system identifier of the data directory `below`.
 ///
@@ -61,6 +63,8 @@ pub(super) struct Examined {
     pub(super) bytes: Vec<u8>,
     /// When the server wrote to it last: there its log ended then, and went on in the next.
     pub(super) written_at: SystemTime,
+    /// It is the beginning of a segment, in which its timeline was left: nothing is lost without it.
+    pub(super) is_left: bool,
 }
 
 /// Reads a file of the log of the cluster `system`.
@@ -104,17 +108,38 @@ pub(super) fn examine_into(mut bytes: Vec<u8>, path: &Path, system: u64) -> Resu
             format!("{detail}; it is not archived. See whether this is the right data directory, and whether its disk is sound"),
         )
     })?;
-    if name.kind() == LogKind::Segment {
-        filled(&bytes).map_err(|detail| {
-            refused(
-                place,
-                format!(
-                    "{detail}: it is the beginning of a segment, as `farshore wal get` hands it to a standby while the primary has not finished it, and is not archived as if it were whole. It is by itself once the standby has fetched the whole one. What a lost server left unfinished, copy to pg_wal of the one that recovers"
-                ),
-            )
-        })?;
+    let beginning = if name.kind() == LogKind::Segment { filled(&bytes).err() } else { None };
+    let is_left = beginning.is_some() && was_left_in(path);
+    match beginning {
+        Some(detail) if !is_left => Err(refused(
+            place,
+            format!(
+                "{detail}: it is the beginning of a segment, as `farshore wal get` hands it to a standby while the primary has not finished it, and is not archived as if it were whole. It is by itself once the standby has fetched the whole one. What a lost server left unfinished, copy to pg_wal of the one that recovers"
+            ),
+        )),
+        _ => Ok(Examined { name, bytes, written_at, is_left }),
     }
-    Ok(Examined { name, bytes, written_at })
+}
+
+/// Whether a segment is the one in which its timeline was left, as the history of a later one beside it says. The later one begins with a copy of what
+/// was written of it, and a standby that archives as well (`archive_mode = always`) has it archived as it is.
+fn was_left_in(path: &Path) -> bool {
+    let parts = || {
+        let (directory, name) = (path.parent()?, path.file_name()?.to_str()?);
+        let mut header = Vec::new();
+        File::open(path).ok()?.take(HEADER_BYTES).read_to_end(&mut header).ok()?;
+        let layout = FirstPage::read(&header)?.layout;
+        let segment = layout.parse(name)?;
+        let left_here = |entry: std::fs::DirEntry| {
+            let later = u32::from_str_radix(entry.file_name().to_str()?.strip_suffix(".history")?, 16).ok()?;
+            let mut history = Vec::new();
+            File::open(entry.path()).ok()?.take(MAX_LOG_FILE_BYTES).read_to_end(&mut history).ok()?;
+            let left = Lineage::parse(later, Some(&history))?.left_at(segment.timeline)?;
+            Some(layout.segment_of(left) == segment.number)
+        };
+        Some(std::fs::read_dir(directory).ok()?.flatten().filter_map(left_here).any(|is_here| is_here))
+    };
+    parts().unwrap_or(false)
 }
 
 /// Whether a file is what its name says, as far as its bytes tell.
@@ -171,7 +196,7 @@ pub(super) fn has_itself(directory: &Path, name: &LogName) -> bool {
         let mut header = Vec::new();
         let read = File::open(directory.join(segment)).and_then(|file| {
             let length = file.metadata()?.len();
-            file.take(64).read_to_end(&mut header)?;
+            file.take(HEADER_BYTES).read_to_end(&mut header)?;
             Ok(length)
         });
         read.is_ok_and(|length| FirstPage::read(&header).is_some_and(|page| page.check(segment, name.system(), length).is_ok()))

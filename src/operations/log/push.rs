@@ -75,6 +75,11 @@ pub async fn push(request: PushRequest<'_>) -> Result<Pushed, OperationError> {
     let owned = path.to_owned();
     let examined = off_thread(move || examine(&owned, system)).await?;
     let name = examined.name.clone();
+    if examined.is_left {
+        let said =
+            format!("{name} is not archived: its timeline was left in it, and the next one begins with a copy of what it has");
+        return Ok(Pushed { name, warnings: vec![said] });
+    }
     spool.prepare()?;
     let state = spool.state();
     let conflict = (name.system(), name.timeline());

@@ -146,7 +146,7 @@ impl Ready<'_> {
         }
     }
 
-    /// The bytes of a segment where the server has it, in an empty buffer that was used before, and when it wrote the last of them; nothing if it is not there any more, or changed meanwhile.
+    /// The bytes of a segment where the server has it, in an empty buffer that was used before, and when it wrote the last of them; nothing if it is not there any more, changed meanwhile, or need not be archived.
     ///
     /// # Errors
     /// [`OperationError::Refused`] for one that is not what its name says; [`OperationError::Io`].
@@ -159,8 +159,8 @@ impl Ready<'_> {
             Err(error) => Err(io(path.display().to_string())(error)),
         };
         let Some(before) = look()? else { return Ok(None) };
-        let Examined { bytes, written_at, .. } = examine_into(into, &path, name.system())?;
-        Ok((look()?.as_ref() == Some(&before)).then_some((bytes, written_at, before)))
+        let Examined { bytes, written_at, is_left, .. } = examine_into(into, &path, name.system())?;
+        Ok((look()?.as_ref() == Some(&before) && !is_left).then_some((bytes, written_at, before)))
     }
 
     /// Says that every site has this file.

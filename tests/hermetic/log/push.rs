@@ -256,6 +256,15 @@ fn the_beginning_of_a_segment_is_not_taken_for_a_whole_one_and_one_that_was_swit
         server.settles();
         server.get(&name(1, 6)).succeeds();
         assert!(fs::read(server.delivered()).unwrap() == begun(6, true));
+        // A standby that archives as well, and went on along another timeline: the next one begins with a copy.
+        server.writes(&name(1, 8), &begun(8, false));
+        server.writes("00000003.history", b"1\t0/7000A8\tno recovery target specified\n");
+        server.push(&name(1, 8), &[]).fails(1, &["is the beginning of a segment"]);
+        server.writes("00000002.history", b"1\t0/8000A8\tno recovery target specified\n");
+        let said = server.push(&name(1, 8), &[]).succeeds().stderr;
+        assert!(said.contains("its timeline was left in it"), "{said}");
+        server.settles();
+        assert_eq!(server.get(&name(1, 8)).code, 1, "it is not there");
         // What a timeline ended in is the beginning of one by its name.
         server.writes(&format!("{}.partial", name(1, 7)), &begun(7, false));
         server.push(&format!("{}.partial", name(1, 7)), &[]).succeeds();
