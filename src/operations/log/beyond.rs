@@ -201,6 +201,21 @@ fn judge(
             .map_or_else(String::new, |(timeline, _)| format!(", or along another timeline (--timeline {timeline} has that place)"))
     };
     let late = |at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M:%SZ");
+    let is_needed = match target {
+        RecoveryTarget::Point | RecoveryTarget::Lsn(_) => false,
+        RecoveryTarget::Time(time) => stored_at.is_none_or(|at| at < *time),
+        RecoveryTarget::Latest | RecoveryTarget::Xid(_) | RecoveryTarget::Name(_) => true,
+    };
+    if is_needed
+        && part_end == 0
+        && let Some((earlier, left)) = astray(layout, lineage, &there, files, begun)
+    {
+        return Err(Unreached::Beyond(format!(
+            "the archive {reaches}, and of timeline {}, which left timeline {earlier} at {left}, {} has not come yet, while that of timeline {earlier} is there: a server would take it, and go on in it beyond where it was left. Wait until it has come (SELECT pg_switch_wal() on the server that was promoted), or take all that the old one wrote, with --timeline {earlier}",
+            begun.timeline,
+            layout.name(begun)
+        )));
+    }
     match target {
         RecoveryTarget::Lsn(lsn)
             if layout.segment_before(*lsn) > awaited.map_or(last, |later| later.max(last)) && lsn.0 > part_end =>
@@ -227,6 +242,22 @@ fn judge(
             Ok(format!("the archive {reaches}{stored_at}{more}"))
         }
     }
+}
+
+/// The timeline whose segment a server takes where this one is not there, which begins a timeline, and where that one was left: it takes those
+/// of earlier timelines too, and asks nobody how far they hold (`XLogFileReadAnyTLI`).
+fn astray(layout: Layout, lineage: &Lineage, there: &Segments, files: &[StoredLog], first: Segment) -> Option<(u32, Lsn)> {
+    let earlier = (1..first.timeline).rev().filter_map(|timeline| Some((timeline, lineage.left_at(timeline)?)));
+    let mut left_here = earlier.filter(|(_, left)| layout.segment_of(*left) == first.number);
+    left_here.find(|(timeline, left)| {
+        let goes_on = |file: &StoredLog| {
+            let segment = file.name.segment().and_then(|segment| layout.parse(segment));
+            let end = file.name.range().map(|range| first.number * layout.segment_bytes + range.end);
+            segment == Some(Segment { timeline: *timeline, ..first }) && end.is_some_and(|end| end > left.0)
+        };
+        let is_whole = there.timelines().any(|(other, numbers)| other == *timeline && numbers.contains(&first.number));
+        is_whole || files.iter().any(goes_on)
+    })
 }
 
 #[cfg(test)]
@@ -375,6 +406,33 @@ mod tests {
                 _ => panic!("{asked:?}, {target:?}: {said:?}"),
             }
         }
+    }
+
+    #[test]
+    fn where_a_new_timeline_has_not_begun_in_the_archive_the_old_one_is_not_gone_on_with() {
+        use RecoveryTarget::{Latest, Time, Xid};
+        let lineage = line(1, STOP, 2, Some(HISTORY)).unwrap();
+        let part = |timeline: u32, end: u64| StoredLog {
+            name: LogName::part(7, &format!("{timeline:08X}0000000000000006"), &(0..end)).unwrap(),
+            bytes: 1,
+            stored_at: at(6),
+        };
+        let said = |files: &[StoredLog], target: &RecoveryTarget| judge(LAYOUT, 1, &lineage, STOP, target, (files, at(60)));
+        let words = "of timeline 2, which left timeline 1 at 0/6400000, 000000020000000000000006 has not come yet";
+        let stray = [archive(&[5, 6, 7]), vec![part(1, 0x40_0001)]];
+        for files in [&stray[0], &[archive(&[5]), stray[1].clone()].concat()] {
+            for target in [Latest, Xid(3), Time(at(6))] {
+                assert!(said(files, &target).unwrap_err().contains(words), "{files:?}, {target:?}");
+            }
+            assert!(said(files, &Time(at(5))).is_ok() && said(files, &RecoveryTarget::Lsn(Lsn(0x5FF_0000))).is_ok(), "{files:?}");
+        }
+        // It has come, or its beginning; the old one ended where it was left, or did not come.
+        for more in [archive_of(2, &[6]), vec![part(2, 0x40_1000)]] {
+            assert!(said(&[archive(&[5, 6, 7]), more].concat(), &Latest).is_ok());
+        }
+        assert!(
+            said(&[archive(&[5]), vec![part(1, 0x40_0000)]].concat(), &Latest).is_ok() && said(&archive(&[5]), &Latest).is_ok()
+        );
     }
 
     #[test]
