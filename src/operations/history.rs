@@ -113,6 +113,9 @@ async fn record(repository: &Repository, name: EvidenceName) -> Result<Result<Re
     }
 }
 
+/// So many records are looked through for rows that were counted before.
+const LOOKED_BACK: usize = 200;
+
 /// The rows of a source of a policy that the newest drill of a point that is not newer than `consistent_at` has counted, and when it began. What cannot be read
 /// is passed over.
 ///
@@ -124,7 +127,7 @@ pub(super) async fn rows_before(
     source: &str,
     consistent_at: DateTime<Utc>,
 ) -> Result<Option<(DateTime<Utc>, Vec<DatabaseRows>)>, OperationError> {
-    let names = repository.evidence_names().await?.into_iter().rev();
+    let names = repository.evidence_names().await?.into_iter().rev().take(LOOKED_BACK);
     let mut read = stream::iter(names).map(|name| record(repository, name)).buffered(READS);
     while let Some(found) = read.try_next().await? {
         let Some(drill) = found.ok().and_then(|record| record.drill) else { continue };

@@ -263,7 +263,8 @@ impl Sheet<'_> {
             );
         }
         steps.push_str(&format!(
-            "3. What is there?\n\n   farshore points --site {site} --identity /dev/shm/key.txt\n\n\
+            "3. What is there?\n\n   farshore points --site {site} --identity /dev/shm/key.txt\n\n   \
+             Points of several policies? Write the id of the one that you mean instead of `latest`.\n\n\
              4. Bring it back, each source to its target (`--dry-run` first):\n\n"
         ));
         for snapshot in snapshots() {

@@ -129,7 +129,7 @@ async fn counting_ends_in_time_with_the_largest_tables_left_and_named() {
     while cluster.psql("app", "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted") != "1" {
         std::thread::sleep(Duration::from_millis(10));
     }
-    let some = app(count(&cluster, Duration::from_secs(3)).await);
+    let some = app(count(&cluster, Duration::from_millis(4500)).await);
     holding.kill().unwrap();
     holding.wait().unwrap();
     assert_eq!((some.rows.tables, some.rows.rows, some.rows.uncounted), (600, 600, 2), "{some:?}");

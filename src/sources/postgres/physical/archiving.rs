@@ -105,7 +105,8 @@ fn streaming(lets: Result<(), Unstreamed>, is_required: bool) -> Finding {
 
 /// Of a server that archives: the file that it could not archive, if none was since.
 pub(super) const UNARCHIVED: &str = "SELECT last_failed_wal FROM pg_catalog.pg_stat_archiver \
-    WHERE last_failed_time > coalesce(last_archived_time, '-infinity') AND current_setting('archive_mode') <> 'off'";
+    WHERE last_failed_time > coalesce(last_archived_time, '-infinity') AND current_setting('archive_mode') <> 'off' \
+    AND (current_setting('archive_mode') = 'always' OR NOT pg_catalog.pg_is_in_recovery())";
 
 async fn look(session: &Session, options: &LogOptions) -> Result<Archiving, SourceError> {
     let doing = "looking at how the log is archived";

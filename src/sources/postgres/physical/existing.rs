@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::ErrorKind,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -76,19 +77,18 @@ pub fn look_tablespace(data: &Path, oid: u32, directory: &Path, system: &str) ->
         }
     }
     let begun = read(&directory.join(MARKER))?.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
-    let link = data.join("pg_tblspc").join(oid.to_string());
-    let leads_there = match (fs::canonicalize(&link), fs::canonicalize(directory)) {
-        (Ok(from), Ok(to)) => from == to,
-        _ => false,
-    };
+    // It may have been made anew since, with another OID.
+    let links = fs::read_dir(data.join("pg_tblspc")).into_iter().flatten().flatten();
+    let place = fs::canonicalize(directory).map_err(SourceError::io(shown()))?;
+    let leads_there = links.filter_map(|link| fs::canonicalize(link.path()).ok()).any(|to| to == place);
     if leads_there || begun.as_deref() == Some(system) {
         return Ok(true);
     }
     Err(SourceError::UnfitTarget {
         subject: shown(),
         detail: format!(
-            "is not empty, and {} does not lead there: what lies in it is not known to be this tablespace's, and would be removed. Name the directory that the tablespace had, or an empty one",
-            link.display()
+            "is not empty, and no link in {} leads there: what lies in it is not known to be this cluster's, and would be removed. Name the directory that tablespace {oid} has there, or an empty one",
+            data.join("pg_tblspc").display()
         ),
     })
 }
@@ -119,6 +119,12 @@ pub fn log_directory(data: &Path) -> Result<PathBuf, SourceError> {
     let place = fs::canonicalize(&log)
         .map_err(|error| unfit(format!("is a link that leads nowhere ({error}): make the directory, or remove the link")))?;
     let io = || SourceError::io(place.display().to_string());
+    if fs::metadata(&place).map_err(io())?.uid() != fs::metadata(data).map_err(io())?.uid() {
+        return Err(unfit(format!(
+            "leads to {}, which is of another user than the data directory: remove the link",
+            place.display()
+        )));
+    }
     for entry in fs::read_dir(&place).map_err(io())? {
         let name = entry.map_err(io())?.file_name();
         if !name.to_str().is_some_and(is_of_log) {
@@ -131,15 +137,18 @@ pub fn log_directory(data: &Path) -> Result<PathBuf, SourceError> {
     Ok(place)
 }
 
-/// Whether a server has something of that name in `pg_wal`.
+/// Whether a server, or a restore that was cut off, has something of that name in `pg_wal`.
 fn is_of_log(name: &str) -> bool {
-    const DIRECTORIES: [&str; 3] = ["archive_status", "summaries", "lost+found"];
-    let number = name.split('.').next().unwrap_or_default();
-    let is_numbered = matches!(number.len(), 8 | 24) && number.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_numbered
-        || name.starts_with("xlogtemp.")
-        || ["RECOVERYXLOG", "RECOVERYHISTORY"].contains(&name)
-        || DIRECTORIES.contains(&name)
+    const OTHERS: [&str; 6] = ["archive_status", "summaries", "lost+found", "RECOVERYXLOG", "RECOVERYHISTORY", ".farshore"];
+    let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let (number, rest) = name.split_once('.').unwrap_or((name, ""));
+    let is_numbered = is_hex(number)
+        && match (number.len(), rest) {
+            (24, "" | "partial") | (8, "history") => true,
+            (24, rest) => rest.strip_suffix(".backup").is_some_and(|place| place.len() == 8 && is_hex(place)),
+            _ => false,
+        };
+    is_numbered || name.starts_with("xlogtemp.") || name.starts_with(".farshore-") || OTHERS.contains(&name)
 }
 
 /// The process of the server that runs in this directory.
@@ -223,7 +232,7 @@ mod tests {
         assert!(!look_tablespace(&data, 7, &fast, "42").unwrap());
         std::fs::create_dir(fast.join("PG_18_1")).unwrap();
         let said = || look_tablespace(&data, 7, &fast, "42").unwrap_err().to_string();
-        assert!(said().contains("pg_tblspc/7 does not lead there"), "{}", said());
+        assert!(said().contains("pg_tblspc leads there"), "{}", said());
         std::os::unix::fs::symlink(place.path(), data.join("pg_tblspc/7")).unwrap();
         assert!(said().contains("would be removed"), "{}", said());
         std::fs::write(fast.join(MARKER), "41").unwrap();
@@ -233,7 +242,7 @@ mod tests {
         std::fs::remove_file(fast.join(MARKER)).unwrap();
         std::fs::remove_file(data.join("pg_tblspc/7")).unwrap();
         std::os::unix::fs::symlink(&fast, data.join("pg_tblspc/7")).unwrap();
-        assert!(look_tablespace(&data, 7, &fast, "42").unwrap());
+        assert!(look_tablespace(&data, 7, &fast, "42").unwrap() && look_tablespace(&data, 8, &fast, "42").unwrap());
     }
 
     #[test]
@@ -245,12 +254,22 @@ mod tests {
         std::os::unix::fs::symlink(&log, data.join("pg_wal")).unwrap();
         assert!(log_directory(&data).unwrap_err().to_string().contains("leads nowhere"));
         std::fs::create_dir_all(log.join("archive_status")).unwrap();
-        for name in ["000000010000000000000001", "00000002.history", "000000010000000000000003.00000028.backup", "xlogtemp.7"] {
-            std::fs::write(log.join(name), "").unwrap();
-        }
+        let names = [
+            "000000010000000000000001",
+            "00000002.history",
+            "000000010000000000000003.00000028.backup",
+            "000000010000000000000004.partial",
+            "xlogtemp.7",
+            ".farshore-1f-3",
+        ];
+        names.iter().for_each(|name| std::fs::write(log.join(name), "").unwrap());
+        std::fs::create_dir(log.join(".farshore")).unwrap();
         assert_eq!(log_directory(&data).unwrap(), std::fs::canonicalize(&log).unwrap());
-        std::fs::write(log.join("passwd"), "").unwrap();
-        let said = log_directory(&data).unwrap_err().to_string();
-        assert!(said.contains("\"passwd\" lies") && said.contains("would be removed"), "{said}");
+        for name in ["passwd", "20260131", "20260131.tar.gz", "000000010000000000000001.gz", "0000000200000000.history"] {
+            std::fs::write(log.join(name), "").unwrap();
+            let said = log_directory(&data).unwrap_err().to_string();
+            assert!(said.contains(&format!("{name:?} lies")) && said.contains("would be removed"), "{said}");
+            std::fs::remove_file(log.join(name)).unwrap();
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, symlink},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -159,14 +159,22 @@ impl PhysicalTarget {
     fn write_new(&self, path: &Path, bytes: &[u8], made: Made) -> Result<(), SourceError> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(SourceError::io(path.display().to_string())(error)),
-            _ => self.write(path, bytes, made),
+            _ => {
+                let mut options = std::fs::OpenOptions::new();
+                Self::write_with(options.write(true).create_new(true), path, bytes, made)
+            }
         }
     }
 
-    /// Writes a file of few bytes, and through to the disk.
+    /// Writes a file of few bytes, or what comes at its end, and through to the disk.
     fn write(&self, path: &Path, bytes: &[u8], made: Made) -> Result<(), SourceError> {
-        let write = || -> std::io::Result<()> {
-            let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
+        Self::write_with(std::fs::OpenOptions::new().append(true).create(true), path, bytes, made)
+    }
+
+    /// Never through a link: others may write to the directory, and we may be root.
+    fn write_with(options: &mut std::fs::OpenOptions, path: &Path, bytes: &[u8], made: Made) -> Result<(), SourceError> {
+        let mut write = || -> std::io::Result<()> {
+            let mut file = options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
             file.set_permissions(std::fs::Permissions::from_mode(made.mode & 0o666))?;
             if rustix::process::geteuid().is_root() {
                 std::os::unix::fs::fchown(&file, Some(made.owner.0), Some(made.owner.1))?;
@@ -319,9 +327,7 @@ impl Rebuild for PhysicalTarget {
         let facts = self.facts(facts)?;
         let mapping = self.mapping(&facts)?;
         let is_there = into_existing && existing::look(&self.directory, &facts.system_identifier)?;
-        if is_there {
-            existing::log_directory(&self.directory)?;
-        }
+        let log = if is_there { existing::log_directory(&self.directory)? } else { self.directory.join("pg_wal") };
         for (one, directory) in &mapping {
             let is_there = is_there && existing::look_tablespace(&self.directory, one.oid, directory, &facts.system_identifier)?;
             FilesTarget::new(*directory).inspect(&json!({}), is_there).await?;
@@ -333,7 +339,10 @@ impl Rebuild for PhysicalTarget {
         let found = FilesTarget::new(&self.directory).inspect(&json!({ "bytes": facts.bytes }), is_there).await?;
         let found =
             if is_there { format!("{found}; what matches is kept, and what the point does not have is removed") } else { found };
+        let elsewhere = (log.parent() != Some(self.directory.as_path()))
+            .then(|| format!("; log to {}, where pg_wal leads, in the place of what lies there", log.display()));
         let to = mapping.iter().map(|(one, directory)| format!("; tablespace {} to {}", one.name, directory.display()));
+        let to = elsewhere.into_iter().chain(to);
         let within = in_place(&facts, &mapping).into_iter().map(|one| {
             format!(
                 "; tablespace {}, made during the backup in {}, to pg_tblspc/{} in the data directory (--tablespace {}=DIRECTORY for another place)",
