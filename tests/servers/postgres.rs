@@ -11,11 +11,12 @@ use farshore::sources::postgres::{LogicalOptions, PostgresConfig, PostgresLogica
 
 use crate::support::server;
 
-/// A server that the testbed started.
+/// A version that the testbed has. Of 15 and 18 it has started a server, of the others only the programs are there.
 #[derive(Clone, Copy)]
 pub enum Server {
+    Fourteen,
     Fifteen,
-    /// Of this one only the programs are there: it runs no server of the testbed's.
+    Sixteen,
     Seventeen,
     Eighteen,
 }
@@ -25,10 +26,17 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 impl Server {
     pub fn number(self) -> u32 {
         match self {
+            Self::Fourteen => 14,
             Self::Fifteen => 15,
+            Self::Sixteen => 16,
             Self::Seventeen => 17,
             Self::Eighteen => 18,
         }
+    }
+
+    /// Whether it can keep summaries of its log.
+    pub fn summarises(self) -> bool {
+        self.number() >= 17
     }
 
     /// Its programs.

@@ -25,17 +25,18 @@ pub(super) fn wal_of<'a>(policy: &'a Policy, source: Option<&str>) -> Result<&'a
     Ok(&cluster_of(policy, source)?.1.wal)
 }
 
+/// The clusters of a policy whose logs can be archived, with the names of their sources.
+pub(super) fn clusters(policy: &Policy) -> impl Iterator<Item = (&str, &PostgresPolicy)> {
+    policy.sources.iter().filter_map(|source| match &source.kind {
+        SourceKind::Postgres(postgres) if postgres.method == PostgresMethod::Physical => Some((source.name.as_str(), postgres)),
+        _ => None,
+    })
+}
+
 /// The policy's cluster, and the name of its source: the source of this name, else its only one of method "physical".
 pub(super) fn cluster_of<'a>(policy: &'a Policy, source: Option<&str>) -> Result<(&'a str, &'a PostgresPolicy), CliError> {
-    let physical: Vec<(&str, &PostgresPolicy)> = policy
-        .sources
-        .iter()
-        .filter_map(|source| match &source.kind {
-            SourceKind::Postgres(postgres) if postgres.method == PostgresMethod::Physical => Some((source.name.as_str(), postgres)),
-            _ => None,
-        })
-        .filter(|(name, _)| source.is_none_or(|source| source == *name))
-        .collect();
+    let physical: Vec<(&str, &PostgresPolicy)> =
+        clusters(policy).filter(|(name, _)| source.is_none_or(|source| source == *name)).collect();
     match (physical.as_slice(), source) {
         ([cluster], _) => Ok(*cluster),
         ([], Some(source)) => Err(CliError::Usage(format!(

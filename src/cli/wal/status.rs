@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::spool::{cluster_of, spool_of};
+use super::spool::{cluster_of, clusters, spool_of};
 use crate::{
     cli::{
         CliError, Context, assemble, identity,
@@ -39,7 +39,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<ExitCode, CliEr
     let (mut server, mut objective) = (None, None);
     if let Some(policy) = &words.policy {
         let policy = place::load_policy(policy)?;
-        objective = policy.objectives.rpo;
+        objective = policy.objectives.rpo.filter(|_| clusters(&policy).next().is_some());
         names = sites::meant(&policy, args.place.site.as_deref())?.iter().map(|site| Some(site.name.clone())).collect();
         // Without a cluster that could be archived there is no spool, and perhaps a log from before.
         if let Ok((source, cluster)) = cluster_of(&policy, args.source.as_deref()) {

@@ -157,13 +157,19 @@ pub async fn log_status(request: LogStatusRequest<'_>) -> Result<LogSiteReport, 
         systems.push(found);
     }
     // Of a log that has gone for good, or never came, nothing is listed.
-    let there: BTreeSet<String> = systems.iter().map(|system| system.system.clone()).collect();
-    for system in judged.into_iter().flatten().filter(|system| !there.contains(&system.to_string())) {
-        let newest = points.iter().filter(|point| point.layout.system == system).map(|point| point.name.time).max();
-        if let (Some(rpo), Some(objective)) = (newest.map(|at| age(at, now)), objective)
-            && rpo > objective
-        {
-            problems.push(beyond(system, rpo, objective, None));
+    if let Some(objective) = objective {
+        let there: BTreeSet<String> = systems.iter().map(|system| system.system.clone()).collect();
+        let nothing = judged.is_none() && systems.is_empty();
+        for system in judged.into_iter().flatten().filter(|system| !there.contains(&system.to_string())) {
+            let newest = points.iter().filter(|point| point.layout.system == system).map(|point| point.name.time).max();
+            match newest.map(|at| age(at, now)) {
+                Some(rpo) if rpo > objective => problems.push(beyond(system, rpo, objective, None)),
+                Some(_) => {}
+                None => problems.push(unprotected(format!("cluster {system}"), objective)),
+            }
+        }
+        if nothing {
+            problems.push(unprotected(repository.store().describe(), objective));
         }
     }
     Ok(LogSiteReport { site: repository.store().describe(), site_time: now, systems, problems })
@@ -189,6 +195,17 @@ fn beyond(system: u64, rpo: f64, objective: f64, behind_bytes: Option<u64>) -> P
         format!(
             "RPO: {} would be lost with the server now, and the objective is {}{asked}: see whether it archives (SELECT * FROM pg_stat_archiver), or whether `farshore wal receive` runs, and whether the spool is stuck",
             seconds(rpo),
+            seconds(objective)
+        ),
+    )
+}
+
+/// Nothing of a cluster is there that could be restored.
+fn unprotected(subject: String, objective: f64) -> Problem {
+    Problem::new(
+        subject,
+        format!(
+            "RPO: all would be lost with the server now, since neither a recovery point nor anything of its log is here, and the objective is {}: make a backup, and see whether the server archives (SELECT * FROM pg_stat_archiver), or whether `farshore wal receive` runs",
             seconds(objective)
         ),
     )

@@ -23,6 +23,6 @@ mod remove;
 pub use format::{LogHead, LogSealing, MAX_LOG_FILE_BYTES, open_log_file};
 pub use list::StoredLog;
 pub use name::{LogKind, LogName};
-pub use put::{LogKey, LogPut, LogWriter};
+pub use put::{LogKey, LogPut, LogWriter, SealedLog};
 pub use read::{FetchedLogFile, LaterLog, LogAnswer, LogKeys, LogReader, Looked};
 pub use remove::LogRemoved;

@@ -43,6 +43,14 @@ pub enum LogPut {
     },
 }
 
+/// A file of the log, sealed as it is stored.
+#[derive(Debug)]
+pub struct SealedLog {
+    name: LogName,
+    plain: Bytes,
+    object: Bytes,
+}
+
 /// A key as it is held.
 struct Held {
     repository: String,
@@ -126,6 +134,35 @@ impl LogWriter {
     /// # Errors
     /// Those of [`Self::put`].
     pub async fn put_ended(&self, name: &LogName, plain: Bytes, ended_at: Option<DateTime<Utc>>) -> Result<LogPut> {
+        // What is there need not be sealed first.
+        match self.found_before(name, &plain).await? {
+            Some(found) => Ok(found),
+            None => self.store(self.seal(name, plain, ended_at).await?).await,
+        }
+    }
+
+    /// Stores a file that was sealed before, unless it is there: [`Self::put`]. The caller does so soon, well within the day for which its key
+    /// is kept.
+    ///
+    /// # Errors
+    /// Those of [`Self::put`].
+    pub async fn put_sealed(&self, sealed: SealedLog) -> Result<LogPut> {
+        match self.found_before(&sealed.name, &sealed.plain).await? {
+            Some(found) => Ok(found),
+            None => self.store(sealed).await,
+        }
+    }
+
+    /// What is there under this name, where a site lets the last writer win, and so must be looked at first.
+    async fn found_before(&self, name: &LogName, plain: &Bytes) -> Result<Option<LogPut>> {
+        if self.repository.file.writes == "exclusive" { Ok(None) } else { self.compare(name, plain.clone()).await }
+    }
+
+    /// Seals a file for [`Self::put_sealed`]: its key is at the site when this returns. See [`Self::put_ended`] for `ended_at`.
+    ///
+    /// # Errors
+    /// Those of [`Self::put`].
+    pub async fn seal(&self, name: &LogName, plain: Bytes, ended_at: Option<DateTime<Utc>>) -> Result<SealedLog> {
         let repository = &self.repository;
         if plain.len() as u64 > MAX_LOG_FILE_BYTES {
             return Err(RepositoryError::Refused {
@@ -136,12 +173,6 @@ impl LogWriter {
                     MAX_LOG_FILE_BYTES >> 20
                 ),
             });
-        }
-        // Where a site lets the last writer win, what is there must be looked for first.
-        if repository.file.writes != "exclusive"
-            && let Some(found) = self.compare(name, plain.clone()).await?
-        {
-            return Ok(found);
         }
         let (id, key) = self.key().await?;
         let (catalogue, sealed_name, level, bytes) = (Arc::clone(&repository.catalogue), name.clone(), self.level, plain.clone());
@@ -160,13 +191,17 @@ impl LogWriter {
         })
         .await?
         .into();
+        Ok(SealedLog { name: name.clone(), plain, object })
+    }
+
+    async fn store(&self, SealedLog { name, plain, object }: SealedLog) -> Result<LogPut> {
         // The store makes the checksum that its site wants; who reads goes by the tags of what was sealed.
         let options = PutOptions { if_absent: true, sealed: true, ..PutOptions::default() };
-        let stored = repository.store.put(&name.to_string(), object.clone(), options).await;
+        let stored = self.repository.store.put(&name.to_string(), object.clone(), options).await;
         self.objects.reuse(object);
         match stored {
             Ok(_) => Ok(LogPut::Stored),
-            Err(there @ StoreError::AlreadyExists { .. }) => self.compare(name, plain).await?.ok_or_else(|| there.into()),
+            Err(there @ StoreError::AlreadyExists { .. }) => self.compare(&name, plain).await?.ok_or_else(|| there.into()),
             Err(error) => Err(error.into()),
         }
     }

@@ -64,6 +64,23 @@ async fn encrypted_or_not_a_file_is_stored_once_and_told_from_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sealed_first_and_stored_then_is_stored_as_what_is_put() {
+    for encrypted in [true, false] {
+        let (recovery, store) = begun(encrypted).await;
+        let writer = writer(&recovery, store.clone(), &LogKey::default()).await;
+        let sealed = async |bytes: Vec<u8>| writer.seal(&log_name(&name(1, 1)), bytes.into(), None).await.unwrap();
+        let (first, second) = (sealed(segment(1)).await, sealed(segment(1)).await);
+        let there = objects(store.as_ref()).await;
+        let count = |start: &str| there.keys().filter(|key| key.starts_with(start)).count();
+        assert_eq!((count("keys/log-"), count("wal/")), (1, 0), "the key comes before what is sealed under it");
+        assert_eq!(writer.put_sealed(first).await.unwrap(), LogPut::Stored);
+        assert_eq!(writer.put_sealed(second).await.unwrap(), LogPut::There);
+        assert!(matches!(writer.put_sealed(sealed(segment(2)).await).await.unwrap(), LogPut::Other { .. }));
+        assert_comes_back(&recovery, &recovery.identities, &store, 1, "sealed first").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_that_store_the_same_file_at_once_one_does_and_the_others_find_it() {
     let (recovery, store) = begun(true).await;
     let writer = writer(&recovery, store.clone(), &LogKey::default()).await;

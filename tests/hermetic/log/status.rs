@@ -61,6 +61,8 @@ fn what_may_be_lost_is_counted_from_when_the_log_ended_and_alarms_beyond_the_obj
         let system = json.json()["sites"][0]["systems"][0].clone();
         (json.code, system["rpo_seconds"].as_f64().unwrap(), server.agent.run(["wal", "status", "policy.toml"]).stdout)
     };
+    let nothing = server.agent.run(["wal", "status", "policy.toml"]).ends_with(4);
+    assert!(nothing.stdout.contains("neither a recovery point nor anything of its log is here"), "{nothing:?}");
     server.pushes(1);
     server.settles();
     let (code, rpo, text) = status();
@@ -134,6 +136,8 @@ async fn at_risk(recovery: &Recovery, store: &SharedStore) -> (Option<f64>, Vec<
 async fn an_archive_that_stopped_alarms_when_more_than_the_objective_would_be_lost() {
     let (recovery, store) = begun(true).await;
     let minutes = |minutes: u64| recovery.clock.advance(Duration::from_secs(60 * minutes));
+    let (rpo, said) = at_risk(&recovery, &store).await;
+    assert!(rpo.is_none() && said.len() == 1 && said[0].contains("RPO: all would be lost with the server now"), "{said:?}");
     let writer = writer(&recovery, store.clone(), &LogKey::default()).await;
     put(&writer, 6).await.unwrap();
     minutes(5);

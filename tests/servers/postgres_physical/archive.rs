@@ -89,8 +89,17 @@ impl Archive {
 
     /// A primary that archives here.
     pub(super) fn primary(&self, server: Server) -> Cluster {
+        self.primary_with_segments(server, 16)
+    }
+
+    /// One whose log has segments of so many MiB.
+    pub(super) fn primary_with_segments(&self, server: Server, mebibytes: u32) -> Cluster {
         let command = self.archive_command();
-        Cluster::new(server, &["archive_mode=on", &command, "wal_keep_size=0", "autovacuum=off", "checkpoint_timeout=30s"])
+        Cluster::with_segments(
+            server,
+            mebibytes,
+            &["archive_mode=on", &command, "wal_keep_size=0", "autovacuum=off", "checkpoint_timeout=30s"],
+        )
     }
 
     pub(super) fn archive_command(&self) -> String {

@@ -36,8 +36,15 @@ pub struct Cluster {
     elsewhere: Option<PathBuf>,
 }
 
-/// The statements of the runbook that make [`ROLE`], without what it grants for configuration outside of the data directory only.
-pub fn role_of_runbook() -> String {
+/// What the runbook grants from 15 on, and what it says to grant instead before.
+const BACKUP: [&str; 2] = [
+    "pg_backup_start(text, boolean), pg_backup_stop(boolean)",
+    "pg_start_backup(text, boolean, boolean), pg_stop_backup(boolean, boolean)",
+];
+
+/// The statements of the runbook that make [`ROLE`] in a server of this version, without what it grants for configuration outside of the
+/// data directory only.
+pub fn role_of_runbook(server: Server) -> String {
     let runbook = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/runbook.md")).unwrap();
     let lines =
         runbook.lines().map(str::trim).skip_while(|line| *line != ROLE_BEGINS).take_while(|line| !["```", "SQL"].contains(line));
@@ -46,7 +53,9 @@ pub fn role_of_runbook() -> String {
         needed.len() > 2 && more.len() == 1,
         "the runbook has no statements that begin with {ROLE_BEGINS}: {needed:?}, {more:?}"
     );
-    needed.join(" ")
+    let statements = needed.join(" ");
+    assert!(statements.contains(BACKUP[0]) && runbook.contains(BACKUP[1]), "{statements}");
+    if server.number() < 15 { statements.replace(BACKUP[0], BACKUP[1]) } else { statements }
 }
 
 /// User and group that servers run as, where we are root.
@@ -100,19 +109,16 @@ pub fn stop_on(data: &Path, server: Server) {
 impl Cluster {
     /// A new cluster that runs with these settings.
     pub fn new(server: Server, settings: &[&str]) -> Self {
+        Self::with_segments(server, 16, settings)
+    }
+
+    /// One whose log has segments of so many MiB.
+    pub fn with_segments(server: Server, mebibytes: u32, settings: &[&str]) -> Self {
         let cluster = Self::unstarted(server, settings);
         let mut initdb = as_postgres(server.bin().join("initdb"));
-        initdb.args([
-            "--username=postgres",
-            "--auth=trust",
-            "--data-checksums",
-            "--no-sync",
-            "--encoding=UTF8",
-            "--locale=C",
-            "-D",
-        ]);
+        initdb.args(["--username=postgres", "--auth=trust", "--data-checksums", "--no-sync", "--encoding=UTF8", "--locale=C"]);
         run({
-            initdb.arg(cluster.data());
+            initdb.arg(format!("--wal-segsize={mebibytes}")).arg("-D").arg(cluster.data());
             initdb
         });
         cluster.started()
@@ -261,7 +267,7 @@ impl Cluster {
 
     /// Makes [`ROLE`], which may read in this database, by the runbook's own statements.
     pub fn make_role(&self, database: &str) {
-        self.psql(database, &role_of_runbook());
+        self.psql(database, &role_of_runbook(self.server));
     }
 
     /// Of 18 the files are read from the data directory, of the others over SQL.

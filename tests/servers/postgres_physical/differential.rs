@@ -47,11 +47,15 @@ const DIFFERENT: [&str; 6] =
 
 /// The capture of a server's version.
 pub async fn quiet(server: Server) -> &'static Quiet {
+    static FOURTEEN: OnceCell<Quiet> = OnceCell::const_new();
     static FIFTEEN: OnceCell<Quiet> = OnceCell::const_new();
+    static SIXTEEN: OnceCell<Quiet> = OnceCell::const_new();
     static SEVENTEEN: OnceCell<Quiet> = OnceCell::const_new();
     static EIGHTEEN: OnceCell<Quiet> = OnceCell::const_new();
     let cell = match server {
+        Server::Fourteen => &FOURTEEN,
         Server::Fifteen => &FIFTEEN,
+        Server::Sixteen => &SIXTEEN,
         Server::Seventeen => &SEVENTEEN,
         Server::Eighteen => &EIGHTEEN,
     };
@@ -125,7 +129,7 @@ pub fn target(quiet: &Quiet, directory: &Path) -> PhysicalTarget {
     PhysicalTarget::new(directory.join("data"), options)
 }
 
-async fn compare(server: Server) {
+pub(super) async fn compare(server: Server) {
     let quiet = quiet(server).await;
     let place = directory();
     quiet.exchange.rebuild(&target(quiet, place.path()), &quiet.facts, false).await.unwrap();

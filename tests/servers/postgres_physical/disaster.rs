@@ -106,7 +106,7 @@ pub(super) fn gone(archive: &Archive, server: Server) -> (Cluster, Past) {
     (primary, Past { second, xid })
 }
 
-fn comes_back(server: Server) {
+pub(super) fn comes_back(server: Server) {
     let archive = Archive::new("limit = \"256MiB\"");
     let (primary, past) = gone(&archive, server);
     let operator = Operator::new(&archive, server);

@@ -83,7 +83,7 @@ fn copied(cluster: &Cluster, to: &str) {
     run(copy);
 }
 
-async fn is_found_and_mended(server: Server) {
+pub(super) async fn is_found_and_mended(server: Server) {
     let mut cluster = Cluster::new(server, &["autovacuum=off"]);
     cluster.psql("postgres", &format!("CREATE ROLE {ROLE} LOGIN"));
     cluster.stop(true);

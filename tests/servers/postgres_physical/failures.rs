@@ -36,7 +36,7 @@ pub async fn disturbed_into(
 }
 
 /// Over SQL on 15 and 17, from the data directory on 18.
-async fn fails_with_the_reason(server: Server) {
+pub(super) async fn fails_with_the_reason(server: Server) {
     let mut cluster = Cluster::new(server, &["autovacuum=off"]);
     cluster.make_role("postgres");
     disturbed(&cluster, || {}).await.unwrap();
@@ -45,8 +45,7 @@ async fn fails_with_the_reason(server: Server) {
     let error = disturbed(&cluster, || assert_eq!(cluster.psql("postgres", slot), "t")).await.unwrap_err();
     assert!(error.to_string().contains("looking after the replication slot"), "{error}");
 
-    let backup =
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query ~ 'pg_backup_start' AND pid <> pg_backend_pid()";
+    let backup = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query ~ 'pg_(backup_start|start_backup)' AND pid <> pg_backend_pid()";
     let error = disturbed(&cluster, || assert_eq!(cluster.psql("postgres", backup), "1")).await.unwrap_err();
     assert!(error.to_string().contains("ending the backup"), "{error}");
 

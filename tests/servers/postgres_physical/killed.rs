@@ -26,7 +26,7 @@ fn aborted(cluster: &Cluster) -> usize {
 
 fn leaves_nothing(server: Server, read_by: &str) {
     let mut random = chance();
-    let is_summarised = !matches!(server, Server::Fifteen);
+    let is_summarised = server.summarises();
     let settings: &[&str] = if is_summarised { &["autovacuum=off", "summarize_wal=on"] } else { &["autovacuum=off"] };
     let mut cluster = Cluster::new(server, settings);
     cluster.psql("postgres", "CREATE DATABASE app");

@@ -37,3 +37,4 @@ mod summaries;
 mod tablespaces;
 mod timelines;
 mod unlogged;
+mod versions;

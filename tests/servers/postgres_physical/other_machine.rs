@@ -138,7 +138,8 @@ fn what_a_machine_lacks_for_an_18_is_named_by_a_drill_and_by_a_restore() {
 /// A provider of which the server has versions: its clause for a database, and one of its collations.
 fn provider(server: Server) -> (&'static str, &'static str) {
     match server {
-        Server::Fifteen => ("LOCALE_PROVIDER icu ICU_LOCALE 'en'", "\"en-x-icu\""),
+        Server::Fourteen => panic!("its databases have no collation of their own provider"),
+        Server::Fifteen | Server::Sixteen => ("LOCALE_PROVIDER icu ICU_LOCALE 'en'", "\"en-x-icu\""),
         Server::Seventeen | Server::Eighteen => ("LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'", "pg_c_utf8"),
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// A captured cluster that went on and is stopped now, and its archive.
-struct Past {
+pub(super) struct Past {
     cluster: Cluster,
     exchange: Arc<Exchange>,
     facts: Value,
@@ -54,8 +54,13 @@ impl Past {
 
     /// With a log that the program archives and fetches.
     async fn archived(server: Server) -> Self {
+        Self::archived_with_segments(server, 16).await
+    }
+
+    /// The same of segments of so many MiB.
+    pub(super) async fn archived_with_segments(server: Server, mebibytes: u32) -> Self {
         let archive = Archive::new("limit = \"256MiB\"");
-        Self::of(archive.primary(server), Some(archive)).await
+        Self::of(archive.primary_with_segments(server, mebibytes), Some(archive)).await
     }
 
     async fn of(cluster: Cluster, log: Option<Archive>) -> Self {
@@ -136,7 +141,7 @@ impl Past {
     }
 }
 
-async fn has_exactly_the_markers_before(past: Past, times: u64) {
+pub(super) async fn has_exactly_the_markers_before(past: Past, times: u64) {
     assert_eq!(past.markers.len(), BEFORE + AFTER);
     let seed = std::env::var("FARSHORE_TEST_SEED").map_or(1, |seed| seed.parse().unwrap());
     println!("seed {seed}");

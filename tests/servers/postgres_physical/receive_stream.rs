@@ -43,7 +43,7 @@ fn compared(archive: &Archive, primary: &Cluster) -> usize {
     segments.len()
 }
 
-fn streams(server: Server) {
+pub(super) fn streams(server: Server) {
     let archive = Archive::new(&format!("{WAL}, receive_by = \"stream\""));
     let primary = Cluster::new(server, &["wal_keep_size=1GB", "max_wal_size=2GB", "autovacuum=off"]);
     prepared(&primary, &archive);

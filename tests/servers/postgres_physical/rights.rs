@@ -42,17 +42,17 @@ fn functions(text: &str) -> BTreeSet<String> {
 }
 
 fn cluster(server: Server) -> Cluster {
-    let settings: &[&str] = if matches!(server, Server::Fifteen) { &[] } else { &["summarize_wal=on"] };
+    let settings: &[&str] = if server.summarises() { &["summarize_wal=on"] } else { &[] };
     Cluster::new(server, settings)
 }
 
-async fn is_refused_and_then_not(server: Server) {
+pub(super) async fn is_refused_and_then_not(server: Server) {
     let cluster = cluster(server);
     cluster.psql("postgres", &format!("CREATE ROLE {ROLE} LOGIN"));
     let statements = refused(&cluster).await;
     let all = statements.join("; ");
     assert!(all.contains("REPLICATION") && all.contains("GRANT pg_monitor"), "{all}");
-    assert_eq!(functions(&all), functions(&role_of_runbook()), "the runbook grants what is asked for");
+    assert_eq!(functions(&all), functions(&role_of_runbook(server)), "the runbook grants what is asked for");
     cluster.psql("postgres", &all);
     capture(&cluster, &Exchange::default()).await.unwrap();
     assert_eq!(cluster.psql("postgres", "SELECT count(*) FROM pg_replication_slots"), "0", "the slot goes away with the backup");
@@ -108,7 +108,7 @@ async fn receives(cluster: &Cluster) {
     assert_eq!(follower.slot().await.unwrap().held, Held::Nothing);
 }
 
-async fn what_the_runbook_grants_is_enough(server: Server) {
+pub(super) async fn what_the_runbook_grants_is_enough(server: Server) {
     let cluster = cluster(server);
     cluster.make_role("postgres");
     cluster
@@ -121,7 +121,7 @@ async fn what_the_runbook_grants_is_enough(server: Server) {
     cluster.psql("postgres", "UPDATE rows SET words = 'y' WHERE id % 3000 = 0; CHECKPOINT");
     let next = capture(&cluster, &first.following(&captured.facts)).await.unwrap();
     let is_built_on = next.facts["built_on"] == captured.facts["start_lsn"];
-    assert_eq!(is_built_on, !matches!(server, Server::Fifteen), "summaries are read: {}", next.facts["reading"]);
+    assert_eq!(is_built_on, server.summarises(), "summaries are read: {}", next.facts["reading"]);
     receives(&cluster).await;
 }
 

@@ -93,7 +93,7 @@ impl Pair {
     }
 }
 
-async fn is_captured(server: Server) {
+pub(super) async fn is_captured(server: Server) {
     let pair = Pair::new(server);
     let Pair { primary, standby } = &pair;
     primary.psql("postgres", "INSERT INTO rows SELECT generate_series(1001, 2000); CHECKPOINT");

@@ -17,6 +17,8 @@ use crate::sources::{
 
 /// Bytes of segments that are kept, so that several sites, and parts and the whole, take one read; two segments at least.
 const KEPT_BYTES: u64 = 64 << 20;
+/// The header of a segment, without which nobody can tell its parts. Bytes.
+pub(super) const LEAST_PART_BYTES: u64 = 40;
 /// Of what is read over the session while the log is streamed, for a site that is behind.
 const BESIDE_BYTES: u64 = 32 << 20;
 
@@ -42,6 +44,11 @@ pub(super) struct View {
 }
 
 impl View {
+    /// Whether the log has more than this segment, and what has come of the next one can be told to be its.
+    pub(super) fn goes_on_after(&self, number: u64) -> bool {
+        self.end.0 > (number + 1) * self.layout.segment_bytes + LEAST_PART_BYTES
+    }
+
     /// The last moment of which it is known that all that was committed until then lies before the end; nothing while the stream is behind all looks.
     pub(super) fn ended_at(&self) -> Option<DateTime<Utc>> {
         known_at(&self.looks, self.end)
@@ -123,10 +130,9 @@ impl Feed {
         }
     }
 
-    /// Reads a whole segment, so that the next who wants it has it at once.
-    pub(super) async fn warm(&self, layout: Layout, segment: Segment) {
-        // Whoever wants it meets the error.
-        drop(self.read(layout, segment, 0, layout.segment_bytes).await);
+    /// A whole segment, if it is kept of what is streamed.
+    pub(super) fn streamed(&self, layout: Layout, segment: Segment) -> Option<Bytes> {
+        self.kept().read(segment, 0, layout.segment_bytes)
     }
 }
 

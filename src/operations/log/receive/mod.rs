@@ -15,6 +15,7 @@
 //!
 //! Leaves out on purpose: applying anything. Commits may wait for the sites (`synchronous_standby_names`), and never for more.
 
+mod ahead;
 mod bound;
 mod feed;
 mod kept;

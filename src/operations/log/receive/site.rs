@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::{
-    feed::{Feed, Read, View},
+    ahead::{Ahead, Sealing},
+    feed::{Feed, LEAST_PART_BYTES, Read, View},
     reach::last_before,
     refused,
 };
@@ -24,8 +25,6 @@ use crate::{
 /// A site that failed is tried again after this, and then after ever longer.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// The header of a segment, without which nobody can tell its parts. Bytes.
-const LEAST_PART_BYTES: u64 = 40;
 
 /// The first segment that a site does not have for sure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +44,9 @@ pub(super) struct Site<'a> {
     pub(super) clock: SharedClock,
     /// Nothing before it has begun.
     pub(super) next: &'a watch::Sender<Option<Next>>,
-    writer: Option<LogWriter>,
+    writer: Option<Arc<LogWriter>>,
+    /// What follows the segment that is being stored.
+    ahead: Ahead,
     /// The segment of which it has parts, and as far as they go.
     part: Option<(Segment, u64)>,
     part_at: Option<Duration>,
@@ -75,8 +76,8 @@ impl<'a> Site<'a> {
         next: &'a watch::Sender<Option<Next>>,
     ) -> Self {
         let (writer, part, part_at, complaint) = (None, None, None, None);
-        let (histories, looked_back) = (HashSet::new(), false);
-        Self { site, feed, part_every, clock, next, writer, part, part_at, histories, looked_back, complaint }
+        let (ahead, histories, looked_back) = (Ahead::default(), HashSet::new(), false);
+        Self { site, feed, part_every, clock, next, writer, ahead, part, part_at, histories, looked_back, complaint }
     }
 
     /// Stores what there is, for as long as there may be more. Returns whether it has everything of the last view.
@@ -92,7 +93,12 @@ impl<'a> Site<'a> {
             };
             self.begin(&view);
             let is_last = view.is_last;
-            match self.step(&view).await {
+            let stepped = self.step(&view).await;
+            if !matches!(stepped, Ok(Step::Done)) {
+                // What was sealed is stored at once or not at all: its key is kept for a while only.
+                self.ahead.clear();
+            }
+            match stepped {
                 Ok(Step::Done) => {
                     pause = FIRST_PAUSE;
                     if self.complaint.take().is_some() {
@@ -217,17 +223,16 @@ impl<'a> Site<'a> {
             Read::Gone(why) => return Err(refused(name, format!("{why}, although the slot holds it"))),
         };
         let file = LogName::new(layout.system, &name).ok_or_else(|| refused(&name, "is no name of a segment"))?;
-        let following = view.lineage.segment(layout, segment.number + 1);
-        let feed = self.feed;
-        let ahead = async {
-            if following.number < layout.segment_of(view.end) {
-                feed.warm(layout, following).await;
-            }
-        };
+        let writer = self.opened().await?;
         // Of one that is behind nobody here knows when the server was done with it.
-        let goes_on = view.end.0 > (segment.number + 1) * layout.segment_bytes + LEAST_PART_BYTES;
-        let (stored, ()) = tokio::join!(self.put(&file, bytes, view.ended_at().filter(|_| !goes_on)), ahead);
-        stored?;
+        let ended_at = view.ended_at().filter(|_| !view.goes_on_after(segment.number));
+        let own = match self.ahead.take(segment, &bytes) {
+            Some(own) => own,
+            None => Sealing::begin(&writer, file.clone(), bytes, ended_at),
+        };
+        let put = async { writer.put_sealed(own.sealed().await?).await };
+        let (stored, ()) = tokio::join!(put, self.ahead.fill(&writer, self.feed, view, segment));
+        confirmed(stored?, &file)?;
         self.part = None;
         self.goes_on(view, segment.number + 1);
         Ok(Step::Done)
@@ -260,17 +265,21 @@ impl<'a> Site<'a> {
 
     /// Stores a file, of which we know when the server's log ended there; it is confirmed when this returns.
     async fn put(&mut self, name: &LogName, bytes: Bytes, ended_at: Option<DateTime<Utc>>) -> Result<(), OperationError> {
-        match self.opened().await?.put_ended(name, bytes, ended_at).await? {
-            LogPut::Stored | LogPut::There => Ok(()),
-            LogPut::Other { place } => Err(another_is_archived(place, name)),
-        }
+        confirmed(self.opened().await?.put_ended(name, bytes, ended_at).await?, name)
     }
 
-    async fn opened(&mut self) -> Result<&LogWriter, OperationError> {
+    async fn opened(&mut self) -> Result<Arc<LogWriter>, OperationError> {
         let writer = match self.writer.take() {
             Some(writer) => writer,
-            None => self.site.open().await?,
+            None => Arc::new(self.site.open().await?),
         };
-        Ok(self.writer.insert(writer))
+        Ok(Arc::clone(self.writer.insert(writer)))
+    }
+}
+
+fn confirmed(put: LogPut, name: &LogName) -> Result<(), OperationError> {
+    match put {
+        LogPut::Stored | LogPut::There => Ok(()),
+        LogPut::Other { place } => Err(another_is_archived(place, name)),
     }
 }
