@@ -44,11 +44,16 @@ pub enum LogPut {
 }
 
 /// A file of the log, sealed as it is stored.
-#[derive(Debug)]
 pub struct SealedLog {
     name: LogName,
     plain: Bytes,
     object: Bytes,
+}
+
+impl fmt::Debug for SealedLog {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "SealedLog({})", self.name)
+    }
 }
 
 /// A key as it is held.

@@ -48,11 +48,6 @@ async fn a_capture_of_14_under_load_is_consistent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_capture_of_16_from_its_data_directory_under_load_is_consistent() {
-    survives(Server::Sixteen, ReadBy::Files).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_capture_of_14_that_lost_what_it_needs_fails_with_the_reason() {
     fails_with_the_reason(Server::Fourteen).await;
 }
@@ -60,11 +55,6 @@ async fn a_capture_of_14_that_lost_what_it_needs_fails_with_the_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_of_14_is_captured_and_one_that_lacks_whole_pages_or_is_promoted_meanwhile_is_not() {
     is_captured(Server::Fourteen).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_standby_of_16_is_captured_and_one_that_lacks_whole_pages_or_is_promoted_meanwhile_is_not() {
-    is_captured(Server::Sixteen).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,11 +70,6 @@ async fn a_restore_of_a_16_to_a_time_of_a_log_in_small_segments_has_exactly_the_
 #[test]
 fn a_14_comes_back_at_a_chosen_second_and_at_the_end_of_its_log() {
     comes_back(Server::Fourteen);
-}
-
-#[test]
-fn a_16_comes_back_at_a_chosen_second_and_at_the_end_of_its_log() {
-    comes_back(Server::Sixteen);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! What is sealed is stored only where it is still what is to be stored, byte for byte: in between the server may be another one.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -16,6 +16,8 @@ use crate::{
 
 /// Bytes of segments that are sealed ahead of the one that is being stored.
 const AHEAD_BYTES: u64 = 32 << 20;
+/// What was sealed so long ago is sealed anew: its key is kept for a while only, and the recipients may be others by now.
+const LASTS: Duration = Duration::from_secs(600);
 
 /// A file that is being sealed.
 pub(super) struct Sealing(AbortOnDropHandle<Result<SealedLog, RepositoryError>>);
@@ -39,6 +41,8 @@ impl Sealing {
 struct One {
     segment: Segment,
     plain: Bytes,
+    /// When it began, by the monotonic clock.
+    since: Duration,
     sealing: Sealing,
 }
 
@@ -47,11 +51,11 @@ struct One {
 pub(super) struct Ahead(VecDeque<One>);
 
 impl Ahead {
-    /// The sealing of this segment with these bytes, if it has begun. What was begun for those before it is given up.
-    pub(super) fn take(&mut self, segment: Segment, plain: &Bytes) -> Option<Sealing> {
+    /// The sealing of this segment with these bytes, if it has begun, and not too long ago. What was begun for those before it is given up.
+    pub(super) fn take(&mut self, segment: Segment, plain: &Bytes, now: Duration) -> Option<Sealing> {
         while let Some(one) = self.0.pop_front() {
             if one.segment == segment {
-                return (one.plain == *plain).then_some(one.sealing);
+                return (now.saturating_sub(one.since) < LASTS && one.plain == *plain).then_some(one.sealing);
             }
         }
         None
@@ -63,8 +67,13 @@ impl Ahead {
     }
 
     /// Has those sealed that follow `segment`, as far as they are complete: the next one wherever it comes from, others where they were streamed.
-    pub(super) async fn fill(&mut self, writer: &Arc<LogWriter>, feed: &Feed, view: &View, segment: Segment) {
+    /// Of longer segments than may be sealed ahead the next one is only read.
+    pub(super) async fn fill(&mut self, writer: &Arc<LogWriter>, feed: &Feed, view: &View, segment: Segment, now: Duration) {
         let layout = view.layout;
+        if layout.segment_bytes > AHEAD_BYTES && view.goes_on_after(segment.number + 1) {
+            // Whoever wants it meets the error.
+            drop(feed.read(layout, view.lineage.segment(layout, segment.number + 1), 0, layout.segment_bytes).await);
+        }
         for number in segment.number + 1..=segment.number + AHEAD_BYTES / layout.segment_bytes {
             let following = view.lineage.segment(layout, number);
             if !view.goes_on_after(number) {
@@ -84,7 +93,7 @@ impl Ahead {
             };
             let Some(name) = LogName::new(layout.system, &layout.name(following)) else { return };
             let sealing = Sealing::begin(writer, name, plain.clone(), None);
-            self.0.push_back(One { segment: following, plain, sealing });
+            self.0.push_back(One { segment: following, plain, since: now, sealing });
         }
     }
 }
@@ -93,13 +102,16 @@ impl Ahead {
 mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
-    use super::{Ahead, Bytes, One, RepositoryError, Sealing, Segment};
+    use super::{Ahead, Bytes, Duration, LASTS, One, RepositoryError, Sealing, Segment};
+
+    const BEGAN: Duration = Duration::from_secs(1000);
 
     fn one(number: u64, plain: &'static [u8]) -> One {
         let sealing = AbortOnDropHandle::new(tokio::spawn(async move {
             Err(RepositoryError::Refused { subject: number.to_string(), detail: String::new() })
         }));
-        One { segment: Segment { number, timeline: 1 }, plain: Bytes::from_static(plain), sealing: Sealing(sealing) }
+        let segment = Segment { number, timeline: 1 };
+        One { segment, plain: Bytes::from_static(plain), since: BEGAN, sealing: Sealing(sealing) }
     }
 
     fn ahead() -> Ahead {
@@ -110,12 +122,13 @@ mod tests {
     async fn what_was_sealed_is_taken_only_for_the_same_segment_with_the_same_bytes() {
         let wanted = |number, timeline| Segment { number, timeline };
         let mut found = ahead();
-        let taken = found.take(wanted(5, 1), &Bytes::from_static(b"five")).unwrap().sealed().await;
+        let taken = found.take(wanted(5, 1), &Bytes::from_static(b"five"), BEGAN).unwrap().sealed().await;
         assert!(matches!(taken, Err(RepositoryError::Refused { subject, .. }) if subject == "5"));
         assert_eq!(found.0.len(), 1, "what comes before it is given up, and what follows stays");
         for (segment, plain) in [(wanted(4, 1), b"five"), (wanted(4, 2), b"four"), (wanted(7, 1), b"four")] {
-            assert!(ahead().take(segment, &Bytes::from_static(plain)).is_none(), "{segment:?}");
+            assert!(ahead().take(segment, &Bytes::from_static(plain), BEGAN).is_none(), "{segment:?}");
         }
-        assert!(ahead().take(wanted(4, 1), &Bytes::from_static(b"four")).is_some());
+        let later = |age| ahead().take(wanted(4, 1), &Bytes::from_static(b"four"), BEGAN + age).is_some();
+        assert!(later(LASTS / 2) && !later(LASTS), "what is old is sealed anew");
     }
 }

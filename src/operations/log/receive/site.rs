@@ -226,12 +226,19 @@ impl<'a> Site<'a> {
         let writer = self.opened().await?;
         // Of one that is behind nobody here knows when the server was done with it.
         let ended_at = view.ended_at().filter(|_| !view.goes_on_after(segment.number));
-        let own = match self.ahead.take(segment, &bytes) {
+        let now = self.clock.monotonic();
+        let own = match self.ahead.take(segment, &bytes, now) {
             Some(own) => own,
             None => Sealing::begin(&writer, file.clone(), bytes, ended_at),
         };
         let put = async { writer.put_sealed(own.sealed().await?).await };
-        let (stored, ()) = tokio::join!(put, self.ahead.fill(&writer, self.feed, view, segment));
+        let fill = async {
+            // Nothing is sealed ahead for a site that did not take the last one.
+            if self.complaint.is_none() {
+                self.ahead.fill(&writer, self.feed, view, segment, now).await;
+            }
+        };
+        let (stored, ()) = tokio::join!(put, fill);
         confirmed(stored?, &file)?;
         self.part = None;
         self.goes_on(view, segment.number + 1);
