@@ -14,8 +14,8 @@ CARGO ?= cargo
 SITE ?= filesystem
 SOAK ?= 20
 SERVERS_SOAK ?= 3
-# Tests wait for servers, clocks and disks for a third of their time.
-export RUST_TEST_THREADS ?= $(shell echo $$(($$(nproc) * 2)))
+# Tests wait for servers, clocks and disks for a third of their time, so there are half as many again as processors.
+export RUST_TEST_THREADS ?= $(shell echo $$((($$(nproc) * 3 + 1) / 2)))
 
 .PHONY: test checks fmt-check clippy deny fuzz demo soak bench build fmt
 

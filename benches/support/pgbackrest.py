@@ -7,57 +7,33 @@ Both write to a directory, or with FARSHORE_BENCH_SITE=s3 to one S3 server over 
 itself, and the database, pgBackRest and Farshore the others.
 """
 
-import json, os, pwd, random, shutil, signal, statistics, subprocess, sys, time
+import json, os, random, shutil, signal, statistics, subprocess, sys, time
 
 import receive
 import sites
+from cluster import Cluster, as_postgres, give
 from whole import BIN, FARSHORE, RUNS, SCALE, fill_database, measure, policy, psql, run, say
 
 PGBACKREST = os.environ.get("FARSHORE_BENCH_PGBACKREST") or shutil.which("pgbackrest") or ""
 SEGMENT = 16 << 20
 
 
-def as_postgres():
-    """What `subprocess` needs to start a program as the user postgres, which servers want when all else runs as root."""
-    if os.getuid() != 0:
-        return {}
-    entry = pwd.getpwnam("postgres")
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "cwd": "/"}
-
-
-def give(*paths):
-    if os.getuid() == 0:
-        for path in paths:
-            shutil.chown(path, "postgres", "postgres")
-
-
-class Bench:
+class Bench(Cluster):
     def __init__(self, work):
         work.chmod(0o755)
-        self.work = work
-        self.port = 5599
-        self.data, self.socket, self.spool = (work / name for name in ("primary", "socket", "spool"))
-        for directory in (self.data, self.socket, self.spool):
-            directory.mkdir(mode=0o700)
-        self.socket.chmod(0o755)
-        give(self.data, self.socket, self.spool)
+        self.spool = work / "spool"
+        self.spool.mkdir(mode=0o700)
+        give(self.spool)
         # Before the server: what it starts inherits how the site is reached.
         wanted = os.environ.get("FARSHORE_BENCH_SITE", "directory")
         if wanted not in ("directory", "s3", "s3-apart"):
             sys.exit(f"FARSHORE_BENCH_SITE is {wanted}, and may be directory, s3 or s3-apart")
         self.site = sites.Directory(work, give) if wanted == "directory" else sites.S3(work, is_apart=wanted == "s3-apart")
-        run(BIN / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--data-checksums", "-E", "UTF8", "--locale", "C", **as_postgres())
-        with open(self.data / "postgresql.conf", "a") as settings:
-            settings.write(
-                f"port = {self.port}\nunix_socket_directories = '{self.socket}'\nlisten_addresses = ''\nshared_buffers = '512MB'\nmax_wal_size = '4GB'\n"
-                "checkpoint_timeout = '1h'\narchive_mode = on\narchive_command = '/bin/true'\nsummarize_wal = on\nautovacuum = off\nwal_keep_size = '64MB'\n"
-            )
-        self.server = subprocess.Popen([BIN / "postgres", "-D", self.data], stdout=open(work / "server.log", "w"), stderr=subprocess.STDOUT, **as_postgres())
-        self.url = f"postgresql://postgres@/postgres?host={self.socket}&port={self.port}"
-        for _ in range(100):
-            if subprocess.run([BIN / "pg_isready", "-q", "-h", self.socket, "-p", str(self.port)]).returncode == 0:
-                break
-            time.sleep(0.1)
+        super().__init__(
+            work,
+            "shared_buffers = '512MB'\nmax_wal_size = '4GB'\n"
+            "checkpoint_timeout = '1h'\narchive_mode = on\narchive_command = '/bin/true'\nsummarize_wal = on\nwal_keep_size = '64MB'\n",
+        )
         self.config = work / "pgbackrest.conf"
         self.settings = (
             f"repo1-bundle=y\nrepo1-block=y\nrepo1-retention-full=1\ncompress-type=zst\ncompress-level=3\nprocess-max=2\nstart-fast=y\n"
@@ -72,12 +48,8 @@ class Bench:
         self.policy_text = self.policy.read_text().replace(f'{{ kind = "filesystem", path = "{work}/site" }}', "STORE")
 
     def stop(self):
-        self.server.send_signal(signal.SIGINT)
-        self.server.wait()
+        super().stop()
         self.site.stop()
-
-    def sql(self, statements, database="postgres"):
-        return psql(database, statements, self.url)
 
     def hand_over(self):
         """The agent is the server's own user, as an `archive_command` is."""

@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Stdio,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{cluster::Cluster, drill::agent};
 use crate::{
     postgres::Server,
-    support::{agent::Agent, soak},
+    support::{self, agent::Agent, soak},
 };
 
 /// What lies below a directory; not the one file that says where its tablespaces are.
@@ -42,7 +42,7 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// Restores the newest point into `name` and its tablespace beside it.
-fn restore(agent: &Agent, name: &str, more: &[&str]) -> crate::support::agent::Outcome {
+fn restore(agent: &Agent, name: &str, more: &[&str]) -> support::agent::Outcome {
     let (to, tablespace) = (agent.text(&format!("{name}/data")), format!("fast={}", agent.text(&format!("{name}/fast"))));
     let words = ["restore", "policy.toml", "latest", "--source", "db", "--to", &to, "--tablespace", &tablespace, "--json"];
     agent.operator(words.into_iter().chain(more.iter().copied()))
@@ -227,8 +227,15 @@ fn a_restore_that_was_killed_cannot_be_started_and_goes_on_with_what_it_has() {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            // In the middle of it, however long that is on this machine.
-            std::thread::sleep(took.mul_f64(random.random_range(0.2..0.9)));
+            // In the middle of it, however long that is on this machine: the first time when so many files are there, then whenever.
+            let (enough, pause) = (random.random_range(1..whole.len() / 2), took.mul_f64(random.random_range(0.2..0.9)));
+            if turn == 0 {
+                while support::agent::files(&agent.path(&name)).len() < enough && restoring.try_wait().unwrap().is_none() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            } else {
+                std::thread::sleep(pause);
+            }
             restoring.kill().unwrap();
             restoring.wait().unwrap();
             let control = agent.path(&format!("{name}/data/global/pg_control")).exists();
