@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = an_interval)]
     interval: Duration,
     /// How often a part of the segment that the server is writing is stored, if there is anything new: about what can be lost (with --interval, where the log is not streamed).
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = an_interval)]
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = an_interval)]
     partial_interval: Duration,
 }
 
