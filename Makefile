@@ -4,7 +4,8 @@
 # make fuzz    every decoder of foreign bytes, coverage-guided, FUZZ_SECONDS (3) each; part of make test
 # make soak    the randomised tests many times over (SOAK=20), those of PostgreSQL clusters on real servers SERVERS_SOAK (3) times, with what
 #              they did printed, and a minute for each decoder: an hour
-# make bench   the benchmarks: pipelines against pure CPU work, whole processes against other tools, peak memory (an hour, 60 GB of disk)
+# make bench   the benchmarks: pipelines against pure CPU work, whole processes against other tools, far sites, peak memory (an hour, 60 GB of
+#              disk; root)
 # make build   the release binary
 # make fmt     formats the code
 
@@ -14,8 +15,9 @@ CARGO ?= cargo
 SITE ?= filesystem
 SOAK ?= 20
 SERVERS_SOAK ?= 3
-# Tests wait for servers, clocks and disks for a third of their time, so there are half as many again as processors.
-export RUST_TEST_THREADS ?= $(shell echo $$((($$(nproc) * 3 + 1) / 2)))
+# Tests wait for servers, clocks and disks for a third of their time, so there are half as many again as processors; no more than 8, since each may run two or
+# three servers, and a container's share of the processors is not what nproc says.
+export RUST_TEST_THREADS ?= $(shell n=$$((($$(nproc) * 3 + 1) / 2)); echo $$((n < 8 ? n : 8)))
 
 .PHONY: test checks fmt-check clippy deny fuzz demo soak bench build fmt
 

@@ -38,6 +38,7 @@ class Cluster:
             if subprocess.run([BIN / "pg_isready", "-q", "-h", self.socket, "-p", str(self.port)]).returncode == 0:
                 return
             time.sleep(0.1)
+        self.stop()
         sys.exit(f"the server did not start: {(work / 'server.log').read_text()}")
 
     def stop(self):

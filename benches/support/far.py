@@ -39,9 +39,10 @@ def compare(work):
     run("rclone", "copy", work / "objects", "near:bench-source", *FLAGS, env=rclone)
     shutil.rmtree(work / "objects")
     say(f"bucket: {objects} objects, {size / 1e9:.2f} GB; its site at the other end of {RATE_MBIT} Mbit/s ({RATE_MBIT / 8:.0f} MB/s each way)")
-    lines = {name: Line(work, delay, RATE_MBIT, probe) for name, delay in DELAYS_MS.items()}
-    backups, restores = [], []
+    lines, backups, restores = {}, [], []
     try:
+        for name, delay in DELAYS_MS.items():
+            lines[name] = Line(work, delay, RATE_MBIT, probe)
         for pair in range(RUNS + 1):
             found = {name: once(work, line, size, f"{name}-{pair}") for name, line in lines.items()}
             if pair > 0:

@@ -43,6 +43,7 @@ class Line:
                 return
             except (OSError, subprocess.SubprocessError):
                 time.sleep(0.2)
+        self.end()
         raise SystemExit(f"the server at the end of the line did not start: {directory}/log")
 
     def end(self):

@@ -7,12 +7,12 @@ Both write to a directory, or with FARSHORE_BENCH_SITE=s3 to one S3 server over 
 itself, and the database, pgBackRest and Farshore the others.
 """
 
-import json, os, random, shutil, signal, statistics, subprocess, sys, time
+import json, os, random, shutil, statistics, subprocess, sys, time
 
 import receive
 import sites
 from cluster import Cluster, as_postgres, give
-from whole import BIN, FARSHORE, RUNS, SCALE, fill_database, measure, policy, psql, run, say
+from whole import BIN, FARSHORE, RUNS, SCALE, fill_database, measure, policy, run, say
 
 PGBACKREST = os.environ.get("FARSHORE_BENCH_PGBACKREST") or shutil.which("pgbackrest") or ""
 SEGMENT = 16 << 20

@@ -45,7 +45,7 @@ impl<T: Copy> Recent<T> {
         self.put += 1;
     }
 
-    /// To a number of pairs that is a power of two.
+    /// To a number of pairs that is a power of two. For a moment the table that was is there as well: half as much again at the last time.
     fn grow(&mut self, pairs: usize) {
         let before = std::mem::replace(&mut self.pairs, vec![[None; 2]; pairs]);
         self.put = 0;

@@ -19,7 +19,7 @@ use crate::{
     support::{agent::files, soak},
 };
 
-/// What a quiet machine loses is about six seconds; a busy one of a test may be late.
+/// What a quiet machine loses is about four seconds; a busy one of a test may be late.
 const MOST_LOST: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What is said once the server streams.
