@@ -1,11 +1,11 @@
 """A PostgreSQL cluster from an S3 server that is far away: how long a small database is not there."""
 
-import itertools, shutil, statistics, subprocess
+import contextlib, itertools, shutil, statistics, subprocess
 
 from buckets import store
 from cluster import Cluster, as_postgres, give
 from line import Line
-from whole import BIN, FARSHORE, RUNS, SCALE, measure, policy, run, say
+from whole import BIN, FARSHORE, RUNS, SCALE, measure, policy, run, say, with_site
 
 ROUND_TRIPS_MS = (40, 80)
 RATE_MBIT = 1000
@@ -43,35 +43,28 @@ def once(cluster, path, key, *options):
 
 def compare(work):
     work.chmod(0o755)
-    cluster, lines = Cluster(work, ""), []
-    try:
-        measured(cluster, lines)
-    finally:
-        for _, line, _ in lines:
-            line.end()
+    with contextlib.ExitStack() as ends:
+        cluster = Cluster(work, "")
+        ends.callback(cluster.stop)
+        say(f"cluster with a database of {fill(cluster) / 1e6:.0f} MB; its site at the other end of {RATE_MBIT} Mbit/s")
+        path, key = policy(work, f'[[source]]\nname = "db"\nkind = "postgres"\nmethod = "physical"\nurl = "{cluster.url}"\nbin_directory = "{BIN}"\n')
+        tries, stores = itertools.count(), {}
+
+        def probe(endpoint):
+            # A try that was cut off may have left half a repository.
+            stores[round_trip] = store("bench-away", f"try-{next(tries)}", endpoint)
+            with_site(path, stores[round_trip])
+            subprocess.run([FARSHORE, "init", path, "--create"], check=True, timeout=20, capture_output=True)
+
+        for round_trip in ROUND_TRIPS_MS:
+            ends.callback(Line(work, round_trip // 2, RATE_MBIT, probe).end)
+            run(FARSHORE, "backup", path)
+        # What is restored comes up in its place.
         cluster.stop()
-
-
-def measured(cluster, lines):
-    say(f"cluster with a database of {fill(cluster) / 1e6:.0f} MB; its site at the other end of {RATE_MBIT} Mbit/s")
-    source = f'[[source]]\nname = "db"\nkind = "postgres"\nmethod = "physical"\nurl = "{cluster.url}"\nbin_directory = "{BIN}"\n'
-    path, key = policy(cluster.work, source)
-    text, tries = path.read_text(), itertools.count()
-
-    def probe(endpoint):
-        # A try that was cut off may have left half a repository.
-        path.write_text(text.replace(f'{{ kind = "filesystem", path = "{cluster.work}/site" }}', store("bench-away", f"try-{next(tries)}", endpoint)))
-        subprocess.run([FARSHORE, "init", path, "--create"], check=True, timeout=20, capture_output=True)
-
-    for round_trip in ROUND_TRIPS_MS:
-        lines.append((round_trip, Line(cluster.work, round_trip // 2, RATE_MBIT, probe), path.read_text()))
-        run(FARSHORE, "backup", path)
-    # What is restored comes up in its place.
-    cluster.stop()
-    for round_trip, _, of_line in lines:
-        path.write_text(of_line)
-        for what, options in (("restored", ()), ("restored, and takes connections", ("--start",))):
-            found = [once(cluster, path, key, *options) for _ in range(RUNS)]
-            seconds = [one[0] for one in found]
-            say(f"round trip of {round_trip} ms: {what}: {statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f}; wanted: under {WANTED_S}; "
-                f"{statistics.median(one[1] for one in found):.1f} s of CPU)")
+        for round_trip in ROUND_TRIPS_MS:
+            with_site(path, stores[round_trip])
+            for what, options in (("restored", ()), ("restored, and takes connections", ("--start",))):
+                found = [once(cluster, path, key, *options) for _ in range(RUNS)]
+                seconds = [one[0] for one in found]
+                say(f"round trip of {round_trip} ms: {what}: {statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f}; wanted: under {WANTED_S}; "
+                    f"{statistics.median(one[1] for one in found):.1f} s of CPU)")

@@ -3,7 +3,7 @@
 import os, random, shutil, statistics, subprocess
 from pathlib import Path
 
-from whole import FARSHORE, RUNS, SCALE, measure, policy, run, say, settle
+from whole import FARSHORE, RUNS, SCALE, measure, policy, run, say, settle, with_site
 
 ENDPOINT = os.environ.get("FARSHORE_TEST_S3_ENDPOINT", "")
 KEY = os.environ.get("FARSHORE_TEST_S3_ACCESS_KEY", "")
@@ -47,8 +47,7 @@ def store(bucket, prefix="", endpoint=ENDPOINT):
 
 def s3_policy(work, pair):
     path, key = policy(work, f'[[source]]\nname = "objects"\nkind = "bucket"\nstore = {store("bench-near")}\n')
-    text = path.read_text()
-    path.write_text(text.replace(f'{{ kind = "filesystem", path = "{work}/site" }}', store("bench-far", f"site-{pair}")))
+    with_site(path, store("bench-far", f"site-{pair}"))
     return path, key
 
 

@@ -4,7 +4,7 @@ import shutil, statistics, subprocess
 
 from buckets import FLAGS, make_objects, rclone_environment, store
 from line import Line
-from whole import FARSHORE, RUNS, SCALE, measure, policy, run, say
+from whole import FARSHORE, RUNS, SCALE, measure, policy, run, say, with_site
 
 DELAYS_MS = {"near": 0, "far": 40}  # one way
 RATE_MBIT = 200
@@ -21,7 +21,7 @@ def once(work, line, size, label):
     for file in work.glob("*.key"):
         file.unlink()
     path, key = policy(work, f'[[source]]\nname = "objects"\nkind = "bucket"\nstore = {store("bench-source")}\n')
-    path.write_text(path.read_text().replace(f'{{ kind = "filesystem", path = "{work}/site" }}', store("bench-line", label, line.endpoint)))
+    with_site(path, store("bench-line", label, line.endpoint))
     run(FARSHORE, "init", path)
     backup, peak, cpu, _ = measure(FARSHORE, "backup", path)
     restore, peak_back, cpu_back, _ = measure(FARSHORE, "restore", path, "latest", "--identity", key, "--source", "objects", "--to", work / "restored")

@@ -7,12 +7,7 @@ from buckets import KEY
 from whole import ROOT
 
 SECRET = os.environ.get("FARSHORE_TEST_S3_SECRET_KEY", "")
-
-
-def weed():
-    """The S3 server that the testbed installs."""
-    script = f'testbed="{ROOT}/testbed"; . "$testbed/versions.sh"; echo "$seaweedfs_home/weed"'
-    return subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True).stdout.strip()
+WEED = os.environ.get("FARSHORE_TEST_WEED", "")
 
 
 class Line:
@@ -30,7 +25,7 @@ class Line:
         names = ("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
         ports = {name: 21000 + 10 * delay_ms + number for number, name in enumerate(names)}
         self.server = subprocess.Popen(
-            ["ip", "netns", "exec", namespace, weed(), "server", f"-dir={directory}/data", f"-ip={there}", f"-ip.bind={there}", "-master.volumeSizeLimitMB=256",
+            ["ip", "netns", "exec", namespace, WEED, "server", f"-dir={directory}/data", f"-ip={there}", f"-ip.bind={there}", "-master.volumeSizeLimitMB=256",
              "-master.telemetry=false", "-volume.max=60", f"-filer.localSocket={directory}/filer.sock", "-s3", "-s3.port.iceberg=0",
              "-s3.port.lance=0", *(f"-{name}={port}" for name, port in ports.items()), f"-s3.config={directory}/s3.json", f"-s3.localSocket={directory}/s3.sock"],
             stdin=subprocess.DEVNULL, stdout=open(directory / "log", "w"), stderr=subprocess.STDOUT)

@@ -12,7 +12,7 @@ import json, os, random, shutil, statistics, subprocess, sys, time
 import receive
 import sites
 from cluster import Cluster, as_postgres, give
-from whole import BIN, FARSHORE, RUNS, SCALE, fill_database, measure, policy, run, say
+from whole import BIN, FARSHORE, RUNS, SCALE, fill_database, measure, policy, run, say, with_site
 
 PGBACKREST = os.environ.get("FARSHORE_BENCH_PGBACKREST") or shutil.which("pgbackrest") or ""
 SEGMENT = 16 << 20
@@ -45,7 +45,6 @@ class Bench(Cluster):
             f'wal = {{ spool = "{work}/farshore-spool", limit = "4GiB" }}\n'
         )
         self.policy, self.key = policy(work, source, "[limits]\ncompression_level = 3\n")
-        self.policy_text = self.policy.read_text().replace(f'{{ kind = "filesystem", path = "{work}/site" }}', "STORE")
 
     def stop(self):
         super().stop()
@@ -82,7 +81,7 @@ class Bench(Cluster):
         """Both begin anew, at a place without anything."""
         self.site.clear()
         self.config.write_text(f"[global]\n{self.site.of_pgbackrest()}{self.settings}")
-        self.policy.write_text(self.policy_text.replace("STORE", self.site.of_farshore()))
+        with_site(self.policy, self.site.of_farshore())
         shutil.rmtree(self.work / "cache", ignore_errors=True)
         self.pgbackrest("stanza-create")
         run(FARSHORE, "init", self.policy, "--create")

@@ -1,6 +1,6 @@
 """What the comparisons share: whole processes timed, PostgreSQL and repositories to try them on."""
 
-import os, shutil, subprocess, sys, tempfile, time
+import os, re, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -57,6 +57,11 @@ def policy(work, sources, more=""):
         f'[encryption]\nrecipients = ["{recipient}"]\nagent = {{ file = "{agent}" }}\n{more}'
     )
     return path, key
+
+
+def with_site(path, store):
+    """Has a policy of `policy` write to this store from now on."""
+    path.write_text(re.sub('(name = "site"\nstore = ).*', lambda found: found[1] + store, path.read_text()))
 
 
 def fresh_site(work, path):

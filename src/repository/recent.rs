@@ -8,7 +8,7 @@ use super::ChunkId;
 #[derive(Debug)]
 pub struct Recent<T> {
     pairs: Vec<[Option<(ChunkId, T)>; 2]>,
-    /// How many chunks were put since the table was made or last grew.
+    /// How many chunks were put.
     put: usize,
 }
 
@@ -24,7 +24,8 @@ impl<T: Copy> Recent<T> {
 
     /// What was found of a chunk, if it was lately.
     pub fn get(&mut self, id: &ChunkId) -> Option<T> {
-        let pair = self.pairs.len().checked_sub(1).map(|mask| &mut self.pairs[number(id) & mask])?;
+        let at = place(id, self.pairs.len());
+        let pair = self.pairs.get_mut(at)?;
         let is_it = |slot: &Option<(ChunkId, T)>| slot.as_ref().is_some_and(|(held, _)| held == id);
         if !is_it(&pair[0]) {
             if !is_it(&pair[1]) {
@@ -41,33 +42,31 @@ impl<T: Copy> Recent<T> {
         if self.put >= self.pairs.len() / 2 && self.pairs.len() < most {
             self.grow((self.pairs.len() * 2).max(first));
         }
-        self.place(id, found);
+        self.keep(id, found);
         self.put += 1;
     }
 
     /// To a number of pairs that is a power of two. For a moment the table that was is there as well: half as much again at the last time.
     fn grow(&mut self, pairs: usize) {
         let before = std::mem::replace(&mut self.pairs, vec![[None; 2]; pairs]);
-        self.put = 0;
         for [newer, older] in before {
             for (id, found) in older.into_iter().chain(newer) {
-                self.place(&id, found);
-                self.put += 1;
+                self.keep(&id, found);
             }
         }
     }
 
-    fn place(&mut self, id: &ChunkId, found: T) {
-        let mask = self.pairs.len() - 1;
-        let pair = &mut self.pairs[number(id) & mask];
+    fn keep(&mut self, id: &ChunkId, found: T) {
+        let at = place(id, self.pairs.len());
+        let pair = &mut self.pairs[at];
         pair[1] = pair[0];
         pair[0] = Some((*id, found));
     }
 }
 
-/// Ids are hashes: any bits of them will do.
-fn number(id: &ChunkId) -> usize {
-    u32::from_le_bytes([id.0[0], id.0[1], id.0[2], id.0[3]]) as usize
+/// Which of so many pairs, a power of two, is a chunk's; of none it is one beyond them. Ids are hashes: any bits of them will do.
+fn place(id: &ChunkId, pairs: usize) -> usize {
+    u32::from_le_bytes([id.0[0], id.0[1], id.0[2], id.0[3]]) as usize & pairs.wrapping_sub(1)
 }
 
 #[cfg(test)]
@@ -90,6 +89,7 @@ mod tests {
         recent.put(&third, 3);
         assert_eq!((recent.get(&one), recent.get(&other), recent.get(&third)), (Some(1), None, Some(3)));
     }
+
     /// Every chunk is known that was put, until the table is as large as it may be.
     #[test]
     fn it_grows_with_what_is_put_and_no_further_than_it_may() {

@@ -70,11 +70,8 @@ impl Ahead {
     /// Of longer segments than may be sealed ahead the next one is only read.
     pub(super) async fn fill(&mut self, writer: &Arc<LogWriter>, feed: &Feed, view: &View, segment: Segment, now: Duration) {
         let layout = view.layout;
-        if layout.segment_bytes > AHEAD_BYTES && view.goes_on_after(segment.number + 1) {
-            // Whoever wants it meets the error.
-            drop(feed.read(layout, view.lineage.segment(layout, segment.number + 1), 0, layout.segment_bytes).await);
-        }
-        for number in segment.number + 1..=segment.number + AHEAD_BYTES / layout.segment_bytes {
+        let room = AHEAD_BYTES / layout.segment_bytes;
+        for number in segment.number + 1..=segment.number + room.max(1) {
             let following = view.lineage.segment(layout, number);
             if !view.goes_on_after(number) {
                 return;
@@ -91,6 +88,9 @@ impl Ahead {
                     Read::Gone(_) | Read::Away => return,
                 },
             };
+            if room == 0 {
+                return;
+            }
             let Some(name) = LogName::new(layout.system, &layout.name(following)) else { return };
             let sealing = Sealing::begin(writer, name, plain.clone(), None);
             self.0.push_back(One { segment: following, plain, since: now, sealing });
